@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error.
 
+pub mod capture;
 pub mod catch;
 pub mod check;
 pub mod completions;
@@ -69,6 +70,7 @@ enum Command {
     Sign(sign::Args),
     Send(send::Args),
     Catch(catch::Args),
+    Capture(capture::Args),
     Verify(verify::Args),
     Demo(demo::Args),
     #[command(subcommand)]
@@ -94,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Sign(args) => sign::run(&args),
         Command::Send(args) => send::run(&args),
+        Command::Capture(args) => capture::run(&args),
         Command::Catch(args) => catch::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(&args),

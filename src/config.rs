@@ -125,6 +125,15 @@ pub struct Authentication {
     pub challenge: Option<Challenge>,
 }
 
+/// The name of a route, and the requests that it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteAddress {
+    pub name: String,
+    /// The host in lower case, without a port. `None` matches any host.
+    pub host: Option<String>,
+    pub path: String,
+}
+
 /// A configuration without errors.
 pub struct Loaded {
     pub config: Config,
@@ -220,6 +229,24 @@ pub fn authentication(
         source,
         &sources(path, env),
         compile,
+    )
+    .map(|(compiled, _)| compiled)
+}
+
+/// Loads only the names, hosts and paths of the routes, as [`load`] does.
+///
+/// # Errors
+/// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
+pub fn route_addresses(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<RouteAddress>, Report> {
+    let source = read(path)?;
+    parse_for(
+        path.display().to_string(),
+        source,
+        &sources(path, env),
+        |raw, sources, problems| Some(compile::route_addresses(raw, sources, problems)),
     )
     .map(|(compiled, _)| compiled)
 }

@@ -5,6 +5,7 @@
 //! outcome to status, headers and body. This file holds the state that all connections share.
 
 mod address;
+mod explainer;
 mod limits;
 mod listener;
 mod request;
@@ -27,6 +28,7 @@ use crate::limits::RequestLimits;
 use crate::log::LogSampler;
 use crate::metrics::Metrics;
 use crate::upstream::Client;
+use explainer::Explainer;
 use listener::connection_limits::ConnectionLimits;
 use listener::wait::LAST_REQUEST_WAIT;
 use verified_requests::VerifiedRequests;
@@ -53,6 +55,7 @@ pub struct Gateway {
     connection_limits: ConnectionLimits,
     verified_requests: VerifiedRequests,
     request_limits: RequestLimits,
+    explainer: Explainer,
 }
 
 /// The components that a [`Gateway`] shares with the rest of the process.
@@ -90,6 +93,7 @@ impl Gateway {
                 metrics.body_bytes_in_flight.clone(),
             ),
             verified_requests: VerifiedRequests::default(),
+            explainer: Explainer::default(),
             ledger,
             client,
             metrics,

@@ -21,9 +21,11 @@ pub(crate) use admission::{Admission, AdmissionError, RateLimit};
 pub(crate) use filter::EventFilter;
 pub(crate) use probe::Probe;
 
+use crate::activity::CaptureLimits;
 use crate::backoff::Backoff;
 use crate::delivery::is_spelling_of;
 use crate::event::{EnvelopeSpec, Event};
+use crate::explain::Explainer;
 use crate::handshake::Handshake;
 use crate::ledger::{IdentityRule, InFlightPolicy};
 use crate::signature::{Unenforced, Verifier};
@@ -50,6 +52,8 @@ pub struct Route {
     /// Set while an operator has paused the route.
     pub paused: AtomicBool,
     pub verifier: Verifier,
+    /// What its rejected requests are explained with.
+    pub explainer: Explainer,
     /// If set (`enforce: false`), requests that do not verify are forwarded, marked as unverified.
     pub unenforced: Option<Unenforced>,
     /// The handling of the provider's handshakes. `None` if the provider has none.
@@ -79,6 +83,8 @@ pub struct Route {
     pub retain: Retain,
     /// The longest time between two verified events before the sender counts as idle.
     pub expect_every: Option<Duration>,
+    /// The bounds of the rejected requests that are captured. `None` if none are.
+    pub capture: Option<CaptureLimits>,
     pub upstream: Arc<Upstream>,
     /// `true` if the sender's query string is appended to the upstream's path.
     pub forward_query: bool,

@@ -40,6 +40,10 @@ pub(crate) enum OperationError {
     NoSuchWebhook,
     #[error("There is no such delivery; records are kept as long as the route's `retain` says.")]
     NoSuchDelivery,
+    #[error(
+        "There is no such captured request; they are kept in memory, as the route's `capture` says."
+    )]
+    NoSuchCapture,
     #[error("A copy of this event is being delivered now.")]
     InFlight,
     #[error("The payload was not kept, so there is nothing to deliver; see the route's `retain`.")]
@@ -118,7 +122,7 @@ impl ApiError {
                  add the name to `admin.hosts`."
             }
             Self::CrossOrigin => "A page of another origin may not request this.",
-            Self::ReadOnly => "This token may only read; a change needs the admin token.",
+            Self::ReadOnly => "This token may only read; this needs the admin token.",
             Self::OtherUser => {
                 "Without `admin.token`, only the gateway's own user and root may connect; set a token \
                  for others."
@@ -148,6 +152,7 @@ impl OperationError {
         match self {
             Self::NoSuchWebhook
             | Self::NoSuchDelivery
+            | Self::NoSuchCapture
             | Self::NoSuchEvent
             | Self::Webhook(WebhookError::Unknown) => StatusCode::NOT_FOUND,
             Self::InFlight
@@ -181,6 +186,7 @@ impl OperationError {
             Self::NotInHeader => "not_in_header",
             Self::NoAnswer(_) => "no_answer",
             Self::NoSuchDelivery => "unknown_delivery",
+            Self::NoSuchCapture => "unknown_capture",
             Self::InFlight => "in_flight",
             Self::PayloadNotKept => "payload_not_kept",
             Self::RedeliveryRunning => "redelivery_under_way",

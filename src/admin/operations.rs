@@ -1,6 +1,7 @@
 //! Everything that an operator can see and do, independent of the API that requests it.
 
 mod announcements;
+pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod gateway;
 pub(super) mod numbers;

@@ -2,6 +2,7 @@
 //!
 //! Names and structure are those of the VPN Enterprise API's documentation, with further members.
 
+pub(crate) mod captures;
 pub(crate) mod deliveries;
 pub(crate) mod gateway;
 pub(crate) mod headers;

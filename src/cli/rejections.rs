@@ -71,8 +71,15 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
         ];
         let mut rows = vec![heading.map(str::to_owned)];
         rows.extend(page.rejections.iter().map(row));
-        for line in terminal::columns(&rows) {
+        let mut lines = terminal::columns(&rows).into_iter();
+        for line in lines.next() {
             terminal::print(&line)?;
+        }
+        for (line, rejection) in lines.zip(&page.rejections) {
+            terminal::print(&line)?;
+            if let Some(explanation) = &rejection.explanation {
+                terminal::print(&format!("  why: {}", terminal::visible(explanation, false)))?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -32,7 +32,7 @@ use super::facts::{self, Amount, Quantity, Range};
 use super::files::{self, FileDigest, ReadFiles, UnreadableSecret};
 use super::raw;
 use super::tree::Span;
-use super::{AdminEndpoint, Authentication, Config, Listen, Shutdown, values};
+use super::{AdminEndpoint, Authentication, Config, Listen, RouteAddress, Shutdown, values};
 use crate::gateway::Limits;
 use crate::log;
 use crate::store;
@@ -175,6 +175,25 @@ pub(super) fn authentication(
         return None;
     };
     compiler.authentication(&layered[index])
+}
+
+/// Compiles the names, hosts and paths of the routes alone, as [`compile`] does.
+pub(super) fn route_addresses(
+    file: &raw::File,
+    sources: &Sources<'_>,
+    problems: &Problems,
+) -> Vec<RouteAddress> {
+    let compiler = Compiler::new(sources, problems);
+    let absent = raw::Route::default();
+    let identities = compiler.identities(&layered(file, &absent));
+    let address = |identity: Identity| {
+        Some(RouteAddress {
+            name: identity.name?.value,
+            host: identity.host,
+            path: identity.path?.value,
+        })
+    };
+    identities.into_iter().filter_map(address).collect()
 }
 
 /// Returns the routes as written, over `defaults`, or over `absent` where there are none.

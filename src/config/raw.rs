@@ -398,6 +398,9 @@ pub(super) struct Route {
     /// status` report it. Default: not monitored.
     #[schemars(transform = facts::TIME_SPAN.schema())]
     pub expect_every: Field<Duration>,
+    /// The capture of rejected requests, whole: with their signature and body, in memory, for
+    /// `hookstile capture`. Default: nothing is captured.
+    pub capture: Field<Capture>,
 }
 
 /// A method that a route can accept. It is not `http`'s own type because that takes any token as a
@@ -825,4 +828,23 @@ pub(super) struct Retain {
     /// first. Queued events and dead letters do not count and are never deleted.
     #[schemars(transform = facts::RETAIN_SIZE.schema())]
     pub max_size: Field<ByteSize>,
+}
+
+/// The bounds of the requests that are captured: those that are rejected as `invalid_signature` or
+/// `invalid_event` after their body was read. If a bound is reached, the oldest request of the
+/// client with the most is removed. Only the admin token can fetch them, and each fetch is audited.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Capture {
+    /// The maximum number of requests.
+    #[schemars(transform = facts::CAPTURE_REQUESTS.schema())]
+    pub requests: Field<usize>,
+    /// The maximum number of bytes of all these requests together. A request that is larger alone
+    /// is not captured. All routes together hold at most 64MiB.
+    #[schemars(transform = facts::CAPTURE_BYTES.schema())]
+    pub bytes: Field<ByteSize>,
+    /// The time for which a request is kept.
+    #[serde(rename = "for")]
+    #[schemars(transform = facts::CAPTURE_FOR.schema())]
+    pub keep: Field<Duration>,
 }

@@ -28,6 +28,7 @@ mod admission; // limits that apply before a body is read
 mod attack; // attacks on the whole gateway, beside genuine senders
 mod bodies; // bodies of every size and framing, and the size limit
 mod budget; // every request is answered in time, whatever is slow
+mod capture; // rejected requests, explained and captured
 mod clock; // jumps of the wall clock
 mod crash; // repeated kills under load
 mod dashboard; // the dashboard in a real browser

@@ -16,7 +16,7 @@ use crate::outcome::Code;
 /// The requests on the page of all reasons.
 const LISTED: usize = 25;
 /// The requests on the page of one reason.
-const LISTED_OF_REASON: usize = 50;
+const LISTED_OF_REASON: usize = 40;
 /// The requests on a page that shows all.
 const LISTED_MAX: usize = 200;
 
@@ -72,6 +72,8 @@ pub(super) struct RejectedRow {
     pub event_id: Option<String>,
     /// The number of later requests of the kind that were not kept.
     pub suppressed: u64,
+    /// What the explainer found out about this request.
+    pub found: Option<String>,
 }
 
 pub(super) async fn page(
@@ -260,6 +262,7 @@ impl RejectedRow {
             user_agent: rejection.user_agent.as_deref().map(Into::into),
             event_id: rejection.event_id.as_deref().map(Into::into),
             suppressed: request.left_out,
+            found: request.explanation.as_deref().map(Into::into),
         }
     }
 }

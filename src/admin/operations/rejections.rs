@@ -23,6 +23,8 @@ pub(crate) struct RejectedRequest {
     pub rejection: Arc<Rejection>,
     /// The number of similar requests after it that are not listed.
     pub left_out: u64,
+    /// The reason in words, if this request was explained.
+    pub explanation: Option<Arc<str>>,
 }
 
 impl Operations {
@@ -36,14 +38,15 @@ impl Operations {
     ) -> Result<RejectionList, OperationError> {
         let mut requests = Vec::new();
         for source in self.rejection_sources(route)? {
-            for (rejection, left_out) in source.rejections.recent() {
-                if outcome.is_some_and(|outcome| outcome != rejection.kind.code) {
+            for recent in source.rejections.recent() {
+                if outcome.is_some_and(|outcome| outcome != recent.rejection.kind.code) {
                     continue;
                 }
                 requests.push(RejectedRequest {
                     route: source.route.clone(),
-                    rejection,
-                    left_out,
+                    rejection: recent.rejection,
+                    left_out: recent.suppressed,
+                    explanation: recent.explanation,
                 });
             }
         }

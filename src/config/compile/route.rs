@@ -9,15 +9,17 @@ use http::Method;
 
 use super::sender::Sender;
 use super::{Compiler, networks};
+use crate::activity::CaptureLimits;
 use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values;
 use crate::config::{Authentication, Listen, facts, raw};
+use crate::explain::{Candidate, Explainer};
 use crate::gateway::Limits;
 use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
 use crate::ledger::IdentityRule;
-use crate::providers::{PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
+use crate::providers::{self, PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
 use crate::route::{Admission, Budget, EventFilter, RateLimit, Replay, Route};
 use crate::signature::{Unenforced, Verifier};
 use crate::upstream::Upstream;
@@ -196,6 +198,7 @@ impl Compiler<'_> {
         let handshake = sender.as_ref().map_or(Err(()), |sender| {
             self.handshake(raw, sender, &mut unreadable)
         });
+        let capture = self.capture(raw.get(|route| &route.capture));
         let expect_every = self.duration(raw.get(|route| &route.expect_every), facts::TIME_SPAN);
         let unsigned = raw
             .get(|route| &route.replay)
@@ -211,6 +214,11 @@ impl Compiler<'_> {
             .chain(envelope.headers())
             .cloned()
             .collect();
+        let (secrets, keys) = secrets?;
+        let candidates = secrets.into_iter().map(|named| Candidate {
+            named,
+            configured: true,
+        });
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
@@ -221,7 +229,11 @@ impl Compiler<'_> {
             active: unreadable.is_empty(),
             off_line: unreadable.into_iter().next().map(Into::into),
             paused: AtomicBool::new(false),
-            verifier: Verifier::new(sender?.scheme, secrets?, identity_rule.needs_body()),
+            verifier: Verifier::new(sender?.scheme, keys, identity_rule.needs_body()),
+            explainer: Explainer {
+                candidates: candidates.collect(),
+                others: providers::schemes(),
+            },
             unenforced,
             handshake: handshake.ok()?,
             envelope,
@@ -241,6 +253,7 @@ impl Compiler<'_> {
             queue_concurrency: concurrency.unwrap_or(facts::QUEUE_CONCURRENCY),
             retain,
             expect_every,
+            capture,
             upstream: Arc::new(Upstream::new(target?, headers)),
             forward_query: facts::FORWARD_QUERY.value_of(raw.get(|route| &route.forward_query)),
         })
@@ -357,6 +370,16 @@ impl Compiler<'_> {
             }
             Field::Wrong => Err(()),
         }
+    }
+
+    /// Returns the bounds of the requests that are captured, if any are.
+    fn capture(&self, field: &Field<raw::Capture>) -> Option<CaptureLimits> {
+        let capture = field.value()?;
+        Some(CaptureLimits {
+            requests: self.amount(&capture.requests, facts::CAPTURE_REQUESTS),
+            bytes: self.amount(&capture.bytes, facts::CAPTURE_BYTES).0,
+            keep: self.amount(&capture.keep, facts::CAPTURE_FOR).0,
+        })
     }
 
     fn methods(&self, field: &Field<Vec<Field<raw::Method>>>) -> Vec<Method> {

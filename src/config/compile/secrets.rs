@@ -45,8 +45,8 @@ enum Origin<'a> {
 }
 
 impl Compiler<'_> {
-    /// Returns a route's secrets as keys for its scheme. `span` is the route's, `index` its number.
-    /// Adds those that cannot be read to `unreadable`.
+    /// Returns a route's secrets, and the keys for its scheme that they are. `span` is the route's,
+    /// `index` its number. Adds those that cannot be read to `unreadable`.
     pub(super) fn secrets(
         &self,
         field: &Field<Vec<Field<Reference>>>,
@@ -54,7 +54,7 @@ impl Compiler<'_> {
         index: usize,
         scheme: Option<&Scheme>,
         unreadable: &mut Vec<String>,
-    ) -> Option<Vec<NamedKey>> {
+    ) -> Option<(Vec<NamedSecret>, Vec<NamedKey>)> {
         let list = self.required(field, span, "route", "secrets")?;
         if list.value.is_empty() {
             self.report(
@@ -66,7 +66,7 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let mut secrets: Vec<NamedKey> = Vec::new();
+        let (mut secrets, mut keys) = (Vec::new(), Vec::new());
         let mut names: Vec<(Arc<str>, Span)> = Vec::new();
         let mut complete = true;
         for (position, reference) in list.value.iter().enumerate() {
@@ -87,16 +87,17 @@ impl Compiler<'_> {
             let secret = NamedSecret { name, ..secret };
             let key = scheme.and_then(|scheme| self.key(&secret, scheme, reference.span));
             complete &= key.is_some();
-            secrets.extend(key);
+            keys.extend(key);
+            secrets.push(secret);
         }
         self.warn_of_expired(list);
         if !complete {
             return None;
         }
         if unreadable.is_empty()
-            && secrets
-                .iter()
-                .all(|secret| secret.expires.is_some_and(|end| end <= self.sources.now))
+            && secrets.iter().all(|secret: &NamedSecret| {
+                secret.expires.is_some_and(|end| end <= self.sources.now)
+            })
         {
             self.report(Diagnostic::error(
                 list.span,
@@ -113,7 +114,7 @@ impl Compiler<'_> {
                  uses any more",
             ));
         }
-        Some(secrets)
+        Some((secrets, keys))
     }
 
     /// Returns a route's secrets as they are written, without making keys of them.
