@@ -203,8 +203,8 @@ fn outages_come_first_and_noise_is_last() {
     assert_eq!(
         shown,
         [
-            ("critical", Some("shopify-orders"), "requests_rejected"),
             ("critical", Some("billing"), "upstream_failing"),
+            ("critical", Some("shopify-orders"), "requests_rejected"),
             ("notice", Some("github-ci"), "upstream_failing"),
             ("notice", None, "noise"),
         ]

@@ -99,6 +99,10 @@ impl Operations {
 mod tests {
     use super::*;
 
+    fn queue(hour: &[MinuteBucket; MINUTES], late: u64) -> HourlyDeliveries {
+        HourlyDeliveries::new(DeliveryMode::Queue, hour, late)
+    }
+
     #[test]
     fn success_of_a_queue_speaks_of_delivery() {
         let mut hour = [MinuteBucket::default(); MINUTES];
@@ -107,7 +111,6 @@ mod tests {
         last.stored = 142;
         last.dead_lettered = 82;
         last.p95_seconds = Some(0.0077);
-        let queue = |hour, late| HourlyDeliveries::new(DeliveryMode::Queue, hour, late);
         let dead = queue(&hour, 60);
         assert_eq!((dead.success(), dead.p95_seconds), (Some(0.0), None));
         assert_eq!((dead.accepted, dead.delivered, dead.missed), (142, 0, 142));
