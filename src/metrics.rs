@@ -2,7 +2,7 @@
 //!
 //! Label values are names from the configuration or from closed sets, never from a request, so the
 //! configuration bounds the number of series. All series of a route exist, at 0, from the moment
-//! the route exists.
+//! the route exists, except for the causes of failed attempts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -871,7 +871,8 @@ mod tests {
     #[test]
     fn reference_lists_every_metric() {
         let metrics = Metrics::new().unwrap();
-        let _route = billing(&metrics);
+        let route = billing(&metrics);
+        route.record_attempt(UpstreamResult::ConnectError, Some(Cause::Refused), 0.1);
         metrics.set_certificate_expiry("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
         let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
@@ -906,6 +907,7 @@ mod tests {
         route
             .requests
             .count_response(Code::Delivered, StatusCode::IM_A_TEAPOT);
+        route.record_attempt(UpstreamResult::ConnectError, Some(Cause::Refused), 0.1);
         metrics.forget_route(&route);
         assert_eq!(series(&metrics).len(), before);
     }

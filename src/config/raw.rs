@@ -817,14 +817,15 @@ pub(super) struct RateLimit {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retain {
-    /// The payloads that are kept beside the records.
+    /// The payloads that are kept beside the records, with the first 4 KiB of the upstream's responses
+    /// to failed attempts.
     #[schemars(transform = facts::RETAIN_PAYLOADS.schema())]
     pub payloads: Field<Payloads>,
     /// The time for which a record and its payload are kept.
     #[serde(rename = "for")]
     #[schemars(transform = facts::RETAIN_FOR.schema())]
     pub keep: Field<Duration>,
-    /// The maximum space for the route's records and payloads. Above it, the oldest are deleted
+    /// The maximum space for the route's records and payloads, responses included. Above it, the oldest are deleted
     /// first. Queued events and dead letters do not count and are never deleted.
     #[schemars(transform = facts::RETAIN_SIZE.schema())]
     pub max_size: Field<ByteSize>,

@@ -62,6 +62,7 @@ on_each_engine! {
     retention_deletes_only_ended_records
     queueing_an_event_notifies_its_route
     repeated_attempt_counts_once_and_history_is_bounded
+    response_bodies_go_with_the_payload
     concurrent_settlements_share_commits
     growing_route_leaves_room_for_other_routes
     large_payloads_of_a_route_leave_room_for_others
@@ -755,6 +756,49 @@ async fn repeated_attempt_counts_once_and_history_is_bounded(test_store: &TestSt
     assert_eq!(view.attempt_count, 150);
     let times: Vec<_> = view.attempts.iter().map(|attempt| attempt.ms).collect();
     assert_eq!(times, (1..=10).chain(61..=150).collect::<Vec<u64>>());
+}
+
+async fn response_bodies_go_with_the_payload(test_store: &TestStore) {
+    let store = test_store.open().await;
+    let failed = |body: &str| AttemptRecord {
+        response: Some(ResponseRecord {
+            content_type: Some("text/plain".into()),
+            body_bytes: 9,
+            body: Some(body.into()),
+        }),
+        ..attempt(500)
+    };
+    let bodies = async |id| -> Vec<Option<String>> {
+        let view = store.delivery(id).await.unwrap().unwrap();
+        let attempts = view.attempts.into_iter();
+        attempts.map(|attempt| attempt.response?.body).collect()
+    };
+    let retry = AttemptOutcome::Retry {
+        after: Duration::ZERO,
+        possibly_delivered: false,
+    };
+    let due_bytes = async || {
+        let due = store.due_events("billing".into(), &[], 10).await.unwrap();
+        due.events
+            .iter()
+            .map(|event| event.payload_bytes)
+            .collect::<Vec<_>>()
+    };
+    let id = queued(&store, 1, "a").await;
+    assert_eq!(due_bytes().await, [8]);
+    for number in 1..=6 {
+        record_attempt(&store, id, number, failed(&format!("body {number}")), retry).await;
+    }
+    let kept = [1, 4, 5, 6].map(|number| Some(format!("body {number}")));
+    let kept = [&kept[..1], &[None, None], &kept[1..]].concat();
+    assert_eq!(bodies(id).await, kept);
+    // They count with the payload.
+    assert_eq!(due_bytes().await, [8 + 4 * 6]);
+    let delivered = AttemptOutcome::Delivered {
+        keep_payload: false,
+    };
+    record_attempt(&store, id, 7, attempt(200), delivered).await;
+    assert_eq!(bodies(id).await, vec![None; 7]);
 }
 
 async fn concurrent_settlements_share_commits(test_store: &TestStore) {

@@ -340,7 +340,10 @@ async fn pending_delivery_shows_next_attempt() {
     let delivery = delivery().await;
     assert_eq!(
         (&delivery["status"], &delivery["error"]),
-        (&json!("pending"), &json!("could not connect"))
+        (
+            &json!("pending"),
+            &json!("the upstream refuses connections")
+        )
     );
     assert!(
         delivery["next_attempt_in_seconds"]

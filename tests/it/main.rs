@@ -29,6 +29,7 @@ mod attack; // attacks on the whole gateway, beside genuine senders
 mod bodies; // bodies of every size and framing, and the size limit
 mod budget; // every request is answered in time, whatever is slow
 mod capture; // rejected requests, explained and captured
+mod causes; // why attempts fail, and what the upstream answered
 mod clock; // jumps of the wall clock
 mod crash; // repeated kills under load
 mod dashboard; // the dashboard in a real browser
