@@ -9,6 +9,7 @@ mod explanations;
 mod idle_sender;
 mod rejections;
 mod request_history;
+mod streak;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
@@ -26,6 +27,7 @@ pub(crate) use rejections::{
     Rejection, RejectionCount, RejectionHistory, RejectionId, RejectionKind,
 };
 pub(crate) use request_history::{MINUTES, MinuteBucket, RequestCounts, RequestHistory};
+pub(crate) use streak::Incident;
 
 /// The activity of all active routes, and of the requests that match no route.
 pub struct Activity {

@@ -42,9 +42,11 @@ use auth::Authenticator;
 use health::MetricsPage;
 use operations::Operations;
 
+use crate::notifications;
+
 pub(crate) use auth::Access;
 pub(crate) use query::{DeliveryPage, Pace};
-pub(crate) use reload::{ReloadError, ReloadHandle, ReloadRequest, Reloaded};
+pub(crate) use reload::{ConfigurationOnDisk, ReloadError, ReloadHandle, ReloadRequest, Reloaded};
 pub(crate) use state::AdminState;
 
 /// The runtime's threads: while one renders a long page, the other answers health checks.
@@ -58,6 +60,7 @@ pub(crate) fn start(
     listener: std::net::TcpListener,
     state: AdminState,
     access: Access<'_>,
+    notify: Option<notifications::Settings>,
 ) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
@@ -68,8 +71,14 @@ pub(crate) fn start(
         .build()?;
     let checks_owner = access.is_open();
     let authenticator = Arc::new(Authenticator::new(access));
-    let router = router(state, Arc::clone(&authenticator));
+    let operations = {
+        // The notifier's task runs on this runtime.
+        let _entered = runtime.enter();
+        Arc::new(Operations::new(state.clone(), notify))
+    };
+    let router = router(state, Arc::clone(&operations), Arc::clone(&authenticator));
     runtime.spawn(async move { authenticator.report_failed_logins().await });
+    runtime.spawn(async move { operations.follow_problems().await });
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             match TcpListener::from_std(listener) {
@@ -91,11 +100,14 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn router(state: AdminState, authenticator: Arc<Authenticator>) -> Router {
+fn router(
+    state: AdminState,
+    operations: Arc<Operations>,
+    authenticator: Arc<Authenticator>,
+) -> Router {
     let open = Router::from(health::routes())
         .layer(Extension(Arc::new(MetricsPage::default())))
-        .with_state(state.clone());
-    let operations = Arc::new(Operations::new(state));
+        .with_state(state);
     let pages = dashboard::router(Arc::clone(&operations), Arc::clone(&authenticator));
     let api = rest::router(Arc::clone(&operations))
         .merge(openapi::router(Arc::clone(&operations)))

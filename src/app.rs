@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::ReloadRequest;
+use crate::admin::{ConfigurationOnDisk, ReloadRequest};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
@@ -44,7 +44,7 @@ pub enum Error {
     /// The configuration is not valid; the report holds every problem.
     #[error("the configuration is not valid")]
     Config(Box<config::Report>),
-    #[error("cannot listen on {address}: {source}; is another process listening there?")]
+    #[error("cannot listen on {address}: {source}{}", listen_help(.address, .source))]
     Listen {
         address: SocketAddr,
         source: io::Error,
@@ -64,6 +64,19 @@ pub enum Error {
     Upgrade(io::Error),
 }
 
+/// Returns what to do about an address that cannot be listened on, as the end of the message.
+fn listen_help(address: &SocketAddr, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process is listening there",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; a port below 1024 needs the capability CAP_NET_BIND_SERVICE \
+             (`AmbientCapabilities=` in a systemd unit), or systemd holds it as a socket"
+        }
+        _ => "",
+    }
+}
+
 /// A running gateway with all its components.
 pub struct App {
     gateway: Arc<Gateway>,
@@ -71,6 +84,8 @@ pub struct App {
     store: Store,
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
+    /// The state of the file that the configuration comes from.
+    configuration: Arc<ConfigurationOnDisk>,
     chores: Chores,
     /// The addresses that senders connect to, with the ports that the system chose.
     pub data: Vec<SocketAddr>,
@@ -100,6 +115,7 @@ impl App {
         self.tls_listeners.replace_settings(config.listen);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
+        self.configuration.accept();
         tracing::info!(
             routes,
             "routes and certificates reloaded; other changes take effect after a restart"

@@ -5,6 +5,7 @@
 //! writes the head of an attempt for HTTP/1.1. `upstream` sends it and reads the response.
 
 mod header_names;
+mod private;
 mod test_mark;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use crate::signature::{Unverified, Verified};
 use header_names::{Restriction, restriction};
 
 pub(crate) use header_names::{folds_to, folds_to_framing, is_framing, is_hookstile_header};
+pub(crate) use private::{is_private_header, mask_text};
 pub(crate) use test_mark::{HEADER as TEST_MARK, TestMarks};
 
 /// A request that is ready to be sent to an upstream, as often as necessary. It is made from a
@@ -215,6 +217,24 @@ impl OutboundRequest {
             }
         }
         masked.0.into()
+    }
+
+    /// Returns the values of the headers of an attempt that may authenticate it. `route_headers` are
+    /// the route's own.
+    pub(crate) fn private_values(
+        &self,
+        route_headers: &[(HeaderName, HeaderValue)],
+    ) -> Vec<String> {
+        let own = route_headers
+            .iter()
+            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        self.lines
+            .iter()
+            .filter_map(|line| Some((line_name(line), line_value(line)?)))
+            .chain(own)
+            .filter(|(name, _)| is_private_header(&String::from_utf8_lossy(name)))
+            .map(|(_, value)| String::from_utf8_lossy(value).trim().to_owned())
+            .collect()
     }
 
     /// Returns the body, byte for byte as received.

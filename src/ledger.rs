@@ -145,7 +145,7 @@ impl Ledger {
         let mut before_delivery = None;
         // The body's key comes first, so that no two events wait for each other.
         if let Some(key) = keys.copies {
-            let Some((held, known)) = self.claim_key(key, options).await? else {
+            let Some((held, known)) = self.claim_key(route, key, options).await? else {
                 return Ok(ClaimDecision::InFlight);
             };
             names.copies = Some(held);
@@ -158,7 +158,7 @@ impl Ledger {
         }
         let mut known_event = None;
         if let Some(key) = keys.name {
-            let Some((held, known)) = self.claim_key(key, options).await? else {
+            let Some((held, known)) = self.claim_key(route, key, options).await? else {
                 return Ok(ClaimDecision::InFlight);
             };
             names.name = Some(held);
@@ -201,14 +201,23 @@ impl Ledger {
     /// Claims one key, on this gateway and in the store. Returns `None` if it is held.
     async fn claim_key(
         &self,
+        route: &str,
         key: EventKey,
         options: ClaimOptions,
     ) -> Result<Option<(ClaimedName, Option<KnownEvent>)>, StoreError> {
-        let Some(local) = self
-            .claims
-            .claim(key, options.in_flight, options.deadline)
-            .await
-        else {
+        let (policy, deadline) = (options.in_flight, options.deadline);
+        let claims = &self.claims;
+        let local = match claims.claim(key, InFlightPolicy::Reject, deadline).await {
+            None if policy == InFlightPolicy::Wait => {
+                tracing::debug!(
+                    route,
+                    "waiting for a copy of the event that is being delivered"
+                );
+                claims.claim(key, policy, deadline).await
+            }
+            local => local,
+        };
+        let Some(local) = local else {
             return Ok(None);
         };
         let mut name = ClaimedName::new(key, local);
@@ -245,6 +254,7 @@ impl Ledger {
                     if options.in_flight == InFlightPolicy::Wait
                         && Instant::now() + pause < options.deadline =>
                 {
+                    tracing::debug!("waiting for another gateway, which delivers the event");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(POLL_INTERVAL_MAX);
                 }

@@ -4,7 +4,9 @@
 //! above its own; ARCHITECTURE.md has the exact list, and a test checks it.
 //!
 //! ```text
-//! clock secret outcome backoff    shared by all other modules
+//! clock secret outcome cause      shared by all other modules
+//! backoff                         pure: when a failed delivery is retried
+//! problems                        pure: what is wrong with the gateway and its routes, worst first
 //! client_network                  pure: the client that limits count for
 //! limits                          pure: what requests may hold in memory, displacement, shares
 //! metrics activity                Prometheus metrics; recent requests of each route, for operators
@@ -16,6 +18,7 @@
 //! delivery upstream               build the outbound request; run one delivery attempt
 //! route                           one compiled route, with all that its requests need
 //! queue                           deliver stored events to their upstreams
+//! notifications                   tell an endpoint of the operator's when a problem begins and ends
 //! log gateway                     the data plane: handle one request from head to response
 //! providers config                compile YAML to routes, and report every problem at once
 //! webhooks                        routes made over the API
@@ -29,6 +32,7 @@ mod activity;
 mod admin;
 pub mod app;
 mod backoff;
+pub mod cause;
 pub mod cli;
 mod client_network;
 pub mod clock;
@@ -45,7 +49,9 @@ pub mod ledger;
 mod limits;
 pub mod log;
 pub mod metrics;
+mod notifications;
 mod outcome;
+mod problems;
 pub mod providers;
 pub mod proxy_protocol;
 mod queue;

@@ -8,8 +8,8 @@ mod format;
 mod libraries;
 mod sampler;
 
-use std::io::{self, BufWriter, Stderr, Write};
-use std::net::IpAddr;
+use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,14 @@ pub(crate) use format::{is_unsafe, write_json_escape};
 pub use libraries::write_suppressed_library_counts;
 pub use sampler::{LogSampler, SampleLimits, Sampler};
 
+use crate::cause::Cause;
 use crate::outcome::Code;
 
 /// The `log` section of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    pub format: Format,
+    /// The format; `None` for [`Format::Pretty`] on a terminal, and else [`Format::Json`].
+    pub format: Option<Format>,
     pub level: LevelFilter,
 }
 
@@ -64,10 +66,17 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
         .buffered_lines_limit(BUFFERED_LINES_MAX)
         .lossy(true)
         .finish(standard_error);
+    let format = settings.format.unwrap_or_else(|| {
+        if io::stderr().is_terminal() {
+            Format::Pretty
+        } else {
+            Format::Json
+        }
+    });
     let filter = level_filter(settings.level);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
-        .event_format(settings.format);
+        .event_format(format);
     tracing_subscriber::registry()
         .with(filter)
         .with(libraries::LibraryLimit)
@@ -137,9 +146,17 @@ pub struct RequestLine {
     pub unverified: Option<&'static str>,
     pub upstream_status: Option<u16>,
     pub attempt: Option<u32>,
+    /// The cause for which the attempt did not succeed.
+    pub cause: Option<Cause>,
+    /// The address that the attempt tried, if it did not succeed.
+    pub address: Option<SocketAddr>,
     pub body_bytes: Option<usize>,
     pub peer: Option<IpAddr>,
     pub trace_id: Option<Box<str>>,
+    /// The method, if the route does not take it.
+    pub method: Option<Box<str>>,
+    /// The path without the query, if the request has no route.
+    pub path: Option<Box<str>>,
 }
 
 impl RequestLine {
@@ -157,6 +174,8 @@ impl RequestLine {
             route = self.route.as_deref(),
             outcome = code.as_str(),
             reason,
+            method = self.method.as_deref(),
+            path = self.path.as_deref(),
             event_id = self.event_id.as_deref(),
             event_type = self.event_type.as_deref(),
             secret = self.secret.as_deref(),
@@ -164,6 +183,8 @@ impl RequestLine {
             status,
             upstream_status = self.upstream_status,
             attempt = self.attempt,
+            cause = self.cause.map(Cause::as_str),
+            address = self.address.map(tracing::field::display),
             duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3,
             body_bytes = self.body_bytes,
             peer = self.peer.map(tracing::field::display),

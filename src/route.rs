@@ -10,6 +10,7 @@ mod unverified_limit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, StatusCode};
@@ -48,6 +49,8 @@ pub struct Route {
     pub active: bool,
     /// The reason why the route is off line: a secret that cannot be read.
     pub off_line: Option<Box<str>>,
+    /// Set while an operator has paused the route.
+    pub paused: AtomicBool,
     pub verifier: Verifier,
     /// What its rejected requests are explained with.
     pub explainer: Explainer,
@@ -88,6 +91,17 @@ pub struct Route {
 }
 
 impl Route {
+    /// Returns whether an operator has paused the route. Its stored events wait then; a `proxy`
+    /// route accepts no requests, and a `spill` route stores every event.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Pauses or resumes the route, for requests that arrive from now on.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
     /// Returns the response to a provider's probe by this method, if the route answers it.
     pub fn probe(&self, method: &Method) -> Option<&Arc<Probe>> {
         self.probes.iter().find(|probe| probe.method == *method)

@@ -5,7 +5,9 @@
 
 mod addresses;
 mod allowed;
+mod excerpt;
 mod failing;
+mod failure;
 mod forbidden;
 mod race;
 mod resolver;
@@ -15,7 +17,7 @@ mod upload;
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -36,10 +38,12 @@ pub(crate) use target::Target;
 pub(crate) use trust::TrustedCa;
 
 use crate::backoff::AttemptFailure;
+use crate::cause::Cause;
 use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
 use addresses::Addresses;
+use failure::{ConnectError, ConnectProgress, connect_cause, response_cause};
 use race::race;
 use resolver::Resolver;
 use upload::Upload;
@@ -65,6 +69,8 @@ pub struct Upstream {
     /// The route's own headers, which replace the sender's.
     headers: Vec<(HeaderName, HeaderValue)>,
     addresses: Addresses,
+    /// The last attempt that did not succeed, for operators.
+    last_failure: Mutex<Option<AttemptRecord>>,
 }
 
 /// The connections to all upstreams, and the addresses of their names.
@@ -77,6 +83,10 @@ pub struct Client {
 pub struct AttemptReport {
     pub end: AttemptEnd,
     pub duration: Duration,
+    /// The cause for which it did not succeed; `None` after a 2xx.
+    pub cause: Option<Cause>,
+    /// The address that was tried, unless the attempt succeeded or came to none.
+    pub address: Option<SocketAddr>,
 }
 
 /// The end of an attempt, as far as the gateway knows it.
@@ -118,26 +128,38 @@ impl AttemptReport {
         }
     }
 
-    /// Returns the record of this attempt, which began at `at`.
-    pub fn to_record(&self, at: Timestamp) -> AttemptRecord {
-        let (status, error) = match &self.end {
-            AttemptEnd::Answered(response) => (Some(response.status().as_u16()), None),
-            AttemptEnd::NotReached(UpstreamError::TimedOut) => {
-                (None, Some("no connection in time"))
-            }
-            AttemptEnd::NotReached(_) => (None, Some("could not connect")),
-            AttemptEnd::Unknown(UpstreamError::TimedOut) => (None, Some("no answer in time")),
-            AttemptEnd::Unknown(_) => (
-                None,
-                Some("the connection broke before the answer was whole"),
-            ),
-        };
-        let ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
-        AttemptRecord {
+    /// Returns the record of this attempt at `request`, which began at `at`. `keeps_body` keeps the
+    /// first bytes of a response that is not 2xx, with the private values of the request masked.
+    pub fn to_record(
+        &self,
+        at: Timestamp,
+        request: &OutboundRequest,
+        upstream: &Upstream,
+        keeps_body: bool,
+    ) -> AttemptRecord {
+        let record = AttemptRecord {
             at,
-            ms,
-            status,
-            error: error.map(Into::into),
+            ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+            status: None,
+            error: None,
+            cause: self.cause,
+            address: self.address.map(|address| address.to_string()),
+            response: None,
+        };
+        let AttemptEnd::Answered(response) = &self.end else {
+            let error = self.cause.map(|cause| cause.sentence().to_owned());
+            return AttemptRecord { error, ..record };
+        };
+        let kept = self.cause.map(|_| {
+            let values = request.private_values(&upstream.headers);
+            let mut kept = excerpt::record(response, &values);
+            kept.body.take_if(|_| !keeps_body);
+            kept
+        });
+        AttemptRecord {
+            status: Some(response.status().as_u16()),
+            response: kept,
+            ..record
         }
     }
 }
@@ -149,6 +171,10 @@ pub struct Response {
     pub body: Bytes,
     /// `true` if the body was larger than 1 MiB and is therefore left empty.
     pub truncated: bool,
+    /// The beginning of a body that is left empty, unless the status is 2xx.
+    beginning: Bytes,
+    /// The number of bytes of the body that were read.
+    body_bytes: u64,
 }
 
 impl Upstream {
@@ -158,7 +184,30 @@ impl Upstream {
             addresses: Addresses::new(&target),
             target,
             headers,
+            last_failure: Mutex::default(),
         }
+    }
+
+    /// Remembers an attempt for operators, unless it succeeded.
+    pub fn remember_failure(&self, attempt: &AttemptRecord) {
+        if attempt.cause.is_some() {
+            let failure = AttemptRecord {
+                response: None,
+                ..attempt.clone()
+            };
+            *self.locked_failure() = Some(failure);
+        }
+    }
+
+    /// Returns the last attempt that did not succeed since the upstream was configured.
+    pub fn last_failure(&self) -> Option<AttemptRecord> {
+        self.locked_failure().clone()
+    }
+
+    fn locked_failure(&self) -> MutexGuard<'_, Option<AttemptRecord>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forbids connections to link-local addresses and to the metadata addresses of clouds, even if
@@ -206,6 +255,7 @@ struct Connection {
     /// Boxed, because it is big and would be copied into every future on the way.
     peer: Box<HttpPeer>,
     stream: Stream,
+    address: SocketAddr,
     /// `true` if it came from the pool.
     reused: bool,
 }
@@ -221,7 +271,14 @@ enum Pool {
 enum ExchangeError {
     /// A pooled connection turned out to be closed before a byte of the response arrived.
     Stale,
-    Other,
+    Failed(Cause),
+}
+
+impl From<Box<PingoraError>> for ExchangeError {
+    fn from(error: Box<PingoraError>) -> Self {
+        tracing::debug!(%error, "no whole response from the upstream");
+        Self::Failed(response_cause(&error))
+    }
 }
 
 impl Client {
@@ -245,8 +302,9 @@ impl Client {
         deadline: Instant,
     ) -> Result<Connected<'a>, AttemptReport> {
         let started = Instant::now();
-        let failure = match timeout_at(deadline.into(), pin!(self.open(upstream, Pool::Use))).await
-        {
+        let progress = ConnectProgress::default();
+        let opening = pin!(self.open(upstream, Pool::Use, &progress));
+        let failure = match timeout_at(deadline.into(), opening).await {
             Ok(Ok(connection)) => {
                 return Ok(Connected {
                     client: self,
@@ -258,18 +316,25 @@ impl Client {
             Ok(Err(failure)) => failure,
             Err(_) => {
                 upstream.addresses.expire();
-                UpstreamError::TimedOut
+                progress.to_error(UpstreamError::TimedOut)
             }
         };
         Err(AttemptReport {
-            end: AttemptEnd::NotReached(failure),
+            end: AttemptEnd::NotReached(failure.error),
             duration: started.elapsed(),
+            cause: Some(failure.cause),
+            address: failure.address,
         })
     }
 
     /// Opens a connection, pooled or new, to one of the upstream's addresses. A failed connect has
     /// sent nothing.
-    async fn open(&self, upstream: &Upstream, pool: Pool) -> Result<Connection, UpstreamError> {
+    async fn open(
+        &self,
+        upstream: &Upstream,
+        pool: Pool,
+        progress: &ConnectProgress,
+    ) -> Result<Connection, ConnectError> {
         let fresh = upstream.addresses.fresh(&self.resolver);
         if pool == Pool::Use
             && let Some(addresses) = &fresh
@@ -278,14 +343,14 @@ impl Client {
             return Ok(connection);
         }
         // Boxed, because it is big and most requests need none of it.
-        let opening = Box::pin(self.open_new(upstream, fresh, pool));
+        let opening = Box::pin(self.open_new(upstream, fresh, pool, progress));
         let opened = match upstream.target.connect_timeout {
             Some(limit) => timeout(limit, opening).await.ok().flatten(),
             None => opening.await,
         };
         opened.ok_or_else(|| {
             upstream.addresses.expire();
-            UpstreamError::Unreachable
+            progress.to_error(UpstreamError::Unreachable)
         })
     }
 
@@ -296,11 +361,14 @@ impl Client {
         upstream: &Upstream,
         fresh: Option<Arc<[SocketAddr]>>,
         pool: Pool,
+        progress: &ConnectProgress,
     ) -> Option<Connection> {
         let addresses = match fresh {
             Some(addresses) => addresses,
             None => {
-                let resolved = upstream.addresses.resolve(&self.resolver).await.ok()?;
+                progress.resolving();
+                let resolved = upstream.addresses.resolve(&self.resolver).await;
+                let resolved = resolved.map_err(|error| progress.unresolved(error)).ok()?;
                 if pool == Pool::Use
                     && let Some(connection) = self.pooled(upstream, &resolved).await
                 {
@@ -311,16 +379,19 @@ impl Client {
         };
         match (&*addresses, upstream.addresses.failing()) {
             ([_, _, ..], Some(failing)) => {
-                let connect = |address| self.connect_to(upstream, address);
+                let connect = |address| self.connect_to(upstream, address, progress);
                 race(&addresses, failing, connect).await
             }
             (addresses, _) => {
-                let &address = addresses.first()?;
-                if let Some(connection) = self.connect_to(upstream, address).await {
+                let Some(&address) = addresses.first() else {
+                    progress.none_allowed();
+                    return None;
+                };
+                if let Some(connection) = self.connect_to(upstream, address, progress).await {
                     return Some(connection);
                 }
                 tokio::time::sleep(RECONNECT_AFTER).await;
-                self.connect_to(upstream, address).await
+                self.connect_to(upstream, address, progress).await
             }
         }
     }
@@ -337,9 +408,15 @@ impl Client {
                 if let Some(stream) = self.connector.reused_stream(&*peer).await
                     && (peer.verify_cert() || shows_own(&upstream.target, &stream))
                 {
+                    tracing::debug!(
+                        upstream = %upstream.target.authority,
+                        %address,
+                        "idle connection to upstream chosen"
+                    );
                     return Some(Connection {
                         peer,
                         stream,
+                        address,
                         reused: true,
                     });
                 }
@@ -351,16 +428,22 @@ impl Client {
     /// Makes a new connection, TLS included, to one address. Where a trusted certificate may be the
     /// upstream's own, the handshake accepts any at first, and the connection is dropped unused
     /// unless it was that one. Then the usual verification has the last word.
-    async fn connect_to(&self, upstream: &Upstream, address: SocketAddr) -> Option<Connection> {
+    async fn connect_to(
+        &self,
+        upstream: &Upstream,
+        address: SocketAddr,
+        progress: &ConnectProgress,
+    ) -> Option<Connection> {
         let target = &upstream.target;
+        progress.connecting(address);
         let verified = peer(target, address);
         if let Some(own) = own_peer(target, &verified) {
-            let connection = self.connect_peer(target, address, own).await?;
+            let connection = self.connect_peer(target, address, own, progress).await?;
             if shows_own(target, &connection.stream) {
                 return Some(connection);
             }
         }
-        self.connect_peer(target, address, verified).await
+        self.connect_peer(target, address, verified, progress).await
     }
 
     async fn connect_peer(
@@ -368,21 +451,29 @@ impl Client {
         target: &Target,
         address: SocketAddr,
         peer: HttpPeer,
+        progress: &ConnectProgress,
     ) -> Option<Connection> {
         let peer = Box::new(peer);
         match self.connector.new_stream(&*peer).await {
-            Ok(stream) => Some(Connection {
-                peer,
-                stream,
-                reused: false,
-            }),
+            Ok(stream) => {
+                tracing::debug!(upstream = %target.authority, %address, "connected to upstream");
+                Some(Connection {
+                    peer,
+                    stream,
+                    address,
+                    reused: false,
+                })
+            }
             Err(error) => {
+                let cause = connect_cause(&error);
                 tracing::debug!(
                     upstream = %target.authority,
                     %address,
+                    %cause,
                     %error,
                     "connect to upstream failed"
                 );
+                progress.failed(address, cause);
                 None
             }
         }
@@ -407,6 +498,7 @@ impl Client {
             peer,
             stream,
             reused,
+            address: _,
         } = connection;
         let (stream, is_sent) = Upload::new(stream, head, body.clone()).run().await;
         on_sent();
@@ -419,10 +511,7 @@ impl Client {
             Err(error) if reused && informational == 0 && is_before_first_byte(&error) => {
                 return Err(ExchangeError::Stale);
             }
-            Err(error) => {
-                tracing::debug!(%error, "no response from the upstream");
-                return Err(ExchangeError::Other);
-            }
+            Err(error) => return Err(error.into()),
         }
         let response = read_response(&mut http).await?;
         if !is_sent {
@@ -456,26 +545,58 @@ impl Connected<'_> {
         on_sent: impl FnOnce(),
     ) -> AttemptReport {
         let started = self.started;
-        let exchange = pin!(self.exchange(request, attempt, possible_duplicate, on_sent));
-        let end = match timeout_at(deadline.into(), exchange).await {
-            Ok(Ok(response)) => AttemptEnd::Answered(response),
-            Ok(Err(failure)) => AttemptEnd::Unknown(failure),
+        let mut address = self.connection.address;
+        let reopening = ConnectProgress::default();
+        let ended = {
+            let exchange = pin!(self.exchange(
+                request,
+                attempt,
+                possible_duplicate,
+                &reopening,
+                &mut address,
+                on_sent,
+            ));
             // Dropping the exchange closes its connection.
-            Err(_) => AttemptEnd::Unknown(UpstreamError::TimedOut),
+            timeout_at(deadline.into(), exchange).await
+        };
+        let duration = started.elapsed();
+        let (error, cause, address) = match ended {
+            Ok(Ok(response)) => {
+                let is_success = response.status().is_success();
+                return AttemptReport {
+                    end: AttemptEnd::Answered(response),
+                    duration,
+                    cause: (!is_success).then_some(Cause::Status),
+                    address: (!is_success).then_some(address),
+                };
+            }
+            Ok(Err(failure)) => (failure.error, failure.cause, failure.address),
+            Err(_) => {
+                let (cause, address) = reopening
+                    .cause()
+                    .unwrap_or((Cause::ResponseTimeout, Some(address)));
+                (UpstreamError::TimedOut, cause, address)
+            }
         };
         AttemptReport {
-            end,
-            duration: started.elapsed(),
+            end: AttemptEnd::Unknown(error),
+            duration,
+            cause: Some(cause),
+            address,
         }
     }
 
+    /// Sends the request and reads the response. `address` is kept at the one that the exchange
+    /// uses.
     async fn exchange(
         self,
         request: &OutboundRequest,
         attempt: u32,
         possible_duplicate: bool,
+        reopening: &ConnectProgress,
+        address: &mut SocketAddr,
         on_sent: impl FnOnce(),
-    ) -> Result<Response, UpstreamError> {
+    ) -> Result<Response, ConnectError> {
         let Self {
             client,
             upstream,
@@ -504,15 +625,29 @@ impl Connected<'_> {
             .await
         {
             Ok(response) => return Ok(response),
-            Err(ExchangeError::Other) => return Err(UpstreamError::Broken),
+            Err(ExchangeError::Failed(cause)) => return Err(broken(cause, *address)),
             Err(ExchangeError::Stale) => {}
         }
         // A new connection cannot be stale.
-        let connection = client.open(upstream, Pool::Avoid).await?;
+        let connection = client.open(upstream, Pool::Avoid, reopening).await?;
+        reopening.connected();
+        *address = connection.address;
         client
             .send(connection, head(true), request.body(), || ())
             .await
-            .map_err(|_| UpstreamError::Broken)
+            .map_err(|error| match error {
+                ExchangeError::Failed(cause) => broken(cause, *address),
+                ExchangeError::Stale => broken(Cause::Reset, *address),
+            })
+    }
+}
+
+/// Returns the failure of an exchange whose connection broke, or whose response is not HTTP.
+fn broken(cause: Cause, address: SocketAddr) -> ConnectError {
+    ConnectError {
+        error: UpstreamError::Broken,
+        cause,
+        address: Some(address),
     }
 }
 
@@ -550,22 +685,25 @@ fn is_before_first_byte(error: &PingoraError) -> bool {
 /// Reads the response behind its head. A 2xx counts only if it is whole, so its body is read to the
 /// end even if it is too large to be kept; any other status says enough.
 async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeError> {
-    let head = Box::new(session.resp_header().ok_or(ExchangeError::Other)?.clone());
-    let mut body = BytesMut::new();
-    let mut truncated = false;
+    let head = session
+        .resp_header()
+        .ok_or(ExchangeError::Failed(Cause::BrokenResponse))?;
+    let head = Box::new(head.clone());
+    let (mut body, mut beginning) = (BytesMut::new(), Bytes::new());
+    let (mut truncated, mut body_bytes) = (false, 0);
     // Behind 101 there is no body but another protocol, which the gateway has not asked for.
     while head.status != StatusCode::SWITCHING_PROTOCOLS
-        && let Some(chunk) = session
-            .read_body_ref()
-            .await
-            .map_err(|_| ExchangeError::Other)?
+        && let Some(chunk) = session.read_body_ref().await?
     {
+        body_bytes += chunk.len() as u64;
         truncated |= body.len() + chunk.len() > RESPONSE_BYTES_MAX;
         if !truncated {
             body.extend_from_slice(chunk);
         } else if head.status.is_success() {
             body = BytesMut::new();
         } else {
+            body.extend_from_slice(&chunk[..chunk.len().min(excerpt::EXCERPT_READ)]);
+            beginning = Bytes::copy_from_slice(&body[..body.len().min(excerpt::EXCERPT_READ)]);
             break;
         }
     }
@@ -578,6 +716,8 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
         head,
         body,
         truncated,
+        beginning,
+        body_bytes,
     })
 }
 

@@ -194,13 +194,19 @@ impl RejectionHistory {
 
     /// Counts the rejections of the last hour, to the minute, with the most frequent kind first.
     pub fn last_hour(&self, now: Instant) -> Vec<RejectionCount> {
+        self.last_minutes(MINUTES, now)
+    }
+
+    /// Counts the rejections of the last minutes, the running one included, with the most frequent
+    /// kind first. At most an hour is known.
+    pub fn last_minutes(&self, minutes: usize, now: Instant) -> Vec<RejectionCount> {
         let minute = self.uptime(now).as_secs() / MINUTE_SECONDS;
         let mut kinds: Vec<_> = self
             .state()
             .counts
             .iter()
             .filter(|count| count.kind.counts())
-            .map(|count| count.last_hour(minute))
+            .map(|count| count.last_minutes(minutes, minute))
             .filter(|kind| kind.count > 0)
             .collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
@@ -285,13 +291,13 @@ impl KindCount {
     }
 
     /// Returns the count of the hour that ends with `minute`.
-    fn last_hour(&self, minute: u64) -> RejectionCount {
+    fn last_minutes(&self, minutes: usize, minute: u64) -> RejectionCount {
         RejectionCount {
             kind: self.kind,
             count: self
                 .minutes
                 .iter()
-                .filter(|(number, _)| number + MINUTES as u64 > minute)
+                .filter(|(number, _)| number + minutes as u64 > minute)
                 .map(|(_, count)| count)
                 .sum(),
             last_at: self.last_at,

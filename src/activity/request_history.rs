@@ -5,9 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::metrics::{RouteCounters, RouteMetrics};
+use super::streak::{Incident, Streak};
+use crate::metrics::{QueueMetrics, RouteCounters, RouteMetrics};
 use crate::outcome::{Code, Disposition};
 
 /// The number of minutes that are kept, including the current one.
@@ -27,6 +28,10 @@ struct State {
     minutes: VecDeque<(u64, MinuteBucket)>,
     /// The requests by duration in the last of `minutes`.
     durations: Vec<u64>,
+    /// The delivered events by the time from their arrival, in the last of `minutes`.
+    delays: Vec<u64>,
+    attempts: Streak,
+    checks: Streak,
 }
 
 /// The counts of one minute.
@@ -39,6 +44,15 @@ pub struct MinuteBucket {
     pub attempts_failed: u64,
     /// The estimated 95th percentile of the request durations, in seconds. `None` without requests.
     pub p95_seconds: Option<f64>,
+    /// The accepted requests whose event was stored, and not delivered while the sender waited.
+    pub stored: u64,
+    /// The stored events that were delivered.
+    pub delivered: u64,
+    /// The stored events that became dead letters.
+    pub dead_lettered: u64,
+    /// The estimated 95th percentile of the time from an event's arrival to its delivery, in
+    /// seconds. `None` if nothing was delivered.
+    pub delivery_p95_seconds: Option<f64>,
 }
 
 /// The requests by disposition.
@@ -87,6 +101,9 @@ impl RequestHistory {
                 last,
                 minutes,
                 durations: Vec::new(),
+                delays: Vec::new(),
+                attempts: Streak::default(),
+                checks: Streak::default(),
             }),
         }
     }
@@ -101,7 +118,17 @@ impl RequestHistory {
         let minute = self.minute(now);
         let mut state = self.state();
         let reading = state.metrics.sample();
-        state.add(reading, minute);
+        state.add(reading, minute, now);
+    }
+
+    /// Returns the running incident of the delivery attempts.
+    pub fn failing_attempts(&self, now: Instant) -> Option<Incident> {
+        self.state().attempts.incident(now)
+    }
+
+    /// Returns the running incident of the requests that are rejected.
+    pub fn rejected_requests(&self, now: Instant) -> Option<Incident> {
+        self.state().checks.incident(now)
     }
 
     /// Returns the last hour, the oldest minute first. The last minute is not over.
@@ -117,15 +144,25 @@ impl RequestHistory {
         hour
     }
 
+    /// Returns how many of the last hour's minutes are known: none is before the route's start.
+    pub fn minutes_known(&self, now: Instant) -> usize {
+        usize::try_from(self.minute(now)).map_or(MINUTES, |newest| MINUTES.min(newest + 1))
+    }
+
     /// Returns the metrics that are sampled.
     pub fn metrics(&self) -> Arc<RouteMetrics> {
         Arc::clone(&self.state().metrics)
     }
 
+    /// Returns the elapsed time of the minute of `now`.
+    pub fn elapsed_of_minute(&self, now: Instant) -> Duration {
+        let seconds = now.saturating_duration_since(self.since).as_secs_f64();
+        Duration::from_secs_f64(seconds % 60.0)
+    }
+
     /// Returns the elapsed part of the minute of `now`, from 0 to 1.
     pub fn elapsed_part_of_minute(&self, now: Instant) -> f64 {
-        let seconds = now.saturating_duration_since(self.since).as_secs_f64();
-        (seconds / 60.0).fract()
+        self.elapsed_of_minute(now).as_secs_f64() / 60.0
     }
 
     fn minute(&self, now: Instant) -> u64 {
@@ -139,13 +176,14 @@ impl RequestHistory {
 
 impl State {
     /// Adds the increase since the last sample to the minute of this number.
-    fn add(&mut self, reading: RouteCounters, number: u64) {
+    fn add(&mut self, reading: RouteCounters, number: u64, now: Instant) {
         if reading == self.last {
             return;
         }
         if self.minutes.back().is_none_or(|(last, _)| *last < number) {
             self.minutes.push_back((number, MinuteBucket::default()));
             self.durations = vec![0; reading.durations.len()];
+            self.delays = vec![0; reading.delays.len()];
             if self.minutes.len() > MINUTES {
                 self.minutes.pop_front();
             }
@@ -153,28 +191,58 @@ impl State {
         let Some((_, minute)) = self.minutes.back_mut() else {
             return;
         };
+        let last = &self.last;
+        let mut requests = RequestCounts::default();
         for (code, (now, before)) in Code::ALL
             .into_iter()
-            .zip(reading.requests.iter().zip(&self.last.requests))
+            .zip(reading.requests.iter().zip(&last.requests))
         {
-            minute.requests.add(code, now.saturating_sub(*before));
+            requests.add(code, now.saturating_sub(*before));
         }
-        minute.attempts_succeeded += reading
+        minute.requests += requests;
+        let queued = Code::Queued as usize;
+        minute.stored += reading.requests[queued].saturating_sub(last.requests[queued]);
+        let succeeded = reading
             .attempts_succeeded
-            .saturating_sub(self.last.attempts_succeeded);
-        minute.attempts_failed += reading
-            .attempts_failed
-            .saturating_sub(self.last.attempts_failed);
-        for (sum, (now, before)) in self
-            .durations
-            .iter_mut()
-            .zip(reading.durations.iter().zip(&self.last.durations))
-        {
-            *sum += now.saturating_sub(*before);
-        }
+            .saturating_sub(last.attempts_succeeded);
+        let failed = reading.attempts_failed.saturating_sub(last.attempts_failed);
+        minute.attempts_succeeded += succeeded;
+        minute.attempts_failed += failed;
+        minute.dead_lettered += reading.dead_lettered.saturating_sub(last.dead_lettered);
+        minute.delivered += add_increase(&mut self.delays, &reading.delays, &last.delays);
+        add_increase(&mut self.durations, &reading.durations, &last.durations);
         minute.p95_seconds = quantile(0.95, &self.durations, RouteMetrics::DURATION_BOUNDS);
+        minute.delivery_p95_seconds = delivery_p95(minute, &self.delays);
+        self.attempts.add(succeeded, failed, now);
+        let passed = requests.total() - requests.rejected;
+        self.checks.add(passed, requests.rejected, now);
         self.last = reading;
     }
+}
+
+/// Adds the increase of each bucket to its sum. Returns the whole increase.
+fn add_increase(sums: &mut [u64], now: &[u64], before: &[u64]) -> u64 {
+    let mut all = 0;
+    for (sum, (now, before)) in sums.iter_mut().zip(now.iter().zip(before)) {
+        let increase = now.saturating_sub(*before);
+        *sum += increase;
+        all += increase;
+    }
+    all
+}
+
+/// Estimates the 95th percentile of a minute's times from arrival to delivery. `delays` are those
+/// of stored events. Events that were delivered while their sender waited count as faster than
+/// those, with the time of their request.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn delivery_p95(minute: &MinuteBucket, delays: &[u64]) -> Option<f64> {
+    let direct = minute.requests.accepted.saturating_sub(minute.stored) as f64;
+    let stored = delays.iter().sum::<u64>() as f64;
+    let rank = 0.95 * (direct + stored) - direct;
+    if rank <= 0.0 {
+        return (direct > 0.0).then_some(minute.p95_seconds).flatten();
+    }
+    quantile(rank / stored, delays, QueueMetrics::DELAY_BOUNDS)
 }
 
 /// Estimates a quantile of a histogram like Prometheus' `histogram_quantile`: values are evenly
@@ -201,8 +269,6 @@ fn quantile(quantile: f64, buckets: &[u64], bounds: &[f64]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::StatusCode;
 
     use super::*;
@@ -252,8 +318,12 @@ mod tests {
         route.sample(60);
         route.count(Code::Duplicate, 2);
         route.count(Code::BudgetExceeded, 4);
-        route.metrics.record_attempt(UpstreamResult::Success, 0.1);
-        route.metrics.record_attempt(UpstreamResult::Timeout, 0.1);
+        route
+            .metrics
+            .record_attempt(UpstreamResult::Success, None, 0.1);
+        route
+            .metrics
+            .record_attempt(UpstreamResult::Timeout, None, 0.1);
         route.sample(125);
         let hour = route.history.last_hour(route.at(130));
         let first = RequestCounts {
@@ -277,6 +347,8 @@ mod tests {
             (hour[59].attempts_succeeded, hour[59].attempts_failed),
             (1, 1)
         );
+        assert_eq!(route.history.minutes_known(route.at(130)), 3);
+        assert_eq!(route.history.minutes_known(route.at(3 * 3600)), MINUTES);
         let later = route.history.last_hour(route.at(59 * 60));
         assert_eq!((later[0].requests, later[2].requests.total()), (first, 6));
         assert!(
@@ -310,6 +382,36 @@ mod tests {
         assert!(near(quantile(0.95, &[100, 0, 0, 0], &bounds), 0.095));
         assert!(near(quantile(0.95, &[90, 10, 0, 0], &bounds), 0.3));
         assert!(near(quantile(0.95, &[0, 0, 0, 9], &bounds), 1.0));
+    }
+
+    #[test]
+    fn stored_events_are_timed_to_their_delivery() {
+        let route = route();
+        route.count(Code::Queued, 20);
+        route
+            .metrics
+            .requests
+            .observe_duration(Duration::from_millis(4));
+        route.sample(1);
+        let minute = route.history.last_hour(route.at(1))[59];
+        assert_eq!((minute.stored, minute.delivery_p95_seconds), (20, None));
+        for _ in 0..20 {
+            route.metrics.queue.observe_delivery_delay(100.0);
+        }
+        route
+            .metrics
+            .queue
+            .count_dead_letter(crate::backoff::DeadLetterReason::Expired);
+        route.sample(2);
+        let minute = route.history.last_hour(route.at(2))[59];
+        assert_eq!((minute.delivered, minute.dead_lettered), (20, 1));
+        let p95 = minute.delivery_p95_seconds.unwrap();
+        assert!((60.0..=300.0).contains(&p95), "{p95}");
+        // Most are delivered at once: the few that were stored do not reach the percentile.
+        route.count(Code::Delivered, 1_000);
+        route.sample(3);
+        let minute = route.history.last_hour(route.at(3))[59];
+        assert_eq!(minute.delivery_p95_seconds, minute.p95_seconds);
     }
 
     #[test]

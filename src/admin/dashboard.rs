@@ -5,6 +5,7 @@
 //! other hosts, and the content security policy forbids inline scripts and styles.
 
 mod chart;
+mod curl;
 mod event;
 mod events;
 mod login;
@@ -13,7 +14,7 @@ mod page;
 mod problems;
 mod rejections;
 mod route;
-mod words;
+pub(super) mod words;
 
 use std::sync::Arc;
 

@@ -1,34 +1,52 @@
 //! Everything that an operator can see and do, independent of the API that requests it.
 
+mod announcements;
 pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod gateway;
+pub(super) mod numbers;
+pub(super) mod obstacle;
+pub(super) mod problems;
 pub(super) mod recovery;
 pub(super) mod rejections;
+pub(super) mod removed;
 pub(super) mod routes;
 pub(super) mod status;
 pub(super) mod test_event;
 pub(super) mod webhooks;
 
+use std::sync::Mutex as StdMutex;
+
 use tokio::sync::Mutex;
 
 use super::error::OperationError;
 use super::state::AdminState;
+use crate::notifications;
+use crate::problems::ProblemTracker;
 use crate::store::DeliveryFilter;
 use crate::webhooks::ActiveRoute;
+use announcements::Announcer;
 
 /// The operations on a running gateway.
 pub(super) struct Operations {
     state: AdminState,
     /// Held while a bulk redelivery runs.
     redelivery: Mutex<()>,
+    /// The problems that were there a short time ago.
+    tracker: StdMutex<ProblemTracker>,
+    /// `None` if nobody is notified of problems.
+    announcer: Option<Announcer>,
 }
 
 impl Operations {
-    pub(super) fn new(state: AdminState) -> Self {
+    /// Creates the operations. With `notify`, spawns the task that sends notifications.
+    pub(super) fn new(state: AdminState, notify: Option<notifications::Settings>) -> Self {
+        let delays = notify.as_ref().map(notifications::Settings::delays);
         Self {
+            announcer: notify.map(Announcer::new),
             state,
             redelivery: Mutex::default(),
+            tracker: StdMutex::new(ProblemTracker::new(delays.unwrap_or_default())),
         }
     }
 

@@ -7,6 +7,7 @@ mod captures;
 mod deliveries;
 mod extract;
 mod gateway;
+mod problems;
 mod recovery;
 mod rejections;
 mod webhooks;
@@ -24,6 +25,7 @@ use super::operations::Operations;
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
         .merge(gateway::routes())
+        .merge(problems::routes())
         .merge(webhooks::routes())
         .merge(deliveries::routes())
         .merge(recovery::routes())

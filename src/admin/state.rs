@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::reload::ReloadHandle;
+use super::reload::{ConfigurationOnDisk, ReloadHandle};
 use crate::activity::Activity;
 use crate::gateway::InProcessListener;
 use crate::ledger::Ledger;
@@ -28,6 +28,7 @@ pub(crate) struct AdminState {
     /// `true` from the stop signal on.
     pub draining: watch::Receiver<bool>,
     pub reloads: ReloadHandle,
+    pub configuration: Arc<ConfigurationOnDisk>,
 }
 
 impl AdminState {

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{App, supervisor};
-use crate::admin::{ReloadError, Reloaded};
+use crate::admin::{ConfigurationOnDisk, ReloadError, Reloaded};
 use crate::config::{self, FileDigest, ReadFiles, SecretFiles};
 
 /// The time without a change after which a file is read: editors and orchestrators write in several
@@ -137,8 +138,9 @@ impl FileWatch {
         }
     }
 
-    /// Waits until a file's content differs from what was last loaded.
-    pub(super) async fn changed(&mut self) {
+    /// Waits until a file's content differs from what was last loaded. Meanwhile records whether
+    /// the configuration's own file can be read.
+    pub(super) async fn changed(&mut self, configuration: &ConfigurationOnDisk) {
         loop {
             if !self.pending {
                 match timeout_at(self.compare_at, self.events.recv()).await {
@@ -158,6 +160,7 @@ impl FileWatch {
             for file in std::iter::once(&mut self.own).chain(&mut self.named) {
                 changed |= file.is_changed();
             }
+            configuration.set_missing(&self.own.path, self.own.vanished, Timestamp::now());
             if changed {
                 return;
             }
@@ -192,6 +195,12 @@ impl FileWatch {
             }
             Err(report) => {
                 app.refuse_reload(&report);
+                let (problems, now) = (report.errors().collect::<Vec<_>>(), Timestamp::now());
+                if FileDigest::of_file(&self.own.path).is_some() {
+                    app.configuration.refuse(&problems, now);
+                } else {
+                    app.configuration.set_missing(&self.own.path, true, now);
+                }
                 supervisor::reload_refused();
                 Err(ReloadError::Invalid(report.summaries().collect()))
             }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::chores::Chores;
 use super::{App, Error, Sockets, reload, supervisor, upgrade};
+use crate::admin::reachable;
 use crate::config::{self, FileDigest, SecretFiles};
 use crate::log;
 
@@ -92,6 +93,7 @@ impl App {
         mut files: reload::FileWatch,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Ended {
+        tracing::info!("the dashboard is at http://{}/", reachable(self.admin));
         supervisor::ready(&self.data, self.admin);
         match self.wait_for_end(&mut signals, &mut files, env).await {
             Leave::Stop(drain) => self.stop_unless_interrupted(drain, &mut signals).await,
@@ -127,7 +129,7 @@ impl App {
                         "not upgraded: the new binary would not start; this process goes on"
                     ),
                 },
-                () = files.changed() => {
+                () = files.changed(&self.configuration) => {
                     let _ = files.reload(self, env).await;
                 }
                 Some(request) = self.reloads.recv() => {

@@ -13,13 +13,14 @@ use super::chores::Chores;
 use super::update_routes::RouteUpdater;
 use super::{App, Error, OpenFiles, Sockets, listen, memory, tls};
 use crate::activity::Activity;
-use crate::admin::{self, ReloadHandle};
+use crate::admin::{self, ConfigurationOnDisk, ReloadHandle};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway, InProcessListener, Limits, Listener};
 use crate::ledger::Ledger;
 use crate::log::LogSampler;
 use crate::metrics::Metrics;
+use crate::notifications;
 use crate::queue::Queue;
 use crate::route::Route;
 use crate::store::{self, Store};
@@ -89,6 +90,7 @@ impl App {
         );
         let data = config.listen.into_iter().zip(opened);
         let data = components.open_data_listeners(data, open_files, &stopping_changes)?;
+        let configuration = Arc::new(ConfigurationOnDisk::default());
         let state = admin::AdminState {
             metrics: Arc::clone(&components.metrics),
             store: components.store.clone(),
@@ -99,8 +101,9 @@ impl App {
             activity: Arc::clone(&components.activity),
             draining: draining_changes,
             reloads: reload_requests,
+            configuration: Arc::clone(&configuration),
         };
-        let admin = start_admin(admin_socket, state, &config.admin)?;
+        let admin = start_admin(admin_socket, state, &config.admin, config.notify)?;
         components.queue.start();
         if config.redeliver_dead_letters {
             tokio::spawn(Arc::clone(&components.queue).redeliver_dead_letters());
@@ -112,6 +115,7 @@ impl App {
             store: components.store,
             metrics: components.metrics,
             registry,
+            configuration,
             data: data.addresses,
             admin,
             tls_listeners: data.tls,
@@ -247,13 +251,14 @@ fn start_admin(
     socket: TcpListener,
     state: admin::AdminState,
     config: &config::Admin,
+    notify: Option<notifications::Settings>,
 ) -> io::Result<SocketAddr> {
     let access = admin::Access {
         token: config.token.as_ref(),
         read_token: config.read_token.as_ref(),
         hosts: &config.hosts,
     };
-    let address = admin::start(socket, state, access)?;
+    let address = admin::start(socket, state, access, notify)?;
     tracing::info!(listener = "admin", %address, "listening");
     Ok(address)
 }

@@ -1,20 +1,25 @@
 //! `hookstile status`: shows whether a gateway is ready, and the status of its routes.
 
+use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::admin::{CommandError, GatewayArgs};
-use super::{FAILED, terminal};
+use super::admin::{AdminClient, CommandError, GatewayArgs};
+use super::{FAILED, problems, terminal};
 use crate::admin::shape::{self, LongStats, Rejected, Webhook};
 
-/// Show whether the gateway is ready, and each route's delivered, pending and rejected events
+/// Show whether the gateway is ready, its problems, and each route's events
+///
+/// The problems are those of `hookstile problems`, worst first. They do not change the exit status.
 ///
 /// Exit status: 0 if the gateway is ready; 1 if it is not, or accepts no new events; 69 if it
 /// cannot be reached; 77 if it requires another token.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile status
+  hookstile status --watch
   hookstile status --admin http://127.0.0.1:9180 --json | jq .ready")]
 pub struct Args {
     #[command(flatten)]
@@ -22,7 +27,15 @@ pub struct Args {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// Show the status again every 2 s, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
+
+/// The pause between two statuses with `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// Clears a terminal, and moves the cursor to its first line.
+const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// The JSON document that the command prints.
 #[derive(Serialize)]
@@ -34,11 +47,16 @@ struct StatusDocument<'a> {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    show(args).unwrap_or_else(CommandError::exit)
+    match args.gateway.admin() {
+        Ok(admin) => show(args, &admin).unwrap_or_else(CommandError::exit),
+        Err(error) => error.exit_with(args.json),
+    }
 }
 
-fn show(args: &Args) -> Result<ExitCode, CommandError> {
-    let admin = args.gateway.admin()?;
+fn show(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
+    if args.watch {
+        return watch(admin);
+    }
     let result = admin.get::<shape::Status>("/status", &[]);
     if args.json {
         let reachable = !matches!(result, Err(CommandError::Unreachable { .. }));
@@ -62,6 +80,28 @@ fn show(args: &Args) -> Result<ExitCode, CommandError> {
     })
 }
 
+/// Shows the status again and again. A gateway that is gone for a moment is waited for.
+fn watch(admin: &AdminClient) -> Result<ExitCode, CommandError> {
+    let is_terminal = terminal::supports_colour(&io::stdout());
+    loop {
+        let result = admin.get::<shape::Status>("/status", &[]);
+        if is_terminal {
+            terminal::print(CLEAR)?;
+        }
+        match result {
+            Ok(status) => print(admin.url(), &status)?,
+            Err(error @ CommandError::Unreachable { .. }) => {
+                terminal::print(&terminal::visible(&error.to_string(), false))?;
+            }
+            Err(error) => return Err(error),
+        }
+        if !is_terminal {
+            terminal::print("")?;
+        }
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
 fn print(url: &str, status: &shape::Status) -> Result<(), CommandError> {
     let ready = match &status.reason {
         Some(reason) => format!("NOT READY: {reason}"),
@@ -81,23 +121,12 @@ fn print(url: &str, status: &shape::Status) -> Result<(), CommandError> {
         terminal::print("")?;
         print_routes(status)?;
     }
-    let silent: Vec<_> = status
-        .webhooks
-        .iter()
-        .filter(|webhook| webhook.silent)
-        .collect();
-    if !silent.is_empty() || !status.rejected_last_hour.is_empty() {
+    if !status.problems.is_empty() {
         terminal::print("")?;
-    }
-    for webhook in silent {
-        let expected = webhook.expect_every_seconds.unwrap_or_default();
-        let line = format!(
-            "{}: SILENT: no event verified for more than {expected}s (expect_every)",
-            webhook.name
-        );
-        terminal::print(&terminal::visible(&line, false))?;
+        problems::print(&status.problems)?;
     }
     if !status.rejected_last_hour.is_empty() {
+        terminal::print("")?;
         print_rejected(&status.rejected_last_hour)?;
     }
     Ok(())
@@ -109,6 +138,7 @@ fn print_routes(status: &shape::Status) -> Result<(), CommandError> {
         "DELIVERY",
         "DELIVERED",
         "FAILED",
+        "SUCCESS",
         "PENDING",
         "DEAD",
         "OLDEST PENDING",
@@ -140,16 +170,25 @@ fn print_rejected(rejected: &[Rejected]) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn row(webhook: &Webhook<LongStats>) -> [String; 8] {
+fn row(webhook: &Webhook<LongStats>) -> [String; 9] {
     let (stats, queue) = (&webhook.delivery_stats, &webhook.queue);
     [
         webhook.name.clone(),
         webhook.delivery.clone(),
         stats.successful_deliveries.to_string(),
         stats.failed_deliveries.to_string(),
+        success(webhook.last_hour.success),
         queue.pending.to_string(),
         queue.dead.to_string(),
         terminal::time(queue.oldest_pending_at),
         terminal::time(stats.last_successful_delivery),
     ]
+}
+
+/// Formats the delivered share of the last hour, rounded down: 100 % is all of them.
+fn success(share: Option<f64>) -> String {
+    share.map_or_else(
+        || "-".into(),
+        |share| format!("{}%", (share * 1_000.0).floor() / 10.0),
+    )
 }

@@ -42,6 +42,9 @@ pub(super) struct File {
     pub store: Field<Store>,
     /// The treatment of dead letters. A change takes effect after a restart.
     pub dead_letters: Field<DeadLetters>,
+    /// The endpoint that is notified when a problem begins and when it has ended. A change takes
+    /// effect after a restart. Default: nobody is notified.
+    pub notify: Field<Notify>,
     /// Limits for the whole process.
     pub limits: Field<Limits>,
     /// The proxies in front of the gateway. The gateway accepts client addresses from these only:
@@ -166,6 +169,25 @@ pub(super) struct Postgres {
     pub url: Field<Reference>,
 }
 
+/// The endpoint that is notified of problems, for those who have no Prometheus: it gets
+/// `hookstile.problem.began` and `hookstile.problem.ended`, signed by the Standard Webhooks scheme.
+/// Problems of severity `notice` are not sent. Of several gateways with one store, one sends.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url", "secret"]))]
+pub(super) struct Notify {
+    /// The URL that gets the notifications by POST. Anything but 2xx is retried for an hour.
+    pub url: Field<String>,
+    /// The secret that signs them: base64, with or without `whsec_` before it.
+    pub secret: Field<Reference>,
+    /// The time for which a problem must be there before it is sent.
+    #[schemars(transform = facts::NOTIFY_BEGIN_AFTER.schema())]
+    pub begin_after: Field<Duration>,
+    /// The time for which a problem must be gone before its end is sent.
+    #[schemars(transform = facts::NOTIFY_END_AFTER.schema())]
+    pub end_after: Field<Duration>,
+}
+
 /// Limits for the whole process. They bound its memory, whatever senders do.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -216,8 +238,7 @@ pub(super) struct Shutdown {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Log {
-    /// The format of log lines.
-    #[schemars(transform = facts::LOG_FORMAT.schema())]
+    /// The format of log lines. Default: `pretty` on a terminal, and else `json`.
     pub format: Field<log::Format>,
     /// The least severe level that is logged.
     #[schemars(transform = facts::LOG_LEVEL.schema())]
@@ -263,7 +284,8 @@ pub(super) enum AutomaticRedelivery {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Route {
     /// The route's unique name in metrics, logs and the ledger. A renamed route no longer knows the
-    /// event IDs that it has seen. Default: derived from the path; `/webhooks/vpn-enterprise`
+    /// event IDs that it has seen, and its stored events wait under the old name until they are
+    /// moved (`hookstile routes move`). Default: derived from the path; `/webhooks/vpn-enterprise`
     /// becomes `webhooks-vpn-enterprise`.
     #[schemars(transform = facts::NAME.schema())]
     pub name: Field<String>,
@@ -795,14 +817,15 @@ pub(super) struct RateLimit {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retain {
-    /// The payloads that are kept beside the records.
+    /// The payloads that are kept beside the records, with the first 4 KiB of the upstream's responses
+    /// to failed attempts.
     #[schemars(transform = facts::RETAIN_PAYLOADS.schema())]
     pub payloads: Field<Payloads>,
     /// The time for which a record and its payload are kept.
     #[serde(rename = "for")]
     #[schemars(transform = facts::RETAIN_FOR.schema())]
     pub keep: Field<Duration>,
-    /// The maximum space for the route's records and payloads. Above it, the oldest are deleted
+    /// The maximum space for the route's records and payloads, responses included. Above it, the oldest are deleted
     /// first. Queued events and dead letters do not count and are never deleted.
     #[schemars(transform = facts::RETAIN_SIZE.schema())]
     pub max_size: Field<ByteSize>,

@@ -72,7 +72,7 @@ fn parse_text(source: &str) -> Result<Loaded, Report> {
 
 fn config(source: &str) -> Config {
     parse_text(source)
-        .unwrap_or_else(|report| panic!("{report}"))
+        .unwrap_or_else(|report| panic!("{report:?}"))
         .config
 }
 
@@ -120,7 +120,8 @@ fn reports_match_the_committed_cases() {
             Err(report) => report,
         };
         assert!(
-            !report.to_text(true).contains("canary") && !report.to_json_lines().contains("canary")
+            !report.to_text(true).contains("canary")
+                && !report.to_json().to_string().contains("canary")
         );
         assert!(!format!("{report:?}").contains("canary"));
         assert_current(&path.with_extension("txt"), &report.to_text(false));
@@ -128,15 +129,12 @@ fn reports_match_the_committed_cases() {
 }
 
 #[test]
-fn json_lines_have_every_problem() {
+fn json_has_every_problem() {
     let report = parse_text("routes:\n  - {path: /ä, name: a, nam: b}\n")
         .err()
         .unwrap();
-    let lines = report.to_json_lines();
-    let lines: Vec<Json> = lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let problems = report.to_json();
+    let lines = problems.as_array().unwrap();
     assert_eq!(
         lines.len(),
         report.count(Severity::Error) + report.count(Severity::Warning)
@@ -156,7 +154,7 @@ fn json_lines_have_every_problem() {
 
 #[test]
 fn minimal_configuration_is_valid() {
-    let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
+    let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     assert_eq!(
         addresses(&loaded.config),
@@ -184,7 +182,7 @@ fn minimal_configuration_is_valid() {
 
 #[test]
 fn example_has_no_warnings() {
-    let loaded = parse_text(EXAMPLE).unwrap_or_else(|report| panic!("{report}"));
+    let loaded = parse_text(EXAMPLE).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let billing = &loaded.config.routes[0];
     assert_eq!(&*billing.name, "billing");
@@ -213,7 +211,7 @@ fn example_with_commented_keys_has_no_warnings() {
         fs::copy(cases().join(file), folder.path().join(file)).unwrap();
     }
     let loaded =
-        parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report}"));
+        parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let names: Vec<_> = loaded.config.routes[0]
         .verifier
@@ -522,7 +520,7 @@ fn secrets_are_read_from_variables_files_and_literals() {
     let source = "routes: [{path: /hook, upstream: \"http://127.0.0.1:3000/\", \
                   secrets: [{env: WEBHOOK_SECRET}, {file: unix.key}, {file: dos.key, name: two}, \
                   {value: canary-literal}]}]";
-    let loaded = parse_in(folder.path(), source).unwrap_or_else(|report| panic!("{report}"));
+    let loaded = parse_in(folder.path(), source).unwrap_or_else(|report| panic!("{report:?}"));
     let verifier = &loaded.config.routes[0].verifier;
     let names: Vec<_> = verifier.secret_names().map(ToString::to_string).collect();
     assert_eq!(names, ["WEBHOOK_SECRET", "unix.key", "two", "secret-4"]);
@@ -742,7 +740,7 @@ fn stored_bodies_are_limited_to_256_mib() {
 fn defaults_may_have_queue_keys_without_a_warning() {
     let keys = "defaults: {accept_status: 200, attempt_timeout: 3s, retry: {initial: 1s}}\n";
     let loaded =
-        parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report}"));
+        parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
 }
 
@@ -842,7 +840,8 @@ fn rejected_values_are_masked() {
     ] {
         let report = parse_text(source).err().unwrap();
         assert!(
-            !report.to_string().contains("canary") && !report.to_json_lines().contains("canary"),
+            !report.to_string().contains("canary")
+                && !report.to_json().to_string().contains("canary"),
             "{report}"
         );
     }
@@ -880,7 +879,7 @@ fn secret_in_place_of_a_variable_is_never_shown() {
         let path = folder.path().join("hookstile.yaml");
         fs::write(&path, &source).unwrap();
         let report = load(&path, &|_| None).err().unwrap();
-        let shown = format!("{report}{report:?}{}", report.to_json_lines());
+        let shown = format!("{report}{report:?}{}", report.to_json());
         assert!(!shown.contains(secret), "{source}: {shown}");
     }
     for name in [
@@ -903,7 +902,7 @@ fn short_secrets_are_warned_about() {
     fs::write(&path, source).unwrap();
     for (length, warnings) in [(1, 2), (15, 2), (16, 0)] {
         let env = |name: &str| Some(name[..1].repeat(length));
-        let report = load(&path, &env).unwrap_or_else(|report| panic!("{report}"));
+        let report = load(&path, &env).unwrap_or_else(|report| panic!("{report:?}"));
         let shown = report.warnings.to_string();
         assert_eq!(
             shown.matches("shorter than 16").count(),
@@ -935,7 +934,7 @@ fn unreadable_file_gives_a_report() {
     fs::write(&path, MINIMAL).unwrap();
     assert_eq!(
         load(&path, &env)
-            .unwrap_or_else(|report| panic!("{report}"))
+            .unwrap_or_else(|report| panic!("{report:?}"))
             .config
             .routes
             .len(),
@@ -965,7 +964,9 @@ fn fuzzing_findings_compile_or_give_a_report() {
         match check_text(&source) {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
             Err(report) => {
-                assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty());
+                assert!(
+                    !report.to_text(false).is_empty() && !report.to_json().to_string().is_empty()
+                );
             }
         }
     }
@@ -1014,7 +1015,7 @@ proptest! {
             Err(report) => report,
         };
         let (plain, coloured) = (report.to_text(false), report.to_text(true));
-        let shown = format!("{plain}{coloured}{}{report:?}", report.to_json_lines());
+        let shown = format!("{plain}{coloured}{}{report:?}", report.to_json());
         prop_assert!(!shown.contains("canary"), "{}", shown);
     }
 }
@@ -1027,21 +1028,83 @@ fn admin_endpoint_needs_no_route_secrets() {
     fs::write(&file, format!("{MINIMAL}{admin}\nstore: {{path: kept}}\n")).unwrap();
     let found = admin_endpoint(&file, &|_| None, false).unwrap();
     assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap());
-    assert_eq!(
-        (found.store, found.token.is_none()),
-        (Some(folder.path().join("kept")), true)
-    );
-    let with_token = |env: &dyn Fn(&str) -> Option<String>| {
-        admin_endpoint(&file, env, true).map(|found| found.token)
-    };
-    assert!(
-        with_token(&|_| None)
-            .unwrap_err()
-            .to_string()
-            .contains("ADMIN_TOKEN")
-    );
-    let token = with_token(&|name| (name == "ADMIN_TOKEN").then(|| "t".into()))
-        .unwrap()
-        .unwrap();
+    assert_eq!((found.token.is_none(), found.token_problem), (true, None));
+    let unset = admin_endpoint(&file, &|_| None, true).unwrap();
+    assert!(unset.token_problem.unwrap().contains("ADMIN_TOKEN"));
+    let env = |name: &str| (name == "ADMIN_TOKEN").then(|| "t".into());
+    let token = admin_endpoint(&file, &env, true).unwrap().token.unwrap();
     assert_eq!(token.secret.expose(), b"t");
+    let kept = folder.path().join("kept");
+    assert_eq!(store_folder(&file).unwrap(), StoreFolder::Embedded(kept));
+}
+
+#[test]
+fn section_is_read_from_a_refused_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    let admin = "admin:\n  # ours\n  address: 192.0.2.7:9180\n  tokn: x\n";
+    for text in [
+        format!("routs: []\n{admin}store: {{postgres: {{url: {{env: URL}}}}}}\n"),
+        format!("# ä\nroutes:\n  - path: [ä\n{admin}store:\n  postgres: {{url: {{env: URL}}}}\n"),
+        format!("{admin}routes: \"\nstore:\n  postgres: {{url: {{env: URL}}}}\n"),
+        format!("{admin}administration: [\nstore:\n  postgres: {{}}\nroutes: ]"),
+    ] {
+        fs::write(&file, &text).unwrap();
+        let found = admin_endpoint(&file, &|_| None, true).unwrap();
+        assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap(), "{text}");
+        assert_eq!(store_folder(&file).unwrap(), StoreFolder::Shared, "{text}");
+    }
+    fs::write(&file, "admin: {address: nowhere}\n").unwrap();
+    let report = admin_endpoint(&file, &|_| None, true).unwrap_err();
+    assert!(report.to_string().contains("nowhere"), "{report}");
+}
+
+#[test]
+fn check_without_secrets_reads_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    let text = "listen: [{address: 127.0.0.1:0, tls: {certificate: a.crt, key: a.key}}]
+admin: {token: {file: token}, read_token: {file: read}}
+store: {postgres: {url: {env: URL}}}
+routes:
+  - {path: /a, provider: github, secrets: [{env: A}, {file: b}], upstream: http://127.0.0.1:1}
+  - {path: /b, provider: meta, secrets: [{env: A}], challenge: {verify_token: {env: C}},
+     upstream: http://127.0.0.1:1}
+";
+    fs::write(&file, text).unwrap();
+    assert!(load(&file, &|_| None).is_err());
+    let loaded = load_without_secrets(&file).unwrap();
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let mut unchecked = loaded.config.files.unchecked;
+    unchecked.sort();
+    assert_eq!(unchecked, ["A", "C", "URL", "a.key", "b", "read", "token"]);
+    fs::write(&file, text.replace("path: /b", "pth: /b")).unwrap();
+    let report = load_without_secrets(&file).err().unwrap();
+    assert!(report.to_string().contains("pth"), "{report}");
+}
+
+#[test]
+fn notify_needs_an_endpoint_and_its_secret() {
+    let route = "routes: [{path: /a, provider: vpn-enterprise, secrets: [{env: S}], \
+                 upstream: \"http://127.0.0.1:3000\"}]\n";
+    let notify = |value: &str| {
+        super::check_text(&format!("notify: {value}\n{route}"))
+            .map_err(|report| report.summaries().collect::<Vec<_>>())
+    };
+    let local = notify("{url: \"http://127.0.0.1:9000/x\", secret: {env: N}}")
+        .unwrap_or_else(|report| panic!("{report:?}"));
+    let settings = local.config.notify.unwrap();
+    assert_eq!(settings.begin_after.as_secs(), 30);
+    assert_eq!(settings.end_after.as_secs(), 120);
+    let is_plain = |warning: String| warning.contains("sent unencrypted");
+    assert!(!local.warnings.summaries().any(is_plain));
+    let plain = notify("{url: \"http://alerts.example.com\", secret: {env: N}}").unwrap();
+    assert!(plain.warnings.summaries().any(is_plain));
+    for wrong in [
+        "{url: \"ftp://x\", secret: {env: N}}",
+        "{secret: {env: N}}",
+        "{url: \"https://alerts.example.com\"}",
+    ] {
+        assert!(notify(wrong).is_err(), "{wrong}");
+    }
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::Gate;
 use crate::backoff::{AttemptFailure, DeadLetterReason, RetryDecision};
+use crate::cause::Cause;
 use crate::clock::Clock;
 use crate::delivery::OutboundRequest;
 use crate::metrics::QueueMetrics;
@@ -26,6 +28,7 @@ pub(super) struct DeliveryAttempt {
     pub clock: Clock,
     pub route: Arc<Route>,
     pub metrics: QueueMetrics,
+    pub gate: Gate,
     /// The progress of the attempt. Dropped when the attempt is over.
     pub stage: watch::Sender<AttemptStage>,
 }
@@ -42,13 +45,15 @@ impl DeliveryAttempt {
     /// Runs the attempt. Returns the ID of the delivery, so that the worker knows which one ended.
     pub(super) async fn run(self) -> DeliveryId {
         let _permit = self.route.admission.acquire().await;
+        let _not_moved = self.gate.read().await;
+        let route = Arc::clone(&self.route.name);
         match self
             .store
-            .load_event(self.id, self.route.attempt_timeout)
+            .load_event(route, self.id, self.route.attempt_timeout)
             .await
         {
             Ok(Some(queued)) => self.deliver(queued).await,
-            // The delivery has ended in another way meanwhile.
+            // The delivery has ended in another way meanwhile, or was moved to another route.
             Ok(None) => {}
             // The store has logged the reason. Waits, because the worker queries the store again at
             // once when this returns.
@@ -86,11 +91,16 @@ impl DeliveryAttempt {
                 (report, Some(started))
             }
         };
-        let record = report.to_record(at);
+        // The payload of an event that is not delivered is always kept.
+        let record = report.to_record(at, &request, &self.route.upstream, true);
+        self.route.upstream.remember_failure(&record);
         let age = queued.age.saturating_add(report.duration);
         let (outcome, next) = self.decide(&report.end, number, age);
-        self.metrics
-            .record_attempt(report.metric_result(), report.duration.as_secs_f64());
+        self.metrics.record_attempt(
+            report.metric_result(),
+            report.cause,
+            report.duration.as_secs_f64(),
+        );
         self.log(&queued, number, &record, outcome, next);
         self.record(number, record, next).await;
         if let Some(started) = started {
@@ -114,6 +124,9 @@ impl DeliveryAttempt {
             ms: 0,
             status: None,
             error: Some(ERROR.into()),
+            cause: None,
+            address: None,
+            response: None,
         };
         let reason = DeadLetterReason::Unreadable;
         self.metrics.count_dead_letter(reason);
@@ -184,20 +197,31 @@ impl DeliveryAttempt {
             store::AttemptOutcome::Dead(reason) => (None, Some(DeadLetterReason::as_str(reason))),
             store::AttemptOutcome::Delivered { .. } => (None, None),
         };
-        tracing::info!(
-            target: "hookstile::queue",
-            route = &*self.route.name,
-            delivery = %self.id,
-            event_id = &*queued.event_id,
-            event_type = &*queued.event_type,
-            attempt = number,
-            upstream_status = attempt.status,
-            error = attempt.error.as_deref(),
-            duration_ms = attempt.ms,
-            outcome,
-            reason,
-            retry_after_seconds = retry_after,
-            "attempt"
-        );
+        macro_rules! write {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "hookstile::queue",
+                    route = &*self.route.name,
+                    delivery = %self.id,
+                    event_id = &*queued.event_id,
+                    event_type = &*queued.event_type,
+                    attempt = number,
+                    upstream_status = attempt.status,
+                    cause = attempt.cause.map(Cause::as_str),
+                    address = attempt.address.as_deref(),
+                    error = attempt.error.as_deref(),
+                    duration_ms = attempt.ms,
+                    outcome,
+                    reason,
+                    retry_after_seconds = retry_after,
+                    "attempt"
+                )
+            };
+        }
+        if let store::AttemptOutcome::Dead(_) = next {
+            write!(warn);
+        } else {
+            write!(info);
+        }
     }
 }

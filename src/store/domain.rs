@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::records::AttemptRecord;
+use super::records::{AttemptLog, AttemptRecord};
 use super::uptime::Uptime;
 use crate::backoff::DeadLetterReason;
 use crate::signature::PayloadDigest;
@@ -64,6 +64,13 @@ impl Retain {
         keep: Duration::from_secs(7 * 86_400),
         max_bytes: Some(1 << 30),
     };
+
+    pub(super) fn limits(self) -> RecordLimits {
+        RecordLimits {
+            keep: self.keep,
+            max_bytes: self.max_bytes,
+        }
+    }
 
     /// Returns whether the payload of a delivery in this state is kept.
     pub fn keeps_payload(self, state: DeliveryState) -> bool {
@@ -217,6 +224,20 @@ pub struct DeliveryChange {
     pub due_after: Duration,
 }
 
+impl DeliveryChange {
+    /// Returns the attempts after this change; `before` are those that have a record.
+    pub(super) fn attempts_after(&self, before: &AttemptLog) -> AttemptLog {
+        let mut attempts = before.clone();
+        if let Some(attempt) = &self.attempt {
+            attempts.push(attempt.clone());
+        }
+        if self.payload.is_none() {
+            attempts.drop_bodies();
+        }
+        attempts
+    }
+}
+
 /// The event that a delivery belongs to.
 #[derive(Debug, Clone)]
 pub struct EventMetadata {
@@ -286,9 +307,35 @@ pub enum AttemptOutcome {
 pub struct StoreRoute {
     pub route: Arc<str>,
     pub retain: Retain,
+    /// The time from an event's arrival after which it is no longer retried.
+    pub horizon: Duration,
     /// The number of concurrent attempts at the route's queued events. After a crash, that many may
     /// have an unknown outcome.
     pub concurrency: usize,
+}
+
+/// The limits of a route's records. The store keeps the last ones of each route, so that the
+/// records of a route that is no longer configured are kept for as long as was promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RecordLimits {
+    /// The time for which a record and its payload are kept.
+    pub keep: Duration,
+    /// The limit of the records and payloads, in bytes; `None` is no limit.
+    pub max_bytes: Option<u64>,
+}
+
+/// A route that no gateway has configured, and that has stored events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedRoute {
+    pub route: Arc<str>,
+    /// The number of events that wait for the route.
+    pub pending: u64,
+    pub dead: u64,
+    /// The arrival of the oldest event that waits.
+    pub oldest_waiting: Option<Timestamp>,
+    /// The time until the retry horizon of that event ends; negative if it has ended. `None` if no
+    /// event waits, or if the route was removed by an earlier version.
+    pub horizon_left: Option<SignedDuration>,
 }
 
 /// The `reason` of a pending delivery that the gateway redelivers by itself. If it becomes a dead

@@ -1,22 +1,22 @@
 //! The first page: the problems, and a summary of all routes.
 
+use std::sync::Arc;
+
 use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
-use super::chart::{self, Bars};
-use super::page::{Page, Shared, respond};
-use super::problems::{self, ProblemNotice, Severity};
+use super::chart::{self, Bars, Hour};
+use super::page::{Moment, Page, Shared, respond};
+use super::problems::ProblemNotice;
 use super::words;
-use crate::activity::MINUTES;
 use crate::admin::error::ApiError;
-use crate::admin::operations::gateway::Health;
+use crate::admin::operations::problems::ProblemReport;
 use crate::admin::operations::status::RouteStatus;
+use crate::problems::Severity;
 
 /// The most routes on the page, unless all are requested: those with problems, then the busiest.
 const ROUTES_SHOWN: usize = 100;
-/// Requests without a route in the last hour that make a problem.
-const UNMATCHED_MIN: u64 = 20;
 /// The most problems that are listed one by one.
 const PROBLEMS_LISTED: usize = 20;
 
@@ -29,8 +29,10 @@ struct Overview {
     problems: Vec<ProblemNotice>,
     problems_omitted: usize,
     rows: Vec<Row>,
+    /// The number at the top of every row's chart.
+    spark_top: String,
     rows_omitted: usize,
-    /// Requests without a route in the last hour.
+    /// The requests of the last hour that matched no route, in words.
     unmatched: String,
 }
 
@@ -46,9 +48,9 @@ struct Row {
     rejected: String,
     duplicates: String,
     pending: String,
-    oldest: Option<String>,
+    oldest: Option<Moment>,
     dead: String,
-    last_verified: Option<String>,
+    last_verified: Option<Moment>,
 }
 
 pub(super) async fn page(
@@ -57,122 +59,106 @@ pub(super) async fn page(
     RawQuery(query): RawQuery,
 ) -> Response {
     let all = query.as_deref() == Some("all");
-    respond(
-        operations
-            .route_statuses()
-            .await
-            .map_err(ApiError::from)
-            .map(|statuses| {
-                let health = operations.health();
-                let unmatched = operations.unmatched_in_last_hour();
-                let mut problems = gateway_problems(&health, unmatched);
-                let mut seen = Vec::with_capacity(statuses.len());
-                for status in &statuses {
-                    let of_this_route = problems::route_problems(status, page.now);
-                    let severity = of_this_route.iter().map(|problem| problem.severity).max();
-                    problems.extend(of_this_route);
-                    seen.push((severity, status));
-                }
-                problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
-                let problems_omitted = problems.len().saturating_sub(PROBLEMS_LISTED);
-                problems.truncate(PROBLEMS_LISTED);
-                let rows_omitted = if all {
-                    0
-                } else {
-                    seen.len().saturating_sub(ROUTES_SHOWN)
+    let report = operations.problem_report().await.map_err(ApiError::from);
+    respond(report.map(|report| {
+        let ProblemReport { problems, statuses } = report;
+        let (health, unmatched) = (operations.health(), operations.unmatched_in_last_hour());
+        let severity = |status: &RouteStatus| {
+            let of_route = |route: &Arc<str>| *route == status.route.name;
+            problems
+                .iter()
+                .find(|problem| problem.route.as_ref().is_some_and(of_route))
+                .map(|problem| problem.severity)
+        };
+        let mut shown: Vec<_> = statuses
+            .iter()
+            .map(|status| (severity(status), status))
+            .collect();
+        let rows_omitted = if all {
+            0
+        } else {
+            shown.len().saturating_sub(ROUTES_SHOWN)
+        };
+        if rows_omitted > 0 {
+            shown.sort_by_cached_key(|(severity, status)| {
+                std::cmp::Reverse((*severity, status.requests().total()))
+            });
+            shown.truncate(ROUTES_SHOWN);
+        }
+        let highest = shown.iter().map(|(_, status)| chart::highest(&status.hour));
+        let top = chart::axis_top(highest.max().unwrap_or(0));
+        let rows = shown
+            .into_iter()
+            .map(|(severity, status)| {
+                let hour = Hour {
+                    minutes: &status.hour,
+                    known: operations.minutes_known(&status.route.name),
+                    page: &page,
                 };
-                if rows_omitted > 0 {
-                    seen.sort_by_cached_key(|(severity, status)| {
-                        std::cmp::Reverse((*severity, status.requests().total()))
-                    });
-                    seen.truncate(ROUTES_SHOWN);
-                }
-                let rows = seen
-                    .into_iter()
-                    .map(|(severity, status)| Row::new(status, severity, &page))
-                    .collect();
-                let unmatched = words::count(unmatched);
-                let event_ids = words::count(health.event_ids as u64);
-                let store_mib = words::count(health.store_bytes.div_ceil(1 << 20));
-                Overview {
-                    page,
-                    event_ids,
-                    store_mib,
-                    problems,
-                    problems_omitted,
-                    rows,
-                    rows_omitted,
-                    unmatched,
-                }
-            }),
-    )
+                Row::new(status, severity, hour.requests(Some(top)), &page)
+            })
+            .collect();
+        Overview {
+            problems_omitted: problems.len().saturating_sub(PROBLEMS_LISTED),
+            problems: problems
+                .iter()
+                .take(PROBLEMS_LISTED)
+                .map(|problem| ProblemNotice::new(problem, &page))
+                .collect(),
+            event_ids: words::counted(health.event_ids as u64, "event ID is", "event IDs are"),
+            store_mib: words::count(health.store_bytes.div_ceil(1 << 20)),
+            unmatched: words::counted(unmatched, "request", "requests"),
+            page,
+            rows,
+            spark_top: words::count(top),
+            rows_omitted,
+        }
+    }))
 }
 
-fn gateway_problems(health: &Health, unmatched: u64) -> Vec<ProblemNotice> {
-    let critical = |text: &str, advice: &str| ProblemNotice {
-        severity: Severity::Critical,
-        route: None,
-        text: text.into(),
-        advice: advice.into(),
-    };
-    let mut problems = Vec::new();
-    if let Some(reason) = &health.not_ready {
-        problems.push(critical(
-            &format!("not ready: {reason}"),
-            "Senders get 503 and retry. The log has the details.",
-        ));
+impl Overview {
+    /// Returns the route of the worst problem that is a route's.
+    fn worst_route(&self) -> Option<&str> {
+        self.problems
+            .iter()
+            .find_map(|problem| problem.route.as_deref())
     }
-    if health.store_full {
-        problems.push(critical(
-            "the store is full",
-            "New events get 503. Raise `store.max_ids` or `store.max_size`, or make room on the disk.",
-        ));
+
+    /// Returns the most minutes before a route's start.
+    fn unknown_minutes(&self) -> usize {
+        let unknown = self.rows.iter().map(|row| row.spark.axes.unknown);
+        unknown.max().unwrap_or(0)
     }
-    if unmatched >= UNMATCHED_MIN {
-        problems.push(ProblemNotice {
-            severity: Severity::Warning,
-            route: None,
-            text: format!(
-                "{} requests matched no route in the last hour",
-                words::count(unmatched)
-            ),
-            advice: words::explain_rejection("unknown_route", None)
-                .advice
-                .into(),
-        });
-    }
-    problems
 }
 
 impl Row {
-    fn new(status: &RouteStatus, severity: Option<Severity>, page: &Page) -> Self {
+    fn new(status: &RouteStatus, severity: Option<Severity>, spark: Bars, page: &Page) -> Self {
         let requests = status.requests();
-        let p95 = status.hour[MINUTES - 5..]
-            .iter()
-            .rev()
-            .find_map(|minute| minute.p95_seconds);
         Self {
             name: status.route.name.to_string(),
             provider: status.route.provider.unwrap_or("own scheme"),
             delivery: status.route.delivery_mode.as_str(),
             class: severity.map_or("", Severity::class),
-            spark: chart::requests(&status.hour, page.now),
+            spark,
             rate: words::rate(status.requests_per_second),
-            success: success_rate(requests.accepted, requests.failed),
-            p95: p95.map_or_else(|| "–".into(), words::milliseconds),
+            success: success_rate(status.deliveries.delivered, status.deliveries.missed),
+            p95: status
+                .deliveries
+                .p95_seconds
+                .map_or_else(|| "–".into(), words::milliseconds),
             rejected: words::count(requests.rejected),
             duplicates: words::count(requests.duplicate),
             pending: words::count(status.pending),
-            oldest: status.oldest_waiting.map(|at| words::ago(at, page.now)),
+            oldest: status.oldest_waiting.map(|at| page.moment(&at)),
             dead: words::count(status.dead),
-            last_verified: status.last_verified.map(|at| words::ago(at, page.now)),
+            last_verified: status.last_verified.map(|at| page.moment(&at)),
         }
     }
 }
 
-/// Formats the share of genuine, new events that were accepted, rounded down: 100 % is all of them.
-pub(super) fn success_rate(accepted: u64, failed: u64) -> String {
-    match (accepted * 1_000).checked_div(accepted + failed) {
+/// Formats the share of genuine, new events that were delivered, rounded down: 100 % is all of them.
+pub(super) fn success_rate(delivered: u64, missed: u64) -> String {
+    match (delivered * 1_000).checked_div(delivered + missed) {
         None => "–".into(),
         Some(1_000) => "100\u{a0}%".into(),
         Some(tenths) => format!("{}.{}\u{a0}%", tenths / 10, tenths % 10),

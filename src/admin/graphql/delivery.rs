@@ -39,6 +39,8 @@ pub(super) struct Delivery {
     /// The duration of the last attempt, in milliseconds.
     response_time_ms: Option<u64>,
     error: Option<String>,
+    /// The cause for which the last attempt did not succeed.
+    cause: Option<String>,
     attempts: Vec<Attempt>,
     attempt_count: u32,
     /// The reason why the event is a dead letter; `automatic` while the gateway redelivers a dead
@@ -74,6 +76,7 @@ impl From<DeliveryRecord> for Delivery {
             response_status: shape.response_status,
             response_time_ms: shape.response_time_ms,
             error: shape.error,
+            cause: shape.cause,
             attempts: shape.attempts,
             attempt_count: shape.attempt_count,
             reason: shape.reason,

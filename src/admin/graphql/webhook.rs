@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::admin::operations::routes::RouteSummary;
-use crate::admin::shape::webhooks::{self as shape, QueueStats, ShortStats};
+use crate::admin::shape::webhooks::{self as shape, LastHour, QueueStats, ShortStats};
 use crate::webhooks::WebhookChange;
 
 /// A route, defined in the file or over the API.
@@ -43,6 +43,7 @@ pub(super) struct Webhook {
     last_delivery: Option<Timestamp>,
     delivery_stats: ShortStats,
     queue: QueueStats,
+    last_hour: LastHour,
 }
 
 impl From<RouteSummary> for Webhook {
@@ -68,6 +69,7 @@ impl From<RouteSummary> for Webhook {
             last_delivery: shape.last_delivery,
             delivery_stats: shape.delivery_stats,
             queue: shape.queue,
+            last_hour: shape.last_hour,
         }
     }
 }

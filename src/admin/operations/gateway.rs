@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Operations;
+use super::removed::RemovedRoute;
 use super::routes::RouteSummary;
 use crate::activity::RejectionCount;
 use crate::admin::audit::Operator;
 use crate::admin::error::OperationError;
 use crate::admin::reload::Reloaded;
+use crate::problems::Problem;
 use crate::store::StoreError;
 
 /// The health of the gateway.
@@ -28,6 +30,10 @@ pub(crate) struct Overview {
     pub routes: Vec<RouteSummary>,
     /// Rejections in the last hour by route; under `None` the requests that matched no route.
     pub rejected: Vec<(Option<Arc<str>>, Vec<RejectionCount>)>,
+    /// The routes that are no longer configured and have stored events; empty while the store can't
+    /// be read.
+    pub removed: Vec<RemovedRoute>,
+    pub problems: Vec<Problem>,
 }
 
 impl Operations {
@@ -60,6 +66,8 @@ impl Operations {
             health,
             routes,
             rejected,
+            removed: self.removed_routes().await.unwrap_or_default(),
+            problems: self.problems().await.unwrap_or_default(),
         }
     }
 

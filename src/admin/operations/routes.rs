@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::Operations;
+use super::numbers::HourlyDeliveries;
 use crate::activity::IdleSender;
 use crate::admin::error::OperationError;
 use crate::route::DeliveryMode;
@@ -45,6 +46,7 @@ pub(crate) struct RouteSummary {
     pub expect_every: Option<Duration>,
     /// Set when the sender has been idle for longer than that.
     pub silent: bool,
+    pub last_hour: HourlyDeliveries,
 }
 
 /// The days that the statistics of the last days cover, today included.
@@ -92,6 +94,13 @@ impl Operations {
         self.find(name).ok().map(|active| (&active).into())
     }
 
+    /// Returns the names of all active routes, in their order.
+    pub(crate) fn route_names(&self) -> Vec<String> {
+        let active = self.state.registry.active_routes();
+        let names = active.iter().map(|active| active.route.name.to_string());
+        names.collect()
+    }
+
     /// Reads a route's statistics from the store.
     pub(super) async fn summarize(
         &self,
@@ -114,7 +123,15 @@ impl Operations {
         let idle = activity
             .as_ref()
             .and_then(|activity| Some(&activity.sender.as_ref()?.idle));
+        let late = self.count_late(&route.name, oldest_waiting).await;
+        let last_hour = activity.as_ref().and_then(|activity| {
+            let now = Instant::now();
+            activity.sample(now);
+            let hour = activity.sender.as_ref()?.history.last_hour(now);
+            Some(HourlyDeliveries::new(route.delivery_mode, &hour, late))
+        });
         Ok(RouteSummary {
+            last_hour: last_hour.unwrap_or_default(),
             route,
             stats,
             oldest_waiting,

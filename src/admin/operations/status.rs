@@ -4,24 +4,33 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Operations;
+use super::numbers::HourlyDeliveries;
 use super::routes::ServedRoute;
-use crate::activity::{MINUTES, MinuteBucket, RejectionCount, RequestCounts};
+use crate::activity::{
+    Incident, MINUTES, MinuteBucket, RejectionCount, RejectionHistory, RequestCounts,
+};
 use crate::admin::error::OperationError;
 use crate::admin::state::AdminState;
-use crate::store::StoreError;
+use crate::problems::{RunningIncident, WINDOW_MIN, WINDOWS};
+use crate::store::{AttemptRecord, StoreError};
 use crate::webhooks::ActiveRoute;
-
-/// The minutes that count as recent.
-const RECENT_MINUTES: usize = 5;
 
 /// The current status of a route.
 pub(in crate::admin) struct RouteStatus {
     pub route: ServedRoute,
     /// The last hour's minutes, the oldest first; the last one is still running.
     pub hour: [MinuteBucket; MINUTES],
+    /// The start of the last of these minutes.
+    pub minute_began: Timestamp,
+    /// The incident of the delivery attempts, if one goes on.
+    pub failing: Option<RunningIncident>,
+    /// The incident of the rejected requests, if one goes on.
+    pub rejecting: Option<RunningIncident>,
+    /// The last attempt that did not succeed.
+    pub last_failure: Option<AttemptRecord>,
     /// The rate over the last minute.
     pub requests_per_second: f64,
     pub pending: u64,
@@ -35,6 +44,13 @@ pub(in crate::admin) struct RouteStatus {
     pub last_verified: Option<Timestamp>,
     /// Rejections in the last hour, the most frequent first.
     pub rejected: Vec<RejectionCount>,
+    /// The same for the last minutes that have some.
+    pub rejected_lately: Vec<RejectionCount>,
+    /// The explanation of the latest request that did not verify.
+    pub explanation: Option<Arc<str>>,
+    pub deliveries: HourlyDeliveries,
+    /// The time from a stored event's arrival after which it is not retried.
+    pub retry_horizon: Duration,
     pub secrets: Vec<SecretUse>,
 }
 
@@ -58,18 +74,13 @@ impl Operations {
                 .filter_map(|active| RouteStatus::read(&state, active, now))
                 .collect()
         });
-        Ok(statuses.await.map_err(|_| StoreError::Unavailable)?)
-    }
-
-    /// Returns the current status of one route.
-    pub(crate) async fn route_status(&self, name: &str) -> Result<RouteStatus, OperationError> {
-        let (state, active) = (self.state.clone(), self.find(name)?);
-        let status =
-            tokio::task::spawn_blocking(move || RouteStatus::read(&state, &active, Instant::now()));
-        status
-            .await
-            .map_err(|_| StoreError::Unavailable)?
-            .ok_or(OperationError::NoSuchWebhook)
+        let mut statuses: Vec<RouteStatus> = statuses.await.map_err(|_| StoreError::Unavailable)?;
+        for status in &mut statuses {
+            let (route, oldest) = (&status.route, status.oldest_waiting);
+            let late = self.count_late(&route.name, oldest).await;
+            status.deliveries = HourlyDeliveries::new(route.delivery_mode, &status.hour, late);
+        }
+        Ok(statuses)
     }
 
     /// Counts the requests of the last hour that matched no route.
@@ -87,6 +98,13 @@ impl RouteStatus {
         let activity = state.activity.route(name)?;
         activity.sample(now);
         let sender = activity.sender.as_ref()?;
+        let wall = Timestamp::now();
+        let at = |then: Instant| wall - now.saturating_duration_since(then);
+        let running = |incident: Incident| RunningIncident {
+            began: at(incident.began),
+            in_a_row: incident.in_a_row,
+            in_a_row_since: at(incident.in_a_row_since),
+        };
         let hour = sender.history.last_hour(now);
         let metrics = sender.history.metrics();
         let (pending, dead) = state.store.queue_counts(name);
@@ -114,6 +132,20 @@ impl RouteStatus {
             silent: sender.idle.is_idle(now),
             last_verified: metrics.last_verified(),
             rejected: activity.rejections.last_hour(now),
+            explanation: activity
+                .explanations
+                .latest()
+                .filter(|explanation| {
+                    wall.duration_since(explanation.at) < SignedDuration::from_hours(1)
+                })
+                .map(|explanation| explanation.text),
+            rejected_lately: rejected_lately(&activity.rejections, now),
+            retry_horizon: active.route.retry.horizon,
+            minute_began: wall - sender.history.elapsed_of_minute(now),
+            deliveries: HourlyDeliveries::default(),
+            failing: sender.history.failing_attempts(now).map(running),
+            rejecting: sender.history.rejected_requests(now).map(running),
+            last_failure: active.route.upstream.last_failure(),
             secrets: secrets.collect(),
             route: active.into(),
         })
@@ -123,14 +155,18 @@ impl RouteStatus {
     pub(in crate::admin) fn requests(&self) -> RequestCounts {
         sum(&self.hour)
     }
+}
 
-    /// Sums up the last five minutes: requests, and delivery attempts that succeeded and failed.
-    pub(in crate::admin) fn recent(&self) -> (RequestCounts, u64, u64) {
-        let recent = &self.hour[MINUTES - RECENT_MINUTES..];
-        let succeeded = recent.iter().map(|minute| minute.attempts_succeeded).sum();
-        let failed = recent.iter().map(|minute| minute.attempts_failed).sum();
-        (sum(recent), succeeded, failed)
+/// Returns the rejections of as few of the last minutes as have enough of them.
+fn rejected_lately(rejections: &RejectionHistory, now: Instant) -> Vec<RejectionCount> {
+    let mut counts = Vec::new();
+    for minutes in WINDOWS {
+        counts = rejections.last_minutes(minutes, now);
+        if counts.iter().map(|group| group.count).sum::<u64>() >= WINDOW_MIN {
+            break;
+        }
     }
+    counts
 }
 
 fn sum(minutes: &[MinuteBucket]) -> RequestCounts {

@@ -10,7 +10,7 @@ use super::headers::{self, Header};
 use crate::admin::operations::recovery::RedeliveryReport;
 use crate::admin::query::DeliveryPage;
 use crate::admin::webhook_id::webhook_id;
-use crate::store::{DeliveryRecord, DeliveryState};
+use crate::store::{AttemptRecord, DeliveryRecord, DeliveryState};
 
 /// The delivery of one event, with all its attempts.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -28,7 +28,12 @@ pub(crate) struct Delivery<Attempts> {
     pub response_status: Option<u16>,
     /// The duration of the last attempt, in milliseconds.
     pub response_time_ms: Option<u64>,
+    /// The reason why there was no response to the last attempt.
     pub error: Option<String>,
+    /// The cause for which the last attempt did not succeed.
+    #[serde(default)]
+    #[schema(required)]
+    pub cause: Option<String>,
     /// The number of attempts in a list, as in the provider's documentation; the attempts
     /// themselves with a single delivery.
     pub attempts: Attempts,
@@ -67,6 +72,53 @@ pub(crate) struct Attempt {
     pub duration_ms: u64,
     /// The reason why there was no response.
     pub error: Option<String>,
+    /// The cause for which the attempt did not succeed, from a closed set. `null` after a success,
+    /// and for attempts that an earlier version recorded.
+    #[serde(default)]
+    #[schema(required)]
+    pub cause: Option<String>,
+    /// The address that was tried, with its port, if the attempt did not succeed and came to one.
+    #[serde(default)]
+    #[schema(required)]
+    pub address: Option<String>,
+    /// The response, unless it was 2xx.
+    #[serde(default)]
+    #[schema(required)]
+    pub response: Option<AttemptResponse>,
+}
+
+/// A response other than 2xx.
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
+pub(crate) struct AttemptResponse {
+    pub status: u16,
+    pub content_type: Option<String>,
+    /// The first 4 KiB of the body, with `***` in place of what may be a credential. `null` if it is
+    /// not text, or is not kept: see `retain`. A delivery keeps the bodies of the responses to its
+    /// first and its latest three attempts.
+    pub body: Option<String>,
+    /// The size of the whole body in bytes; at most 1 MiB and a part are read.
+    pub body_bytes: u64,
+}
+
+impl Attempt {
+    fn new(number: u32, record: AttemptRecord) -> Self {
+        let response = record.response.zip(record.status);
+        Self {
+            number,
+            at: record.at,
+            status: record.status,
+            duration_ms: record.ms,
+            error: record.error,
+            cause: record.cause.map(|cause| cause.as_str().into()),
+            address: record.address,
+            response: response.map(|(response, status)| AttemptResponse {
+                status,
+                content_type: response.content_type,
+                body: response.body,
+                body_bytes: response.body_bytes,
+            }),
+        }
+    }
 }
 
 /// A page of deliveries, the newest first.
@@ -130,13 +182,9 @@ impl<Attempts> Delivery<Attempts> {
         let unrecorded = record
             .attempt_count
             .saturating_sub(u32::try_from(record.attempts.len()).unwrap_or(u32::MAX));
-        let attempts = (1..).zip(record.attempts).map(|(number, attempt)| Attempt {
-            number: unrecorded.saturating_add(number),
-            at: attempt.at,
-            status: attempt.status,
-            duration_ms: attempt.ms,
-            error: attempt.error,
-        });
+        let attempts = (1..)
+            .zip(record.attempts)
+            .map(|(number, attempt)| Attempt::new(unrecorded.saturating_add(number), attempt));
         Self {
             id: record.id.to_string(),
             webhook_id: webhook_id(&record.route),
@@ -147,6 +195,9 @@ impl<Attempts> Delivery<Attempts> {
             status: record.state.as_str().into(),
             response_status: last.as_ref().and_then(|last| last.status),
             response_time_ms: last.as_ref().map(|last| last.ms),
+            cause: last
+                .as_ref()
+                .and_then(|last| Some(last.cause?.as_str().into())),
             error: last.and_then(|last| last.error),
             attempts: shown(record.attempt_count, attempts.collect()),
             attempt_count: record.attempt_count,
@@ -216,6 +267,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::cause::Cause;
     use crate::store::{AttemptRecord, DeliveryId, DeliveryState};
 
     fn record(body: &'static [u8]) -> DeliveryRecord {
@@ -232,7 +284,10 @@ mod tests {
                 at,
                 ms: 5,
                 status: None,
-                error: Some("no answer in time".into()),
+                error: Some("the upstream refuses connections".into()),
+                cause: Some(Cause::Refused),
+                address: Some("127.0.0.1:9".into()),
+                response: None,
             }],
             attempt_count: 3,
             possibly_delivered: true,

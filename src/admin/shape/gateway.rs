@@ -1,9 +1,12 @@
 //! The gateway as a whole, as JSON.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::problems::{self, GatewayProblem};
 use super::rejections::{self, Rejected};
+use super::removed::RemovedRoute;
 use super::webhooks::{LongStats, Webhook};
 use crate::admin::operations::gateway::{Health, Overview};
 use crate::admin::reload;
@@ -33,6 +36,14 @@ pub(crate) struct Status {
     #[serde(default)]
     #[schema(required)]
     pub rejected_last_hour: Vec<Rejected>,
+    /// Routes that are no longer configured and have stored events.
+    #[serde(default)]
+    #[schema(required)]
+    pub removed_routes: Vec<RemovedRoute>,
+    /// The problems, as `GET /problems` returns them.
+    #[serde(default)]
+    #[schema(required)]
+    pub problems: Vec<GatewayProblem>,
 }
 
 /// A configuration that was accepted.
@@ -72,6 +83,8 @@ impl From<Overview> for Status {
             store_bytes,
             rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
+            removed_routes: overview.removed.into_iter().map(Into::into).collect(),
+            problems: problems::shapes(overview.problems, Timestamp::now()),
         }
     }
 }

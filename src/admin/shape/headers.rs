@@ -4,7 +4,7 @@ use async_graphql::SimpleObject;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::delivery::{MASK, OutboundRequest};
+use crate::delivery::{MASK, OutboundRequest, is_private_header};
 
 /// A delivered header.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
@@ -15,20 +15,11 @@ pub(crate) struct Header {
     pub value: String,
 }
 
-/// Words in the names of headers whose values are masked.
-const PRIVATE: [&str; 16] = [
-    "auth", "cookie", "cred", "csrf", "digest", "hash", "hmac", "key", "mac", "pass", "pin",
-    "secret", "session", "sig", "token", "verif",
-];
-
-/// Headers that have such a word in their name and are shown nevertheless.
-const PUBLIC: [&str; 1] = ["idempotency-key"];
-
 /// Returns the headers of a stored head.
 pub(super) fn masked(head: &[u8]) -> Vec<Header> {
     OutboundRequest::stored_headers(head)
         .map(|(name, value)| Header {
-            value: if is_private(&name) {
+            value: if is_private_header(&name) {
                 MASK.into()
             } else {
                 value
@@ -36,11 +27,6 @@ pub(super) fn masked(head: &[u8]) -> Vec<Header> {
             name,
         })
         .collect()
-}
-
-fn is_private(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    PRIVATE.iter().any(|word| name.contains(word)) && !PUBLIC.contains(&&*name)
 }
 
 #[cfg(test)]

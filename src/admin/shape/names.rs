@@ -6,6 +6,7 @@ use utoipa::openapi::{Object, ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::outcome::Code;
+use crate::problems::{ProblemCode, Severity};
 use crate::route::DeliveryMode;
 use crate::store::DeliveryState;
 
@@ -18,6 +19,19 @@ pub(super) fn activity_schema() -> Object {
 pub(super) fn source_schema() -> Object {
     one_of(["api", "file"])
         .description(Some("The place where the webhook is defined and changed."))
+        .build()
+}
+
+pub(super) fn severity_schema() -> Object {
+    let all = [Severity::Critical, Severity::Warning, Severity::Notice];
+    one_of(all.map(Severity::as_str))
+        .description(Some("The severity; the worst problems come first."))
+        .build()
+}
+
+pub(super) fn problem_code_schema() -> Object {
+    one_of(ProblemCode::ALL.map(ProblemCode::as_str))
+        .description(Some("The kind of the problem."))
         .build()
 }
 

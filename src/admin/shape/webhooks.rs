@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::names;
+use crate::admin::operations::numbers::HourlyDeliveries;
 use crate::admin::operations::routes::RouteSummary;
 use crate::admin::operations::test_event::TestOutcome;
 use crate::admin::webhook_id::webhook_id;
@@ -63,6 +64,42 @@ pub(crate) struct Webhook<Stats> {
     #[serde(default)]
     #[schema(required)]
     pub silent: bool,
+    #[serde(default)]
+    #[schema(required)]
+    pub last_hour: LastHour,
+}
+
+/// The deliveries of the last hour, since the start at most. Where events are stored, they speak of
+/// the delivery and not of the response that the sender got.
+#[derive(Debug, Default, Serialize, Deserialize, SimpleObject, ToSchema)]
+pub(crate) struct LastHour {
+    /// The number of events whose sender got success, stored ones included.
+    pub accepted: u64,
+    /// The number of events that the upstream accepted.
+    pub delivered: u64,
+    /// The number of events that became dead letters.
+    pub dead: u64,
+    /// The number of stored events that wait now, for more than a minute; at most 10,000.
+    pub late: u64,
+    /// The delivered share of those that were delivered, became dead letters, are late, or failed;
+    /// `null` if there were none.
+    #[schema(minimum = 0, maximum = 1)]
+    pub success: Option<f64>,
+    /// The 95th percentile of the time from arrival to delivery in the last minutes, estimated.
+    pub p95_seconds: Option<f64>,
+}
+
+impl From<HourlyDeliveries> for LastHour {
+    fn from(hour: HourlyDeliveries) -> Self {
+        Self {
+            accepted: hour.accepted,
+            delivered: hour.delivered,
+            dead: hour.dead_lettered,
+            late: hour.late,
+            success: hour.success(),
+            p95_seconds: hour.p95_seconds,
+        }
+    }
 }
 
 /// Statistics of deliveries that have ended, in a list of webhooks.
@@ -171,6 +208,7 @@ impl<Stats> Webhook<Stats> {
             paused,
             expect_every,
             silent,
+            last_hour,
         } = summary;
         let events = if route.events.is_empty() {
             vec!["*".into()]
@@ -214,6 +252,7 @@ impl<Stats> Webhook<Stats> {
             },
             expect_every_seconds: expect_every.map(|every| every.as_secs_f64()),
             silent,
+            last_hour: last_hour.into(),
         }
     }
 }

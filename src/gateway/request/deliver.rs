@@ -67,6 +67,10 @@ impl Gateway {
             DeliveryMode::Queue => {
                 return self.store(route, claimed, STORED_UNATTEMPTED, None).await;
             }
+            // A pause means that nothing is sent, so the event waits with the others.
+            DeliveryMode::Spill if route.is_paused() => {
+                return self.store(route, claimed, STORED_UNATTEMPTED, None).await;
+            }
             DeliveryMode::Proxy => deadline,
             DeliveryMode::Spill => spill_deadline(exchange.first_byte, deadline),
         };
@@ -106,8 +110,11 @@ impl Gateway {
                 return Err(error.into());
             }
         };
-        let record = Some(attempt.to_record(started_at));
         let outcome = claim_outcome(route, claim.attempt(), &attempt.end, &self.clock);
+        let keeps_body = retains_payload(route, request, outcome);
+        let record = attempt.to_record(started_at, request, &route.upstream, keeps_body);
+        route.upstream.remember_failure(&record);
+        let record = Some(record);
         if let ClaimOutcome::Stored { .. } = outcome {
             return self.store(route, claimed, outcome, record).await;
         }

@@ -41,9 +41,12 @@ impl Gateway {
                     .await
             }
         };
-        matched
-            .metrics
-            .record_attempt(report.metric_result(), report.duration.as_secs_f64());
+        matched.metrics.record_attempt(
+            report.metric_result(),
+            report.cause,
+            report.duration.as_secs_f64(),
+        );
+        (exchange.log_line.cause, exchange.log_line.address) = (report.cause, report.address);
         if let AttemptEnd::Answered(response) = &report.end {
             exchange.log_line.upstream_status = Some(response.status().as_u16());
         }

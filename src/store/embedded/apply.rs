@@ -8,25 +8,12 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::shared::{QueueCounts, Shared};
 use super::{
-    AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState,
-    EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES, Requeue, RequeueResult, RowId,
-    Settlement, StoreRoute,
+    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId,
+    DeliveryState, EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES, Requeue,
+    RequeueResult, RowId, Settlement, StoreRoute,
 };
 use crate::store::domain::AUTOMATIC;
 use crate::store::uptime::Uptime;
-
-/// SQL that appends an attempt. A delivery keeps its first 10 attempts and its latest 90; all of
-/// them are counted.
-macro_rules! attempts_with {
-    ($attempt:literal) => {
-        concat!(
-            "json_insert(iif(json_array_length(attempts) >= 100, json_remove(attempts, '$[10]'),
-             attempts), '$[#]', json(",
-            $attempt,
-            "))"
-        )
-    };
-}
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -90,11 +77,11 @@ struct StoredDelivery {
     route_id: i64,
     received_ms: i64,
     state: DeliveryState,
+    /// The bytes of the payload, and of the bodies of responses.
     payload_bytes: i64,
     event_id: String,
     tried: u32,
-    /// The duration of the last attempt, in milliseconds.
-    last_ms: u64,
+    attempts: AttemptLog,
 }
 
 impl StoredDelivery {
@@ -236,14 +223,12 @@ impl<'t> BatchWriter<'t> {
                 .stored_delivery(id)?
                 .filter(|stored| stored.belongs_to(&change.event))
         {
-            let mut update = self.connection.prepare_cached(concat!(
+            let mut update = self.connection.prepare_cached(
                 "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3,
                      possibly_delivered = ?4, due_ms = ?5, queued_ms = ?6, ended_ms = ?7, keys = ?8,
-                     attempts = iif(?9 IS NULL, attempts, ",
-                attempts_with!("?9"),
-                ") WHERE id = ?1"
-            ))?;
-            let attempt = change.attempt.as_ref().map(AttemptRecord::to_json);
+                     attempts = ?9 WHERE id = ?1",
+            )?;
+            let attempts = change.attempts_after(&stored.attempts);
             update.execute(params![
                 id.0,
                 change.state.as_str(),
@@ -253,9 +238,10 @@ impl<'t> BatchWriter<'t> {
                 queued,
                 ended,
                 keys,
-                attempt,
+                attempts.to_json(),
             ])?;
-            let kept = self.store_payload(id, change, stored.payload_bytes)?;
+            let bodies = attempts.body_bytes();
+            let kept = self.store_payload(id, change, stored.payload_bytes, bodies)?;
             self.count_change(&stored, change.state, change.attempt.as_ref(), kept);
             return Ok(id);
         }
@@ -263,10 +249,7 @@ impl<'t> BatchWriter<'t> {
         self.cursor.next_delivery += 1;
         let route_id = self.route_id(&change.event.route)?;
         let received_ms = change.event.received_at.as_millisecond();
-        let attempts = change
-            .attempt
-            .as_ref()
-            .map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json()));
+        let attempts = change.attempts_after(&AttemptLog::default());
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11,
              ?12, ?13, ?14, ?15)",
@@ -280,7 +263,7 @@ impl<'t> BatchWriter<'t> {
             change.state.as_str(),
             change.history.attempts,
             change.history.possibly_delivered,
-            attempts,
+            attempts.to_json(),
             due,
             queued,
             ended,
@@ -288,18 +271,19 @@ impl<'t> BatchWriter<'t> {
             change.event.secret,
             change.event.is_test,
         ])?;
-        let kept = self.store_payload(id, change, 0)?;
+        let kept = self.store_payload(id, change, 0, attempts.body_bytes())?;
         self.count_new(&change.event.route, route_id, received_ms, change, kept);
         Ok(id)
     }
 
-    /// Stores a delivery's payload, or deletes the stored one. Returns the number of payload bytes
-    /// that are stored now.
+    /// Stores a delivery's payload, or deletes the stored one. Returns the number of bytes that are
+    /// stored now: the payload's, and those of the bodies of responses.
     fn store_payload(
         &mut self,
         id: DeliveryId,
         change: &DeliveryChange,
         stored_bytes: i64,
+        response_bytes: i64,
     ) -> rusqlite::Result<i64> {
         let kept = match &change.payload {
             Some(payload) => {
@@ -309,7 +293,7 @@ impl<'t> BatchWriter<'t> {
                     .connection
                     .prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
                 insert.execute(params![id.0, &payload.head[..], &payload.body[..]])?;
-                bytes
+                bytes.saturating_add(response_bytes)
             }
             None if stored_bytes > 0 => {
                 self.connection
@@ -357,16 +341,27 @@ impl<'t> BatchWriter<'t> {
             }
         };
         let ended = due.is_none().then_some(self.now.0);
-        let mut update = self.connection.prepare_cached(concat!(
+        let drops_payload = next
+            == (AttemptOutcome::Delivered {
+                keep_payload: false,
+            });
+        let mut attempts = stored.attempts.clone();
+        attempts.push(attempt.clone());
+        let kept = if drops_payload {
+            attempts.drop_bodies();
+            0
+        } else {
+            stored.payload_bytes - stored.attempts.body_bytes() + attempts.body_bytes()
+        };
+        let mut update = self.connection.prepare_cached(
             // See `AUTOMATIC`.
             "UPDATE deliveries SET state = ?2, tried = tried + 1, due_ms = ?4, ended_ms = ?5,
                  reason = CASE WHEN reason IS NOT 'automatic' THEN ?3
                      WHEN ?2 = 'pending' THEN reason WHEN ?2 = 'dead' THEN 'again' END,
                  possibly_delivered = possibly_delivered OR ?6,
-                 keys = iif(?2 = 'success' AND length(keys) <= 16, NULL, keys), attempts = ",
-            attempts_with!("?7"),
-            " WHERE id = ?1"
-        ))?;
+                 keys = iif(?2 = 'success' AND length(keys) <= 16, NULL, keys), attempts = ?7,
+                 payload_bytes = ?8 WHERE id = ?1",
+        )?;
         update.execute(params![
             id.0,
             state.as_str(),
@@ -374,21 +369,13 @@ impl<'t> BatchWriter<'t> {
             due,
             ended,
             unknown,
-            attempt.to_json(),
+            attempts.to_json(),
+            kept,
         ])?;
-        let mut kept = stored.payload_bytes;
-        if next
-            == (AttemptOutcome::Delivered {
-                keep_payload: false,
-            })
-        {
+        if drops_payload {
             self.connection
                 .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
                 .execute([id.0])?;
-            self.connection
-                .prepare_cached("UPDATE deliveries SET payload_bytes = 0 WHERE id = ?1")?
-                .execute([id.0])?;
-            kept = 0;
         }
         self.count_change(&stored, state, Some(attempt), kept);
         Ok(())
@@ -438,6 +425,52 @@ impl<'t> BatchWriter<'t> {
         // time.
         self.effects.requeued.push(Arc::clone(&stored.route));
         Ok(RequeueResult::Queued(stored.route))
+    }
+
+    /// Moves up to `limit` events in this state from one route to another, oldest first. Returns
+    /// their number. Their IDs in the ledger stay those of the first route.
+    pub(super) fn move_events(
+        &mut self,
+        from: &Arc<str>,
+        to: &Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+    ) -> rusqlite::Result<usize> {
+        let Some(&from_id) = self.cursor.routes.get(from) else {
+            return Ok(0);
+        };
+        let to_id = self.route_id(to)?;
+        let mut update = self.connection.prepare_cached(
+            "UPDATE deliveries SET route = ?2, due_ms = min(due_ms, ?5),
+                 queued_ms = iif(state = 'pending', ?6, queued_ms)
+             WHERE id IN (SELECT id FROM deliveries
+                 WHERE route = ?1 AND state = ?3 AND state <> 'success' ORDER BY id LIMIT ?4)
+             RETURNING received_ms, payload_bytes",
+        )?;
+        let rows = update.query_map(
+            params![
+                from_id,
+                to_id,
+                state.as_str(),
+                limit,
+                self.now_due.0,
+                self.now.0
+            ],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let moved: Vec<(i64, i64)> = rows.collect::<rusqlite::Result<_>>()?;
+        for (received_ms, payload_bytes) in &moved {
+            self.count_day(from_id, *received_ms, state, -1, 0);
+            self.count_day(to_id, *received_ms, state, 1, 0);
+            let bytes = RECORD_BYTES + payload_bytes;
+            for (route, by) in [(from, -bytes), (to, bytes)] {
+                self.effects.byte_changes.push((Arc::clone(route), by));
+            }
+            let changes = &mut self.effects.state_changes;
+            changes.push((Arc::clone(from), Some(state), None));
+            changes.push((Arc::clone(to), None, Some(state)));
+        }
+        Ok(moved.len())
     }
 
     /// Deletes an event's ledger rows, if they still exist.
@@ -545,6 +578,21 @@ impl<'t> BatchWriter<'t> {
                 .connection
                 .prepare_cached("UPDATE routes SET concurrency = ?2 WHERE id = ?1")?;
             update.execute(params![id, route.concurrency])?;
+            let limits = route.retain.limits();
+            let mut remember = self.connection.prepare_cached(
+                "INSERT INTO route_settings VALUES (?1, ?2, ?3, ?4) ON CONFLICT (route) DO UPDATE
+                 SET keep_ms = excluded.keep_ms, max_bytes = excluded.max_bytes,
+                     horizon_ms = excluded.horizon_ms",
+            )?;
+            let max_bytes = limits
+                .max_bytes
+                .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+            remember.execute(params![
+                route.route,
+                millis(limits.keep),
+                max_bytes,
+                millis(route.horizon)
+            ])?;
         }
         Ok(())
     }
@@ -564,7 +612,7 @@ impl<'t> BatchWriter<'t> {
     fn stored_delivery(&self, id: DeliveryId) -> rusqlite::Result<Option<StoredDelivery>> {
         let mut select = self.connection.prepare_cached(
             "SELECT routes.name, route, received_ms, state, payload_bytes, event_id, tried,
-             coalesce(json_extract(attempts, '$[#-1].ms'), 0) FROM deliveries
+             attempts FROM deliveries
              JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
         )?;
         let delivery = select.query_row([id.0], |row| {
@@ -576,7 +624,7 @@ impl<'t> BatchWriter<'t> {
                 payload_bytes: row.get(4)?,
                 event_id: row.get(5)?,
                 tried: row.get(6)?,
-                last_ms: row.get(7)?,
+                attempts: AttemptLog::parse(row.get_ref(7)?.as_str()?),
             })
         });
         delivery.optional()
@@ -615,7 +663,7 @@ impl<'t> BatchWriter<'t> {
             stored.received_ms,
             stored.state,
             -1,
-            stored.last_ms,
+            stored.attempts.last_ms(),
         );
         self.count_day(
             stored.route_id,
@@ -736,6 +784,10 @@ impl QueueCounts {
             DeliveryState::Success | DeliveryState::Failed => None,
         }
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Returns the bytes that a record counts against its route's retention limit. Only ended

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::claims::uuid;
 use super::pool::PooledConnection;
 use crate::store::{
-    AttemptHistory, AttemptRecord, DeliveryId, DeliveryState, EventMetadata, EventRow, LedgerEntry,
+    AttemptHistory, AttemptLog, DeliveryId, DeliveryState, EventMetadata, EventRow, LedgerEntry,
     Payload, RECORD_BYTES, RowId,
 };
 
@@ -24,21 +24,20 @@ pub(super) struct StoredDelivery {
     pub possibly_delivered: bool,
     pub queued_ms: Option<i64>,
     pub keys: Option<Vec<u8>>,
+    /// The bytes of the payload, and of the bodies of responses.
     pub payload_bytes: i64,
     pub lease_owner: Option<i64>,
     /// The gateway that recorded the last attempt.
     pub recorded_by: Option<i64>,
     event_id: String,
     received_ms: i64,
-    /// The duration of the last attempt, in milliseconds.
-    last_ms: i64,
+    pub attempts: AttemptLog,
 }
 
 impl StoredDelivery {
     pub(super) const SELECT: &str =
         "SELECT id, route, state, tried, possibly_delivered, queued_ms, keys, payload_bytes,
-        lease_owner, event_id, received_ms, coalesce((attempts -> -1 ->> 'ms')::bigint, 0),
-        recorded_by
+        lease_owner, event_id, received_ms, attempts::text, recorded_by
         FROM hookstile.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
@@ -54,7 +53,7 @@ impl StoredDelivery {
             lease_owner: row.try_get(8)?,
             event_id: row.try_get(9)?,
             received_ms: row.try_get(10)?,
-            last_ms: row.try_get(11)?,
+            attempts: AttemptLog::parse(row.try_get(11)?),
             recorded_by: row.try_get(12)?,
         })
     }
@@ -195,8 +194,7 @@ const INSERT_DELIVERIES: &str = "
         AS r (id, route, event_id, event_type, received, attempts, secret, test, state, reason,
             tried, possibly, due, queued, ended, keys, bytes)";
 
-/// Updates deliveries. A delivery keeps its first 10 attempts and its latest 90; all of them are
-/// counted. For the reason, see [`AUTOMATIC`](crate::store::domain::AUTOMATIC).
+/// Updates deliveries. For the reason, see [`AUTOMATIC`](crate::store::domain::AUTOMATIC).
 const UPDATE_DELIVERIES: &str = "
     UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
         reason = CASE WHEN d.state <> 'pending' OR d.reason IS DISTINCT FROM 'automatic'
@@ -207,13 +205,11 @@ const UPDATE_DELIVERIES: &str = "
         lease_owner = CASE WHEN r.keeps THEN d.lease_owner END,
         lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
         begun = r.keeps AND d.begun, recorded_by = coalesce(r.recorded_by, d.recorded_by),
-        attempts = CASE WHEN r.attempt IS NULL THEN d.attempts
-            WHEN jsonb_array_length(d.attempts) >= 100 THEN (d.attempts - 10) || r.attempt::jsonb
-            ELSE d.attempts || r.attempt::jsonb END
+        attempts = coalesce(r.attempts::jsonb, d.attempts)
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[],
         $7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[],
         $13::bigint[])
-        AS r (id, attempt, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps,
+        AS r (id, attempts, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps,
             recorded_by)
     WHERE d.id = r.id AND d.id = ANY($1)";
 
@@ -302,7 +298,7 @@ impl Rows {
         id: DeliveryId,
         event: &EventMetadata,
         to: NewState,
-        attempt: Option<&AttemptRecord>,
+        attempts: &AttemptLog,
     ) {
         let received_ms = event.received_at.as_millisecond();
         self.new_deliveries.ids.push(id.0);
@@ -314,39 +310,38 @@ impl Rows {
             .event_types
             .push(event.event_type.to_string());
         self.new_deliveries.received.push(received_ms);
-        self.new_deliveries.attempts.push(
-            attempt.map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json())),
-        );
+        self.new_deliveries.attempts.push(attempts.to_json());
         self.new_deliveries.secrets.push(event.secret.to_string());
         self.new_deliveries.tests.push(event.is_test);
-        self.count_day(&event.route, received_ms, to.state, 1, last_ms(attempt));
+        self.count_day(&event.route, received_ms, to.state, 1, last_ms(attempts));
         self.count_route(&event.route, None, (to.state, to.payload_bytes));
         self.new_deliveries.states.push(to);
     }
 
+    /// Changes a delivery. `attempts` replaces its attempts.
     pub(super) fn change(
         &mut self,
         id: DeliveryId,
         before: &StoredDelivery,
         to: NewState,
-        attempt: Option<&AttemptRecord>,
+        attempts: Option<&AttemptLog>,
     ) {
         self.changed_ids.push(id.0);
         self.changed_attempts
-            .push(attempt.map(AttemptRecord::to_json));
+            .push(attempts.map(AttemptLog::to_json));
         self.count_day(
             &before.route,
             before.received_ms,
             before.state,
             -1,
-            before.last_ms,
+            last_ms(&before.attempts),
         );
         self.count_day(
             &before.route,
             before.received_ms,
             to.state,
             1,
-            attempt.map_or(before.last_ms, |attempt| last_ms(Some(attempt))),
+            last_ms(attempts.unwrap_or(&before.attempts)),
         );
         self.count_route(
             &before.route,
@@ -676,6 +671,6 @@ impl StateColumns {
     }
 }
 
-fn last_ms(attempt: Option<&AttemptRecord>) -> i64 {
-    attempt.map_or(0, |attempt| i64::try_from(attempt.ms).unwrap_or(0))
+fn last_ms(attempts: &AttemptLog) -> i64 {
+    i64::try_from(attempts.last_ms()).unwrap_or(0)
 }

@@ -15,8 +15,8 @@ use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
 use crate::store::domain::AUTOMATIC;
 use crate::store::{
-    AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventRow,
-    LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
+    AttemptLog, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey,
+    EventRow, LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -334,6 +334,10 @@ impl WriteTransaction {
             .as_ref()
             .map_or(0, |payload| payload.head.len() + payload.body.len());
         let kept = i64::try_from(kept).unwrap_or(i64::MAX);
+        let attempts = match &earlier {
+            Some((_, before)) => change.attempts_after(&before.attempts),
+            None => change.attempts_after(&AttemptLog::default()),
+        };
         let state = NewState {
             state: change.state,
             reason: None,
@@ -343,7 +347,7 @@ impl WriteTransaction {
             queued_ms: due.map(|_| self.rows.now),
             ended_ms: due.is_none().then_some(self.rows.now),
             keys,
-            payload_bytes: kept,
+            payload_bytes: kept.saturating_add(attempts.body_bytes()),
             keeps_lease: false,
             recorded_by: None,
         };
@@ -352,14 +356,12 @@ impl WriteTransaction {
                 if change.payload.is_none() && before.payload_bytes > 0 {
                     self.rows.drop_payload(id);
                 }
-                self.rows
-                    .change(id, &before, state, change.attempt.as_ref());
+                self.rows.change(id, &before, state, Some(&attempts));
                 id
             }
             None => {
                 let id = DeliveryId(self.next_ids.pop().unwrap_or_default());
-                self.rows
-                    .insert(id, &change.event, state, change.attempt.as_ref());
+                self.rows.insert(id, &change.event, state, &attempts);
                 id
             }
         };
@@ -416,7 +418,10 @@ impl WriteTransaction {
             == (AttemptOutcome::Delivered {
                 keep_payload: false,
             });
+        let mut attempts = before.attempts.clone();
+        attempts.push(attempt.clone());
         if drop_payload {
+            attempts.drop_bodies();
             self.rows.drop_payload(id);
         }
         let new_state = NewState {
@@ -434,12 +439,12 @@ impl WriteTransaction {
             payload_bytes: if drop_payload {
                 0
             } else {
-                before.payload_bytes
+                before.payload_bytes - before.attempts.body_bytes() + attempts.body_bytes()
             },
             keeps_lease: false,
             recorded_by: Some(owner),
         };
-        self.rows.change(id, &before, new_state, Some(attempt));
+        self.rows.change(id, &before, new_state, Some(&attempts));
     }
 
     /// Returns the result of a requeue that needs no write: its claims lapsed, or an earlier try,

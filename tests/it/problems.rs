@@ -1,0 +1,227 @@
+//! The problems of a gateway in trouble: worst first, one line for one incident, the same list
+//! everywhere.
+
+use serde_json::{Value, json};
+
+use crate::harness::command::run_cli;
+use crate::harness::*;
+
+/// Retries within the time of a test.
+const RETRY: &str = "{initial: 50ms, max_interval: 100ms, horizon: 1h}";
+
+async fn problems(gateway: &Gateway) -> Vec<Value> {
+    let document = gateway.api("/problems").await;
+    assert_eq!(document["success"], true, "{document}");
+    document["problems"].as_array().expect("a list").clone()
+}
+
+/// Waits until the problems have these codes, and returns them.
+async fn wait_for(gateway: &Gateway, codes: &[&str]) -> Vec<Value> {
+    let mut found = Vec::new();
+    eventually(format!("the problems are {codes:?}"), async || {
+        found = problems(gateway).await;
+        found.iter().map(|problem| &problem["code"]).eq(codes)
+    })
+    .await;
+    found
+}
+
+/// Counts the log lines of level `warn` with this message.
+fn count_warnings(gateway: &Gateway, message: &str) -> usize {
+    let lines = gateway.lines();
+    let found = lines
+        .iter()
+        .filter(|line| line["level"] == "warn" && line["message"] == message);
+    found.count()
+}
+
+fn text(problem: &Value, member: &str) -> String {
+    problem[member].as_str().expect("a text").to_owned()
+}
+
+async fn send_forged(gateway: &Gateway, count: usize) {
+    for number in 0..count {
+        gateway
+            .send(Event::new(&format!("evt_forged_{number}")).forged())
+            .await
+            .assert(401, "invalid_signature");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_upstream_is_one_problem() {
+    let closed = ClosedPort::new();
+    let route = Route::to_url(&closed.url())
+        .with("delivery", "queue")
+        .with("retry", RETRY);
+    let gateway = Gateway::start(route).await;
+    assert_eq!(problems(&gateway).await, [Value::Null; 0]);
+    for number in 0..4 {
+        let event = Event::new(&format!("evt_{number}"));
+        gateway.send(event).await.assert(202, "queued");
+    }
+    let problem = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
+    assert_eq!(
+        (&problem["route"], &problem["severity"], &problem["share"]),
+        (&json!("hooks"), &json!("critical"), &json!(1.0)),
+        "{problem}"
+    );
+    let at_risk = &problem["at_risk"];
+    assert_eq!(at_risk["events"], 4, "{problem}");
+    assert!(at_risk["oldest_age_seconds"].is_u64(), "{problem}");
+    assert!(at_risk["gives_up_at"].is_string(), "{problem}");
+    assert!(problem["since"].is_string(), "{problem}");
+    let summary = text(&problem, "summary");
+    assert!(summary.starts_with(&closed.url()), "{summary}");
+    for part in ["4 events wait", "last success never", "the horizon"] {
+        assert!(summary.contains(part), "{summary}");
+    }
+    assert_eq!(
+        problem["link"],
+        "/webhooks/wh_hooks/deliveries?status=pending"
+    );
+    let shown = run_cli(&gateway, "problems").await;
+    assert_eq!(shown.assert(1).stdout.lines().count(), 2);
+    for command in ["problems", "status"] {
+        let stdout = run_cli(&gateway, command).await.stdout;
+        assert!(
+            stdout.contains(&format!("CRITICAL hooks: {}", closed.url())),
+            "{stdout}"
+        );
+    }
+    let failing = "the route's upstream fails";
+    eventually("the outage is logged", async || {
+        count_warnings(&gateway, failing) > 0
+    })
+    .await;
+
+    let _upstream = closed.open([Reply::ok()]);
+    wait_for(&gateway, &[]).await;
+    let back = "the route's upstream accepts events again";
+    eventually("the recovery is logged", async || {
+        count_warnings(&gateway, back) > 0
+    })
+    .await;
+    assert_eq!(
+        [failing, back].map(|message| count_warnings(&gateway, message)),
+        [1, 1],
+        "once, however many attempts"
+    );
+    let shown = run_cli(&gateway, "problems").await;
+    assert_eq!(shown.assert(0).stdout, "no problems\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn total_rejection_comes_first() {
+    let (flaky, upstream) = (
+        Upstream::deciding(|_, number| match number % 4 {
+            0 => Reply::status(502),
+            _ => Reply::ok(),
+        }),
+        Upstream::ok(),
+    );
+    let retried = Route::to(&flaky)
+        .named("retried")
+        .with("delivery", "queue")
+        .with("retry", RETRY);
+    let rejecting = Route::to(&upstream).with("expect_every", "1s");
+    let gateway = Gateway::start(Setup::new([retried, rejecting])).await;
+    gateway
+        .send(Event::new("evt_0"))
+        .await
+        .assert(200, "delivered");
+    for number in 0..20 {
+        let event = Event::new(&format!("evt_{number}"));
+        let event = event.post().at("/webhooks/retried");
+        gateway.send(event).await.assert(202, "queued");
+    }
+    send_forged(&gateway, 12).await;
+    flaky.wait_for_requests(20).await;
+    // Nothing verifies for longer than expected, which is no second line.
+    gateway
+        .wait_for_metric("route_silent", &[("route", "hooks")], 1.0)
+        .await;
+    let codes = ["requests_rejected", "upstream_failing"];
+    let found = wait_for(&gateway, &codes).await;
+    let routes: Vec<_> = found
+        .iter()
+        .map(|problem| (&problem["route"], &problem["severity"]))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            (&json!("hooks"), &json!("critical")),
+            (&json!("retried"), &json!("notice"))
+        ]
+    );
+    let summary = text(&found[0], "summary");
+    for part in ["invalid_signature/mismatch", "since"] {
+        assert!(summary.contains(part), "{summary}");
+    }
+    assert!(found[0]["at_risk"]["gives_up_at"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_configuration_is_critical() {
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream));
+    let gateway = Gateway::start(setup.clone()).await;
+    gateway.rewrite_text(&setup.yaml().replace("vpn-enterprise\n", "vpn-enterprize\n"));
+    let problem = wait_for(&gateway, &["configuration_refused"])
+        .await
+        .remove(0);
+    assert_eq!(
+        (&problem["route"], &problem["severity"]),
+        (&Value::Null, &json!("critical"))
+    );
+    let summary = text(&problem, "summary");
+    assert!(summary.contains("hookstile.yaml:"), "{summary}");
+    assert!(summary.contains("the next start will fail"), "{summary}");
+    let status = run_cli(&gateway, "status").await;
+    assert!(status.assert(0).stdout.contains(&summary));
+    let query = json!({"query": "{ problems { code severity summary atRisk { events } } }"});
+    let answer = gateway.admin_post("/graphql", &query).await;
+    assert!(
+        answer.text().contains("configuration_refused"),
+        "{}",
+        answer.text()
+    );
+    gateway.rewrite(setup.clone());
+    wait_for(&gateway, &[]).await;
+    // A start would fail without the file, too.
+    std::fs::remove_file(gateway.config()).unwrap();
+    let problem = wait_for(&gateway, &["configuration_refused"])
+        .await
+        .remove(0);
+    assert!(text(&problem, "summary").contains("cannot be read"));
+    gateway.rewrite(setup);
+    wait_for(&gateway, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letter_is_logged_as_warning() {
+    let upstream = Upstream::replying([Reply::status(422)]);
+    let route = Route::to(&upstream)
+        .with("delivery", "queue")
+        .with("retry", RETRY);
+    let gateway = Gateway::start(route).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .wait_for_metric("queue_events", &[("state", "dead")], 1.0)
+        .await;
+    let attempts: Vec<_> = gateway
+        .lines()
+        .into_iter()
+        .filter(|line| line["message"] == "attempt")
+        .map(|line| (line["level"].clone(), line["outcome"].clone()))
+        .collect();
+    assert_eq!(attempts.len(), 3, "{attempts:?}");
+    assert_eq!(attempts[0], (json!("info"), json!("retry")));
+    assert_eq!(attempts[2], (json!("warn"), json!("dead_letter")));
+    let problem = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
+    let summary = text(&problem, "summary");
+    assert!(summary.contains("1 event was dead-lettered"), "{summary}");
+}
