@@ -72,7 +72,7 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
         let mut rows = vec![heading.map(str::to_owned)];
         rows.extend(page.rejections.iter().map(row));
         let mut lines = terminal::columns(&rows).into_iter();
-        for line in lines.next() {
+        if let Some(line) = lines.next() {
             terminal::print(&line)?;
         }
         for (line, rejection) in lines.zip(&page.rejections) {

@@ -217,13 +217,24 @@ impl Args {
         }
         let path = self.request.as_deref().unwrap_or(Path::new("-"));
         let text = read(path)?;
+        if text.is_empty() && self.request.is_none() {
+            return Err("standard input is empty: give --request, or --headers".into());
+        }
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut files = |name: &str| match name {
             "-" => read(Path::new(name)),
             // Relative paths refer to the folder of the saved command.
             name => read(&folder.join(name)),
         };
-        Captured::parse(&text, &mut files).map_err(|error| named(path, &error))
+        Captured::parse(&text, &mut files).or_else(|error| {
+            // With --body, the head may be all that was saved.
+            let head = self.body.as_ref().and(Request::parse_head(&text).ok());
+            let head = head.ok_or_else(|| named(path, &error))?;
+            Ok(vec![Captured {
+                request: head,
+                ..Captured::default()
+            }])
+        })
     }
 
     /// Returns the request with its body.
