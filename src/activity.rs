@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::RouteMetrics;
 
-pub(crate) use captures::{CAPTURED_BYTES_MAX, CaptureHistory, CaptureLimits, CapturedRequest};
+pub(crate) use captures::{
+    CAPTURED_BYTES_MAX, CaptureHistory, CaptureLimits, CapturedRequest, SentHeader,
+};
 pub(crate) use explanations::{Explanation, Explanations};
 pub(crate) use idle_sender::IdleSender;
 pub(crate) use rejections::{

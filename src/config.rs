@@ -16,6 +16,7 @@ pub mod schema;
 mod tree;
 mod values;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -253,29 +254,26 @@ pub fn authentication(
     env: &dyn Fn(&str) -> Option<String>,
     route: &str,
 ) -> Result<Authentication, Report> {
-    let source = read(path)?;
-    let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
-        compile::authentication(raw, sources, problems, route)
-    };
-    parse_for(shown(path), source, &sources(path, env), compile).map(|(compiled, _)| compiled)
+    let named = chosen_authentication(path, env, |_| Ok::<_, Infallible>(route.to_owned()))?;
+    let Ok(named) = named;
+    Ok(named)
 }
 
-/// Loads only the names, hosts and paths of the routes, as [`load`] does.
+/// Loads only what verifies the requests of one route, as [`load`] does: of the one whose name
+/// `choose` returns. The inner error is that of `choose`.
 ///
 /// # Errors
-/// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
-pub fn route_addresses(
+/// Returns a [`Report`], as [`authentication`] does.
+pub fn chosen_authentication<E>(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<RouteAddress>, Report> {
+    choose: impl FnOnce(&[RouteAddress]) -> Result<String, E>,
+) -> Result<Result<Authentication, E>, Report> {
     let source = read(path)?;
-    parse_for(
-        path.display().to_string(),
-        source,
-        &sources(path, env),
-        |raw, sources, problems| Some(compile::route_addresses(raw, sources, problems)),
-    )
-    .map(|(compiled, _)| compiled)
+    let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
+        compile::authentication(raw, sources, problems, choose)
+    };
+    parse_for(shown(path), source, &sources(path, env), compile).map(|(compiled, _)| compiled)
 }
 
 fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sources<'a> {

@@ -45,11 +45,18 @@ pub struct CapturedRequest {
     /// The path with its query, as it was sent.
     pub target: Box<str>,
     /// The headers in the order and the case in which they were sent.
-    pub headers: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub headers: Vec<SentHeader>,
     /// The whole body, byte for byte.
     pub body: Bytes,
     pub peer: Option<IpAddr>,
     pub trace_id: Option<Box<str>>,
+}
+
+/// A header as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentHeader {
+    pub name: Box<[u8]>,
+    pub value: Box<[u8]>,
 }
 
 /// A route's captured requests.
@@ -87,7 +94,7 @@ impl CapturedRequest {
         let headers: usize = self
             .headers
             .iter()
-            .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD)
+            .map(|header| header.name.len() + header.value.len() + HEADER_OVERHEAD)
             .sum();
         CAPTURE_OVERHEAD + self.target.len() + headers + self.body.len()
     }

@@ -51,11 +51,6 @@ impl Explanations {
         is_due
     }
 
-    /// Takes back a start, because nothing could be explained.
-    pub fn cancel(&self) {
-        self.state().started = None;
-    }
-
     /// Records an explanation.
     pub fn record(&self, explanation: Explanation, now: Instant) {
         let mut state = self.state();
@@ -102,8 +97,6 @@ mod tests {
             .filter(|second| explanations.begin(now + Duration::from_secs(*second)))
             .collect();
         assert_eq!(due, [0, 60, 120]);
-        explanations.cancel();
-        assert!(explanations.begin(now + Duration::from_secs(121)));
     }
 
     #[test]

@@ -182,28 +182,35 @@ pub(super) fn store(
     Compiler::new(sources, problems).store(&file.store)
 }
 
-/// Compiles the authentication of the route with this name alone, as [`compile`] does.
-pub(super) fn authentication(
+/// Compiles the authentication of one route alone, as [`compile`] does: of the one whose name
+/// `choose` returns.
+pub(super) fn authentication<E>(
     file: &raw::File,
     sources: &Sources<'_>,
     problems: &Problems,
-    route: &str,
-) -> Option<Authentication> {
+    choose: impl FnOnce(&[RouteAddress]) -> Result<String, E>,
+) -> Option<Result<Authentication, E>> {
     let compiler = Compiler::new(sources, problems);
     let absent = raw::Route::default();
     let layered = layered(file, &absent);
     let identities = compiler.identities(&layered);
+    let addresses: Vec<_> = identities.iter().filter_map(Identity::address).collect();
+    let route = match choose(&addresses) {
+        Ok(route) => route,
+        Err(error) => return Some(Err(error)),
+    };
     let names: Vec<_> = identities
         .iter()
         .map(|identity| identity.name.as_ref().map(|name| &*name.value))
         .collect();
-    let Some(index) = names.iter().position(|name| *name == Some(route)) else {
+    let Some(index) = names.iter().position(|name| *name == Some(&*route)) else {
         let known: Vec<_> = names.into_iter().flatten().collect();
         let error = Diagnostic::error(None, format!("no route has the name `{route}`"));
         compiler.report(error.help(format!("the routes are: {}", known.join(", "))));
         return None;
     };
-    compiler.authentication(&layered[index], endpoint(&file.listen, &identities[index]))
+    let endpoint = endpoint(&file.listen, &identities[index]);
+    compiler.authentication(&layered[index], endpoint).map(Ok)
 }
 
 /// Returns the place at which a route's requests are received on this machine: a listener without
@@ -234,25 +241,6 @@ fn endpoint(
         host: identity.host.as_deref().map(Into::into),
         path: path.value.as_str().into(),
     })
-}
-
-/// Compiles the names, hosts and paths of the routes alone, as [`compile`] does.
-pub(super) fn route_addresses(
-    file: &raw::File,
-    sources: &Sources<'_>,
-    problems: &Problems,
-) -> Vec<RouteAddress> {
-    let compiler = Compiler::new(sources, problems);
-    let absent = raw::Route::default();
-    let identities = compiler.identities(&layered(file, &absent));
-    let address = |identity: Identity| {
-        Some(RouteAddress {
-            name: identity.name?.value,
-            host: identity.host,
-            path: identity.path?.value,
-        })
-    };
-    identities.into_iter().filter_map(address).collect()
 }
 
 /// Returns the routes as written, over `defaults`, or over `absent` where there are none.

@@ -6,7 +6,7 @@ use std::fs;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::harness::command::{Run, command, finish};
+use crate::harness::command::{Run, command, finish, run_cli};
 use crate::harness::process::Process;
 use crate::harness::wait::eventually;
 use crate::harness::*;
@@ -93,8 +93,8 @@ async fn explanation(gateway: &Gateway) -> String {
 async fn gateway_says_what_would_have_matched() {
     let upstream = Upstream::ok();
     let event = Event::new("evt_1");
-    let spaced = br#"{"id": "evt_1", "type": "user.created"}"#;
-    let compact = br#"{"id":"evt_1","type":"user.created"}"#;
+    let spaced: &[u8] = br#"{"id": "evt_1", "type": "user.created"}"#;
+    let compact: &[u8] = br#"{"id":"evt_1","type":"user.created"}"#;
     let signature = |body: &[u8]| sign(SECRET, body);
     let cases = [
         (
@@ -102,7 +102,7 @@ async fn gateway_says_what_would_have_matched() {
             "it is signed with the secret `previous`, which expired yesterday",
         ),
         (
-            Request::post(&[compact, &b"\n"[..]].concat())
+            Request::post(&[compact, b"\n"].concat())
                 .header("X-VPN-Signature", &signature(compact)),
             "the body was changed on the way: a newline was added at its end (secret `current`)",
         ),
@@ -307,7 +307,8 @@ async fn capture_needs_the_admin_token_and_is_audited() {
 async fn capture_names_the_line_to_add() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(guarded([Route::to(&upstream)])).await;
-    for arguments in [&[][..], &["--route", "hooks"], &["--wait"]] {
+    let cases: [&[&str]; 3] = [&[], &["--route", "hooks"], &["--wait"]];
+    for arguments in cases {
         let output = capture(&gateway, arguments).await;
         assert_eq!(output.code, Some(1), "{}", output.stderr);
         assert!(

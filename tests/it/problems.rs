@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::command::run_cli;
+use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
 /// Retries within the time of a test.

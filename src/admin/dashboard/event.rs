@@ -54,6 +54,8 @@ struct Step {
 }
 
 struct KeptResponse {
+    /// The response is shown at once: the last one.
+    shown: bool,
     summary: String,
     text: String,
 }
@@ -151,6 +153,13 @@ fn steps(
         ),
     ];
     steps.extend(delivery.attempts.iter().map(|tried| attempt(tried, page)));
+    if let Some(last) = steps
+        .iter_mut()
+        .rev()
+        .find_map(|step| step.response.as_mut())
+    {
+        last.shown = true;
+    }
     steps.push(last_step(delivery, state));
     if delivery.possible_duplicate && state != Standing::Success {
         steps.push(Step {
@@ -254,6 +263,7 @@ impl KeptResponse {
             .unwrap_or("no content type");
         let bytes = words::count(response.body_bytes);
         Some(Self {
+            shown: false,
             summary: format!("Response: {content_type}, {bytes} bytes"),
             text,
         })

@@ -16,7 +16,7 @@ use crate::outcome::Code;
 /// The requests on the page of all reasons.
 const LISTED: usize = 25;
 /// The requests on the page of one reason.
-const LISTED_OF_REASON: usize = 50;
+const LISTED_OF_REASON: usize = 40;
 /// The requests on a page that shows all.
 const LISTED_MAX: usize = 200;
 

@@ -57,8 +57,8 @@ pub(in crate::admin) fn explain_rejection(code: &str, reason: Option<&str>) -> E
         ("invalid_signature", Some("mismatch")) => (
             "The signature is well formed, but none of the route's secrets makes it for this body.",
             "Compare the secret here with the provider's; one of them usually was changed. If they \
-             are equal, a proxy on the way changes the body: capture a request and run \
-             `hookstile verify`.",
+             are equal, a proxy on the way changes the body: fetch such a request with \
+             `hookstile capture`, and `hookstile verify` says what was changed.",
         ),
         ("invalid_signature", Some("stale")) => (
             "The signature is valid, but its time is too far from now.",

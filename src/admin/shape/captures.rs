@@ -153,9 +153,9 @@ impl From<RouteCapture> for OneCapture {
     fn from(capture: RouteCapture) -> Self {
         let RouteCapture { route, request } = capture;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let headers = request.headers.iter().map(|(name, value)| CapturedHeader {
-            name: text(name),
-            value: text(value),
+        let headers = request.headers.iter().map(|header| CapturedHeader {
+            name: text(&header.name),
+            value: text(&header.value),
         });
         Self {
             success: true,

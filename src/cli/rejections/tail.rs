@@ -71,6 +71,8 @@ impl Known {
         for mut request in page.rejections {
             // Changes while similar requests arrive.
             request.left_out = 0;
+            // Follows a moment after the request.
+            request.explanation = None;
             let text = serde_json::to_string(&request)
                 .map_err(|error| CommandError::Failed(error.to_string()))?;
             let text = terminal::escape_json(&text);

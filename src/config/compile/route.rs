@@ -14,7 +14,7 @@ use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values;
-use crate::config::{Authentication, Endpoint, Listen, facts, raw};
+use crate::config::{Authentication, Endpoint, Listen, RouteAddress, facts, raw};
 use crate::explain::{Candidate, Explainer};
 use crate::gateway::Limits;
 use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
@@ -36,6 +36,17 @@ pub(super) struct Identity {
     pub name: Option<Located<String>>,
     pub host: Option<String>,
     pub path: Option<Located<String>>,
+}
+
+impl Identity {
+    /// Returns the address that the route is known by, if it has a name and a path.
+    pub(super) fn address(&self) -> Option<RouteAddress> {
+        Some(RouteAddress {
+            name: self.name.as_ref()?.value.clone(),
+            host: self.host.clone(),
+            path: self.path.as_ref()?.value.clone(),
+        })
+    }
 }
 
 /// The time for which many senders retry: the shortest safe window for a sender that is not known.

@@ -428,26 +428,26 @@ impl Curl<'_, '_> {
                 self.method = Some(String::from_utf8_lossy(&argument.bytes).into_owned());
                 Ok(())
             }
-            "-A" | "--user-agent" => self.set_header(USER_AGENT, &argument.bytes),
-            "-e" | "--referer" => self.set_header(REFERER, &argument.bytes),
-            "-r" | "--range" => self.set_header(RANGE, &[b"bytes=", &argument.bytes[..]].concat()),
+            "-A" | "--user-agent" => self.set_header(&USER_AGENT, &argument.bytes),
+            "-e" | "--referer" => self.set_header(&REFERER, &argument.bytes),
+            "-r" | "--range" => self.set_header(&RANGE, &[b"bytes=", &argument.bytes[..]].concat()),
             // Without `=`, it names a file of cookies.
             "-b" | "--cookie" if argument.bytes.contains(&b'=') => {
-                self.set_header(COOKIE, &argument.bytes)
+                self.set_header(&COOKIE, &argument.bytes)
             }
             "-u" | "--user" => {
                 let value = format!("Basic {}", BASE64.encode(&argument.bytes));
-                self.set_header(AUTHORIZATION, value.as_bytes())
+                self.set_header(&AUTHORIZATION, value.as_bytes())
             }
             "--oauth2-bearer" => {
                 let value = [b"Bearer ", &argument.bytes[..]].concat();
-                self.set_header(AUTHORIZATION, &value)
+                self.set_header(&AUTHORIZATION, &value)
             }
             _ => Ok(()),
         }
     }
 
-    fn set_header(&mut self, name: HeaderName, value: &[u8]) -> Result<(), String> {
+    fn set_header(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), String> {
         add_header(name.as_str().as_bytes(), value, &mut self.request.headers)
     }
 

@@ -11,7 +11,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_http::RequestHeader;
 
 use super::exchange::Exchange;
-use crate::activity::{CapturedRequest, Rejection, RejectionKind, RouteActivity};
+use crate::activity::{CapturedRequest, Rejection, RejectionKind, RouteActivity, SentHeader};
 use crate::explain::Request;
 use crate::gateway::Gateway;
 use crate::gateway::explainer::RejectedRequest;
@@ -216,11 +216,14 @@ fn target(head: &RequestHeader) -> Cow<'_, str> {
 
 /// Returns the headers in their order, with the names in the case in which they were sent. Over
 /// HTTP/2, the host is a pseudo-header field (RFC 9113 §8.3.1), and is added.
-fn headers_as_sent(head: &RequestHeader, host: Option<&str>) -> Vec<(Box<[u8]>, Box<[u8]>)> {
+fn headers_as_sent(head: &RequestHeader, host: Option<&str>) -> Vec<SentHeader> {
     if head.has_case() {
         return head
             .case_header_iter()
-            .map(|(name, value)| (name.as_slice().into(), value.as_bytes().into()))
+            .map(|(name, value)| SentHeader {
+                name: name.as_slice().into(),
+                value: value.as_bytes().into(),
+            })
             .collect();
     }
     let added = host.filter(|_| !head.headers.contains_key(http::header::HOST));
@@ -232,7 +235,10 @@ fn headers_as_sent(head: &RequestHeader, host: Option<&str>) -> Vec<(Box<[u8]>, 
     added
         .into_iter()
         .chain(sent)
-        .map(|(name, value)| (name.into(), value.into()))
+        .map(|(name, value)| SentHeader {
+            name: name.into(),
+            value: value.into(),
+        })
         .collect()
 }
 

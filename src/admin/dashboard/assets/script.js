@@ -41,7 +41,7 @@ function localTime(at) {
 function utcTime(at) { return `${at.toISOString().slice(0, 23).replace("T", " ")} UTC`; }
 
 const LOCAL = {
-  text(time, at) { time.textContent = localTime(at); time.title = utcTime(at); },
+  text(time, at) { time.textContent = `${localTime(at)}.${String(at.getMilliseconds()).padStart(3, "0")}`; time.title = utcTime(at); },
   title(time, at) { time.title = `${localTime(at)} (${utcTime(at)})`; },
   minute(time, at) { time.textContent = clock(at); time.title = utcTime(at); },
   clock(time, at) { time.textContent = `${clock(at)}:${two(at.getSeconds())}`; time.title = utcTime(at); },
@@ -59,6 +59,21 @@ function showLocalTimes(root) {
     field.dataset.isLocal = "yes";
   }
   for (const zone of root.querySelectorAll(".zone")) zone.hidden = true;
+  for (const text of root.querySelectorAll(".problems strong")) showLocalTimesIn(text);
+}
+
+// A sentence has times to the minute, with the day if it is another one.
+function showLocalTimesIn(sentence) {
+  const walker = document.createTreeWalker(sentence, NodeFilter.SHOW_TEXT);
+  const before = sentence.textContent;
+  const today = new Date().toISOString().slice(0, 10);
+  while (walker.nextNode()) {
+    walker.currentNode.data = walker.currentNode.data.replace(/(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d) UTC/g, (_, day, minute) => {
+      const at = new Date(`${day ?? today}T${minute}Z`);
+      return day ? localTime(at).slice(0, 16) : clock(at);
+    });
+  }
+  if (sentence.textContent !== before) sentence.title = before;
 }
 
 // The server takes the times of a form as UTC. An empty field is not sent.
@@ -86,7 +101,7 @@ function isInUse() {
   const focus = document.activeElement;
   const types = focus && main.contains(focus) && focus.matches("input, select");
   const isChoosing = main.querySelector("input[name=chosen]:checked");
-  return types || isChoosing || document.querySelector("main details[open], dialog[open]") || !getSelection().isCollapsed;
+  return types || isChoosing || document.querySelector("main details[open]:not(.shown), dialog[open]") || !getSelection().isCollapsed;
 }
 
 async function refresh() {
@@ -260,7 +275,7 @@ function chosenRows() { return [...main.querySelectorAll("input[name=chosen]:che
 function showChosen() {
   const boxes = main.querySelectorAll("input[name=chosen]:not(:disabled)");
   const chosen = chosenRows();
-  document.getElementById("chosen").textContent = chosen.length ? `${events(chosen.length)} chosen` : "None chosen";
+  document.getElementById("chosen").textContent = chosen.length ? `${events(chosen.length)} chosen` : "Choose all";
   document.getElementById("redeliver").disabled = chosen.length === 0;
   const all = document.getElementById("choose-all");
   all.checked = chosen.length > 0 && chosen.length === boxes.length;
