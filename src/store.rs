@@ -314,14 +314,14 @@ impl Store {
         dispatch_async!(self, store => store.move_events(from, to, state, limit))
     }
 
-    /// Returns whether a gateway has this route configured.
+    /// Returns whether another gateway has this route configured.
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn is_served(&self, route: &str) -> Result<bool, StoreError> {
+    pub async fn is_served_elsewhere(&self, route: &str) -> Result<bool, StoreError> {
         match &self.engine {
-            Engine::Embedded(store) => Ok(store.is_served(route)),
-            Engine::Shared(store) => Box::pin(store.is_served(route)).await,
+            Engine::Embedded(_) => Ok(false),
+            Engine::Shared(store) => Box::pin(store.is_served_elsewhere(route)).await,
         }
     }
 

@@ -96,7 +96,7 @@ impl Queue {
     }
 
     async fn check_removed(&self, route: &str) -> Result<(), MoveError> {
-        if self.route(route).is_some() || self.store().is_served(route).await? {
+        if self.route(route).is_some() || self.store().is_served_elsewhere(route).await? {
             return Err(MoveError::Configured);
         }
         Ok(())

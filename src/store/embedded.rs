@@ -493,11 +493,6 @@ impl Store {
         .await
     }
 
-    /// Returns whether the route is active.
-    pub(super) fn is_served(&self, route: &str) -> bool {
-        self.inner.shared.is_active(route)
-    }
-
     /// Returns the routes that are not active and have stored events.
     ///
     /// # Errors

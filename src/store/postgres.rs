@@ -609,11 +609,9 @@ impl Store {
         Ok(moved)
     }
 
-    pub(super) async fn is_served(&self, route: &str) -> Result<bool, StoreError> {
-        if lock(&self.shared().active).contains_key(route) {
-            return Ok(true);
-        }
-        self.query(on!(connection => removed::is_served(connection, route)))
+    pub(super) async fn is_served_elsewhere(&self, route: &str) -> Result<bool, StoreError> {
+        let owner = self.shared().owner;
+        self.query(on!(connection => removed::is_served_elsewhere(connection, owner, route)))
             .await
     }
 
@@ -622,9 +620,9 @@ impl Store {
         if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        let candidates = &candidates;
+        let (candidates, owner) = (&candidates, self.shared().owner);
         let mut removed = self
-            .query(on!(connection => removed::removed_routes(connection, candidates)))
+            .query(on!(connection => removed::removed_routes(connection, owner, candidates)))
             .await?;
         removed.truncate(REMOVED_ROUTES_MAX);
         Ok(removed)

@@ -119,22 +119,21 @@ async fn renamed_route_shows_and_moves_its_events() {
     metrics.assert_value("queue_events", &[OLD, ("state", "pending")], 2.0);
     metrics.assert_at_least("queue_oldest_event_age_seconds", &[OLD], 0.001);
     assert_eq!(metrics.find("requests_total", &[OLD]), None);
-    let status = hookstile(&gateway, "status").await;
-    let line = status
-        .assert(0)
-        .stdout
-        .lines()
-        .find(|line| line.starts_with("old: REMOVED"));
-    let line = line.expect("a line about the removed route");
-    assert!(
-        line.contains("2 waiting") && line.contains("1 dead"),
-        "{line}"
+    let problems = gateway.api("/problems").await["problems"].clone();
+    let problem = &problems[0];
+    assert_eq!(
+        [&problem["code"], &problem["severity"], &problem["route"]],
+        ["route_removed", "critical", "old"],
+        "{problems}"
     );
+    let words = "no longer configured; 2 events wait for it, with 1 dead letter";
+    for command in ["status", "problems"] {
+        let run = hookstile(&gateway, command).await;
+        assert!(run.stdout.contains(words), "{command}: {}", run.stdout);
+        assert!(run.stdout.contains("hookstile routes move old TO"));
+    }
     let page = gateway.admin_get("/").await.text();
-    assert!(
-        page.contains("is no longer configured, and 2 events wait"),
-        "{page}"
-    );
+    assert!(page.contains(words), "{page}");
 
     let moved = hookstile(&gateway, "routes move old new").await;
     assert_eq!(

@@ -75,6 +75,10 @@ impl Operations {
         if from == to {
             return Err(OperationError::SameRoute);
         }
+        if self.find(from).is_ok() {
+            return Err(OperationError::StillConfigured);
+        }
+        self.check_known(from).await?;
         let target = self.find(to).map_err(|_| OperationError::UnknownTarget)?;
         if target.route.delivery_mode == DeliveryMode::Proxy {
             return Err(OperationError::NoQueue);
@@ -89,9 +93,6 @@ impl Operations {
             MoveError::InFlight => OperationError::AttemptInFlight,
             MoveError::Store(error) => OperationError::Store(error),
         })?;
-        if moved == MovedEvents::default() {
-            self.check_known(from).await?;
-        }
         tracing::info!(
             route = from,
             to,

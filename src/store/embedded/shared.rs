@@ -321,12 +321,6 @@ impl Shared {
             });
     }
 
-    /// Returns whether a route is active.
-    pub(super) fn is_active(&self, name: &str) -> bool {
-        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        routes.iter().any(|route| *route.route == *name)
-    }
-
     /// Returns the routes with stored events that are not active: those with the most pending ones
     /// first.
     pub(super) fn removed_routes(&self) -> Vec<(Arc<str>, QueueCounts)> {

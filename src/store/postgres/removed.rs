@@ -99,29 +99,32 @@ pub(super) async fn record_limits(
     })
 }
 
-/// Returns whether a running gateway has the route configured.
-pub(super) async fn is_served(
+/// Returns whether another running gateway has the route configured. What this one has is not read
+/// from the table, which learns of a changed configuration a moment later.
+pub(super) async fn is_served_elsewhere(
     connection: &PooledConnection,
+    owner: i64,
     route: &str,
 ) -> Result<bool, QueryError> {
-    let sql = "SELECT EXISTS (SELECT FROM hookstile.gateways
-        WHERE seen_ms > (SELECT now FROM hookstile.clock) - $2 AND $1 = ANY(routes))";
+    let sql = "SELECT EXISTS (SELECT FROM hookstile.gateways WHERE owner <> $3
+        AND seen_ms > (SELECT now FROM hookstile.clock) - $2 AND $1 = ANY(routes))";
     let row = connection
-        .query_one_cached(sql, &[&route, &millis(SEEN_FOR)])
+        .query_one_cached(sql, &[&route, &millis(SEEN_FOR), &owner])
         .await?;
     Ok(row.try_get(0)?)
 }
 
-/// Returns those of the candidates that no running gateway has configured, with the horizon of
+/// Returns those of the candidates that no other running gateway has configured, with the horizon of
 /// their oldest pending event.
 pub(super) async fn removed_routes(
     connection: &PooledConnection,
+    owner: i64,
     candidates: &[(Box<str>, RouteCounts)],
 ) -> Result<Vec<RemovedRoute>, QueryError> {
     let sql = "
 WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
 served AS MATERIALIZED (SELECT DISTINCT unnest(routes) AS route FROM hookstile.gateways
-    WHERE seen_ms > (SELECT now FROM clock) - $2)
+    WHERE owner <> $3 AND seen_ms > (SELECT now FROM clock) - $2)
 SELECT r.number, (SELECT horizon_ms FROM hookstile.route_settings s WHERE s.route = r.route)
     + (SELECT queued_ms FROM hookstile.deliveries d
         WHERE d.route = r.route AND state = 'pending' AND state <> 'success'
@@ -131,7 +134,7 @@ FROM unnest($1::text[]) WITH ORDINALITY AS r (route, number)
 WHERE r.route NOT IN (SELECT route FROM served) ORDER BY r.number";
     let names: Vec<&str> = candidates.iter().map(|(route, _)| &**route).collect();
     let rows = connection
-        .query_cached(sql, &[&names, &millis(SEEN_FOR)])
+        .query_cached(sql, &[&names, &millis(SEEN_FOR), &owner])
         .await?;
     let mut removed = Vec::new();
     for row in rows {

@@ -293,9 +293,9 @@ async fn route_of_another_gateway_is_not_removed() {
     queued(&one, 1, "a").await;
     wait_for_counts(&two, (1, 0)).await;
     assert_eq!(two.removed_routes().await, Ok(vec![]));
-    assert_eq!(two.is_served("billing").await, Ok(true));
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
     one.close(true).await;
-    assert_eq!(two.is_served("billing").await, Ok(false));
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(false));
     wait_for_removed(&two, &[("billing", 1)]).await;
 }
 
@@ -306,7 +306,7 @@ async fn route_of_a_killed_gateway_is_removed() {
     wait_until_registered(&two, "billing").await;
     queued(&one, 1, "a").await;
     drop(one);
-    assert_eq!(two.is_served("billing").await, Ok(true));
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
     test_store.advance(&two, SECOND * 20);
     wait_for_removed(&two, &[("billing", 1)]).await;
 }
