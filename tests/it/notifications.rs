@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 use crate::replicas::with_database;
 
