@@ -2,8 +2,8 @@
 //! the effect of expiry on other work.
 //!
 //! `cargo bench --bench store` runs with a million IDs and a hundred thousand queued events;
-//! `HOOKSTILE_BENCH_IDS` and `HOOKSTILE_BENCH_EVENTS` set other numbers. docs/store.md has the
-//! figures of one machine.
+//! `HOOKSTILE_BENCH_IDS` and `HOOKSTILE_BENCH_EVENTS` set other numbers. `-- attempts` measures failed
+//! attempts only. docs/store.md has the figures of one machine.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hookstile::cause::Cause;
 use hookstile::clock::{Clock, ManualClock};
 use hookstile::metrics::Metrics;
 use hookstile::signature::PayloadDigest;
 use hookstile::store::{
-    AttemptHistory, AttemptRecord, ClaimResult, ClaimTerms, DeliveryChange, DeliveryState,
-    Durability, EmbeddedSettings, EventKey, EventMetadata, EventRow, LedgerEntry, Payload,
-    SettledRow, Settlement, Store,
+    AttemptHistory, AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryChange,
+    DeliveryState, Durability, EmbeddedSettings, EventKey, EventMetadata, EventRow, LedgerEntry,
+    Payload, RESPONSE_BODY_MAX, ResponseRecord, SettledRow, Settlement, Store,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -36,10 +37,14 @@ fn main() {
     let events = number("HOOKSTILE_BENCH_EVENTS", 100_000);
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
+        if std::env::args().any(|argument| argument == "attempts") {
+            return attempts().await;
+        }
         // The backlog runs first, so that its memory figure contains nothing of the others.
         backlog(events).await;
         commits().await;
         recorded().await;
+        attempts().await;
         window(ids).await;
     });
 }
@@ -135,6 +140,91 @@ async fn recorded() {
             "completed IDs {what}, 256 at once: {rate:.0}/s, {}, {bytes:.0} bytes each on disk",
             spread(&mut waits)
         );
+    }
+}
+
+/// Measures failed attempts at queued events: without a cause, as earlier versions recorded them;
+/// with one; and with a response of 4 KiB, on which most of the cost depends.
+async fn attempts() {
+    const EVENTS: u64 = 2_000;
+    const ATTEMPTS: u32 = 30;
+    let refused = AttemptRecord {
+        error: Some("the upstream refuses connections".into()),
+        cause: Some(Cause::Refused),
+        address: Some("192.168.100.100:8080".into()),
+        ..answered(None)
+    };
+    let plain = AttemptRecord {
+        error: Some("could not connect".into()),
+        ..answered(None)
+    };
+    let response = |bytes| AttemptRecord {
+        status: Some(500),
+        cause: Some(Cause::Status),
+        address: refused.address.clone(),
+        response: Some(ResponseRecord {
+            content_type: Some("application/json".into()),
+            body_bytes: bytes as u64,
+            body: Some("b".repeat(bytes)),
+        }),
+        ..answered(None)
+    };
+    for (what, attempt) in [
+        ("without a cause", plain),
+        ("with a cause", refused.clone()),
+        ("with a response of 200 bytes", response(200)),
+        ("with a response of 4 KiB", response(RESPONSE_BODY_MAX)),
+    ] {
+        let opened = Opened::new(Durability::Relaxed);
+        let mut ids = Vec::new();
+        for id in 0..EVENTS {
+            let stored = completed(id, Some(DeliveryState::Pending));
+            ids.push(
+                opened
+                    .store
+                    .settle(stored)
+                    .await
+                    .expect("a disk")
+                    .expect("a delivery"),
+            );
+        }
+        let mut took = Vec::new();
+        for number in 1..=ATTEMPTS {
+            let began = Instant::now();
+            let recorded = ids.iter().map(|&id| {
+                let next = AttemptOutcome::Retry {
+                    after: HOUR,
+                    possibly_delivered: false,
+                };
+                opened
+                    .store
+                    .record_attempt(id, number, attempt.clone(), next)
+            });
+            for recorded in futures_util::future::join_all(recorded).await {
+                recorded.expect("a disk");
+            }
+            took.push(began.elapsed().as_secs_f64() * 1e6 / EVENTS as f64);
+        }
+        opened.store.close(true).await;
+        let bytes = file_bytes(opened.folder.path()) / EVENTS as f64;
+        println!(
+            "failed attempts {what}: {:.1} µs for the first, {:.1} µs for the 30th, {bytes:.0} bytes on disk for an event with 30",
+            took[0],
+            took[took.len() - 1],
+        );
+    }
+}
+
+/// Returns the record of an attempt that took 12 ms.
+fn answered(status: Option<u16>) -> AttemptRecord {
+    AttemptRecord {
+        at: Timestamp::UNIX_EPOCH,
+        ms: 12,
+        status,
+        error: None,
+        cause: None,
+        address: None,
+        response: None,
     }
 }
 
@@ -297,15 +387,7 @@ fn completed(id: u64, state: Option<DeliveryState>) -> Settlement {
             }),
             state,
             history: AttemptHistory::default(),
-            attempt: (state == DeliveryState::Success).then_some(AttemptRecord {
-                at: Timestamp::UNIX_EPOCH,
-                ms: 12,
-                status: Some(200),
-                error: None,
-                cause: None,
-                address: None,
-                response: None,
-            }),
+            attempt: (state == DeliveryState::Success).then_some(answered(Some(200))),
             payload: (state == DeliveryState::Pending).then(|| Payload {
                 head: Bytes::from_static(&[b'h'; 500]),
                 body: Bytes::from_static(&[b'b'; 1024]),

@@ -1,22 +1,31 @@
-//! The recent activity of each route beside its metrics: rejected requests, the time of the last
-//! verified event, and the requests of the last hour.
+//! The recent activity of each route beside its metrics: rejected requests and why they were
+//! rejected, the time of the last verified event, and the requests of the last hour.
 //!
 //! The activity is kept in memory and is bounded. That of routes that stay survives a reload. A
 //! request writes only to the activity of its own route.
 
+mod captures;
+mod explanations;
 mod idle_sender;
 mod rejections;
 mod request_history;
 mod streak;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::metrics::RouteMetrics;
 
+pub(crate) use captures::{
+    CAPTURED_BYTES_MAX, CaptureHistory, CaptureLimits, CapturedRequest, SentHeader,
+};
+pub(crate) use explanations::{Explanation, Explanations};
 pub(crate) use idle_sender::IdleSender;
-pub(crate) use rejections::{Rejection, RejectionCount, RejectionHistory, RejectionKind};
+pub(crate) use rejections::{
+    Rejection, RejectionCount, RejectionHistory, RejectionId, RejectionKind,
+};
 pub(crate) use request_history::{MINUTES, MinuteBucket, RequestCounts, RequestHistory};
 pub(crate) use streak::Incident;
 
@@ -24,6 +33,8 @@ pub(crate) use streak::Incident;
 pub struct Activity {
     routes: Mutex<RouteActivities>,
     unmatched: Arc<RouteActivity>,
+    /// The bytes that the captured requests of all routes hold.
+    captured_bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -37,6 +48,8 @@ pub struct TrackedRoute<'r> {
     pub route: &'r Arc<str>,
     /// The longest time between two verified events before the sender counts as idle.
     pub expect_every: Option<Duration>,
+    /// The bounds of the rejected requests that are captured; `None` if none are.
+    pub capture: Option<CaptureLimits>,
     pub metrics: &'r Arc<RouteMetrics>,
 }
 
@@ -45,6 +58,8 @@ pub struct RouteActivity {
     /// The route's name. `None` for requests that match no route.
     pub route: Option<Arc<str>>,
     pub rejections: RejectionHistory,
+    pub explanations: Explanations,
+    pub captures: CaptureHistory,
     /// `None` for requests that match no route.
     pub sender: Option<SenderActivity>,
 }
@@ -58,13 +73,17 @@ pub struct SenderActivity {
 impl Activity {
     /// Creates the activity without any routes. `now` is the start of the process.
     pub fn new(now: Instant) -> Arc<Self> {
+        let captured_bytes = Arc::default();
         Arc::new(Self {
             routes: Mutex::default(),
             unmatched: Arc::new(RouteActivity {
                 route: None,
                 rejections: RejectionHistory::new(now),
+                explanations: Explanations::default(),
+                captures: CaptureHistory::new(Arc::clone(&captured_bytes)),
                 sender: None,
             }),
+            captured_bytes,
         })
     }
 
@@ -80,8 +99,12 @@ impl Activity {
         for tracked in tracked {
             let activity = match routes.by_route.get(tracked.route) {
                 Some(kept) => Arc::clone(kept),
-                None => Arc::new(RouteActivity::new(&tracked, now)),
+                None => {
+                    let captures = CaptureHistory::new(Arc::clone(&self.captured_bytes));
+                    Arc::new(RouteActivity::new(&tracked, captures, now))
+                }
             };
+            activity.captures.set_limits(tracked.capture, now);
             if let Some(sender) = &activity.sender {
                 sender.idle.expect(tracked.expect_every);
                 sender.history.read_from(Arc::clone(tracked.metrics));
@@ -132,6 +155,7 @@ impl Activity {
 impl RouteActivity {
     /// Samples the counters of this route, as [`Activity::sample`] does for all.
     pub fn sample(&self, now: Instant) {
+        self.captures.sample(now);
         let (Some(route), Some(sender)) = (&self.route, &self.sender) else {
             return;
         };
@@ -141,10 +165,12 @@ impl RouteActivity {
         }
     }
 
-    fn new(tracked: &TrackedRoute<'_>, now: Instant) -> Self {
+    fn new(tracked: &TrackedRoute<'_>, captures: CaptureHistory, now: Instant) -> Self {
         Self {
             route: Some(Arc::clone(tracked.route)),
             rejections: RejectionHistory::new(now),
+            explanations: Explanations::default(),
+            captures,
             sender: Some(SenderActivity {
                 idle: IdleSender::new(now, tracked.metrics.silent.clone()),
                 history: RequestHistory::new(Arc::clone(tracked.metrics), now),

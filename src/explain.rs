@@ -12,6 +12,7 @@ mod finding;
 mod readings;
 mod search;
 mod secrets;
+mod sentence;
 
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ use crate::event::{EnvelopeError, EnvelopeSpec};
 use crate::handshake::Challenge;
 use crate::signature::{NamedKey, NamedSecret, Scheme, SignatureError, Verifier};
 use search::Search;
+
+pub use captured::Captured;
+pub use sentence::{Explainer, Sentence};
 
 /// A request as it was captured.
 #[derive(Debug, Clone, Default)]
@@ -131,6 +135,8 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub kind: ChangeKind,
+    /// A clause that says what happened, as far as the change tells it.
+    pub fact: String,
     /// The end of the sentence "it would match …".
     pub how: String,
     /// A sentence that says what to do.
@@ -166,10 +172,20 @@ impl ChangeKind {
 
 impl Change {
     fn new(kind: ChangeKind, how: impl Into<String>, advice: impl Into<String>) -> Self {
+        let how = how.into();
         Self {
             kind,
-            how: how.into(),
+            fact: format!("it would match {how}"),
+            how,
             advice: advice.into(),
+        }
+    }
+
+    /// Sets the clause that says what happened.
+    fn with_fact(self, fact: impl Into<String>) -> Self {
+        Self {
+            fact: fact.into(),
+            ..self
         }
     }
 }

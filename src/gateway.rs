@@ -5,6 +5,7 @@
 //! outcome to status, headers and body. This file holds the state that all connections share.
 
 mod address;
+mod explainer;
 mod limits;
 mod listener;
 mod request;
@@ -14,6 +15,7 @@ mod route_snapshot;
 mod verified_requests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +29,7 @@ use crate::limits::RequestLimits;
 use crate::log::LogSampler;
 use crate::metrics::Metrics;
 use crate::upstream::Client;
+use explainer::Explainer;
 use listener::connection_limits::ConnectionLimits;
 use listener::wait::LAST_REQUEST_WAIT;
 use verified_requests::VerifiedRequests;
@@ -50,9 +53,12 @@ pub struct Gateway {
     clock: Clock,
     test_marks: TestMarks,
     limits: Limits,
+    /// Set once it was logged that a peer outside of `trusted_proxies` sent `X-Forwarded-For`.
+    warned_of_proxy: AtomicBool,
     connection_limits: ConnectionLimits,
     verified_requests: VerifiedRequests,
     request_limits: RequestLimits,
+    explainer: Explainer,
 }
 
 /// The components that a [`Gateway`] shares with the rest of the process.
@@ -90,6 +96,7 @@ impl Gateway {
                 metrics.body_bytes_in_flight.clone(),
             ),
             verified_requests: VerifiedRequests::default(),
+            explainer: Explainer::default(),
             ledger,
             client,
             metrics,
@@ -97,6 +104,7 @@ impl Gateway {
             log_sampler,
             clock,
             limits,
+            warned_of_proxy: AtomicBool::new(false),
         })
     }
 

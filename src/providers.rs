@@ -8,6 +8,7 @@ pub mod orbvpn;
 mod sample;
 pub mod vpn_enterprise;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -18,7 +19,7 @@ use crate::route::OnDuplicate;
 use crate::signature::Scheme;
 
 pub use catalogue::{PRESETS, UNKNOWN_SENDER};
-pub use sample::{Sample, sample, sample_for_envelope};
+pub use sample::{Sample, sample, sample_for_envelope, sample_for_scheme};
 
 /// A provider that a route can name.
 pub struct Preset {
@@ -69,6 +70,21 @@ impl PresetHandshake {
             Self::Never | Self::Query => None,
         }
     }
+}
+
+/// Returns the schemes of all presets, each with the name of the first preset that has it.
+pub fn schemes() -> &'static [(&'static str, Scheme)] {
+    static SCHEMES: LazyLock<Vec<(&str, Scheme)>> = LazyLock::new(|| {
+        let mut schemes: Vec<(&str, Scheme)> = Vec::new();
+        for preset in PRESETS {
+            let scheme = (preset.scheme)();
+            if !schemes.iter().any(|(_, known)| *known == scheme) {
+                schemes.push((preset.name, scheme));
+            }
+        }
+        schemes
+    });
+    &SCHEMES
 }
 
 /// Finds the preset of this name.

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod automatic_redelivery;
+mod moving;
 mod route_worker;
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
@@ -25,6 +26,7 @@ use crate::metrics::QueueMetrics;
 use crate::route::{Replay, Route};
 use crate::store::{self, Store, StoreError};
 use crate::upstream::Client;
+pub(crate) use moving::{MoveError, MovedEvents};
 
 /// The dispatcher of stored events.
 pub(crate) struct Queue {
@@ -48,8 +50,13 @@ struct RouteQueues {
     by_route: HashMap<Arc<str>, RouteQueue>,
     /// Routes that an operator paused.
     paused: HashSet<Arc<str>>,
+    gates: HashMap<Arc<str>, Gate>,
     workers: JoinSet<()>,
 }
+
+/// The gate of a route. Each attempt at one of its events holds it for reading; moving its events to
+/// another route holds it for writing, so that no event is attempted on both.
+type Gate = Arc<RwLock<()>>;
 
 /// The handle of a route's worker.
 struct RouteQueue {
@@ -67,6 +74,18 @@ struct WorkerRoute {
     /// `true` if an operator paused the route: its events wait.
     paused: bool,
     metrics: QueueMetrics,
+}
+
+impl RouteQueue {
+    /// Pauses or resumes the worker, and the route itself for the requests that it gets.
+    fn set_paused(&self, paused: bool) {
+        self.route.send_if_modified(|current| {
+            if let Some(route) = &current.route {
+                route.set_paused(paused);
+            }
+            std::mem::replace(&mut current.paused, paused) != paused
+        });
+    }
 }
 
 impl Queue {
@@ -96,17 +115,14 @@ impl Queue {
             .collect();
         let mut routes = self.routes();
         for (name, queue) in &routes.by_route {
-            let now = paused.contains(name);
-            queue
-                .route
-                .send_if_modified(|current| std::mem::replace(&mut current.paused, now) != now);
+            queue.set_paused(paused.contains(name));
         }
         routes.paused = paused;
         Ok(())
     }
 
-    /// Pauses or resumes the delivery of a route's stored events. A pause survives restarts.
-    /// Attempts in flight are not affected.
+    /// Pauses or resumes a route: the delivery of its stored events, and what it does with
+    /// requests. A pause survives restarts. Attempts in flight are not affected.
     ///
     /// # Errors
     /// When the change may not be stored. It has no effect then.
@@ -114,7 +130,7 @@ impl Queue {
         self.store().set_paused(Arc::clone(&route), paused).await?;
         let mut routes = self.routes();
         if let Some(queue) = routes.by_route.get(&route) {
-            queue.route.send_modify(|current| current.paused = paused);
+            queue.set_paused(paused);
         }
         if paused {
             routes.paused.insert(route);
@@ -147,18 +163,22 @@ impl Queue {
             store_routes.push(store::StoreRoute {
                 route: Arc::clone(&route.name),
                 retain: route.retain,
+                horizon: route.retry.horizon,
                 concurrency: route.queue_concurrency,
             });
+            let paused = queues.paused.contains(&route.name);
+            route.set_paused(paused);
             let worker_route = WorkerRoute {
                 route: Some(Arc::clone(route)),
-                paused: queues.paused.contains(&route.name),
+                paused,
                 metrics: metrics.clone(),
             };
             if let Some(queue) = queues.by_route.get(&route.name) {
                 queue.route.send_replace(worker_route);
                 continue;
             }
-            let (queue, worker) = self.new_route_queue(&route.name, worker_route);
+            let gate = Arc::clone(queues.gates.entry(Arc::clone(&route.name)).or_default());
+            let (queue, worker) = self.new_route_queue(&route.name, worker_route, gate);
             queues.by_route.insert(Arc::clone(&route.name), queue);
             queues.workers.spawn(worker.run());
         }
@@ -229,6 +249,7 @@ impl Queue {
         &self,
         name: &Arc<str>,
         route: WorkerRoute,
+        gate: Gate,
     ) -> (RouteQueue, route_worker::RouteWorker) {
         let delivering = Arc::new(AtomicU64::new(0));
         let (route, receiver) = watch::channel(route);
@@ -240,6 +261,7 @@ impl Queue {
             route: receiver,
             woken: self.store().queue_notifier(name),
             delivering: Arc::clone(&delivering),
+            gate,
             phase: self.phase.subscribe(),
         };
         (RouteQueue { route, delivering }, worker)

@@ -10,6 +10,7 @@ mod unverified_limit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, StatusCode};
@@ -20,9 +21,11 @@ pub(crate) use admission::{Admission, AdmissionError, RateLimit};
 pub(crate) use filter::EventFilter;
 pub(crate) use probe::Probe;
 
+use crate::activity::CaptureLimits;
 use crate::backoff::Backoff;
 use crate::delivery::is_spelling_of;
 use crate::event::{EnvelopeSpec, Event};
+use crate::explain::Explainer;
 use crate::handshake::Handshake;
 use crate::ledger::{IdentityRule, InFlightPolicy};
 use crate::signature::{Unenforced, Verifier};
@@ -46,7 +49,11 @@ pub struct Route {
     pub active: bool,
     /// The reason why the route is off line: a secret that cannot be read.
     pub off_line: Option<Box<str>>,
+    /// Set while an operator has paused the route.
+    pub paused: AtomicBool,
     pub verifier: Verifier,
+    /// What its rejected requests are explained with.
+    pub explainer: Explainer,
     /// If set (`enforce: false`), requests that do not verify are forwarded, marked as unverified.
     pub unenforced: Option<Unenforced>,
     /// The handling of the provider's handshakes. `None` if the provider has none.
@@ -76,12 +83,25 @@ pub struct Route {
     pub retain: Retain,
     /// The longest time between two verified events before the sender counts as idle.
     pub expect_every: Option<Duration>,
+    /// The bounds of the rejected requests that are captured. `None` if none are.
+    pub capture: Option<CaptureLimits>,
     pub upstream: Arc<Upstream>,
     /// `true` if the sender's query string is appended to the upstream's path.
     pub forward_query: bool,
 }
 
 impl Route {
+    /// Returns whether an operator has paused the route. Its stored events wait then; a `proxy`
+    /// route accepts no requests, and a `spill` route stores every event.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Pauses or resumes the route, for requests that arrive from now on.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
     /// Returns the response to a provider's probe by this method, if the route answers it.
     pub fn probe(&self, method: &Method) -> Option<&Arc<Probe>> {
         self.probes.iter().find(|probe| probe.method == *method)

@@ -122,6 +122,10 @@ impl Verifier {
             .map(|key| (&key.named.name, key.named.expires))
     }
 
+    pub fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
     /// Returns whether this header holds the signature or something that is signed.
     pub fn reads_header(&self, name: &HeaderName) -> bool {
         self.scheme.reads_header(name)
@@ -290,6 +294,16 @@ impl Verification<'_> {
     /// it.
     pub fn finish(self) -> Result<Verified, SignatureError> {
         self.check().map_err(|unverified| unverified.failure)
+    }
+
+    /// Ends the verification like [`Verification::finish`], but returns the body of a request that
+    /// is not authentic as well, so that it can be captured or explained.
+    ///
+    /// # Errors
+    /// The reason, with the body. Nothing may be delivered from it.
+    pub fn finish_or_body(self) -> Result<Verified, (SignatureError, Bytes)> {
+        self.check()
+            .map_err(|unverified| (unverified.failure, unverified.body))
     }
 
     /// Ends the verification like [`Verification::finish`], but returns a body that is not

@@ -58,6 +58,22 @@ pub struct Rejection {
     /// The ID and the type of the event, if the request was verified and has them.
     pub event_id: Option<Arc<str>>,
     pub event_type: Option<Arc<str>>,
+    /// The ID of the request, if it was captured.
+    pub capture_id: Option<Arc<str>>,
+}
+
+/// The number of a rejection that was kept. Numbers are not used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RejectionId(u64);
+
+/// A rejection that was kept.
+#[derive(Debug, Clone)]
+pub struct RecentRejection {
+    pub rejection: Arc<Rejection>,
+    /// The number of rejections of the same kind that followed and were not kept.
+    pub suppressed: u64,
+    /// The reason of the rejection in words, if this request was explained.
+    pub explanation: Option<Arc<str>>,
 }
 
 /// The number of rejections of one kind in the last hour.
@@ -77,14 +93,10 @@ pub struct RejectionHistory {
 #[derive(Default)]
 struct State {
     /// The oldest first.
-    kept: VecDeque<KeptRejection>,
+    kept: VecDeque<(RejectionId, RecentRejection)>,
+    /// The number of rejections that were kept so far.
+    last_id: u64,
     counts: Vec<KindCount>,
-}
-
-struct KeptRejection {
-    rejection: Arc<Rejection>,
-    /// The number of rejections of the same kind that followed and were not kept.
-    suppressed: u64,
 }
 
 /// The counts of one kind.
@@ -137,37 +149,46 @@ impl RejectionHistory {
     }
 
     /// Counts a rejection, and keeps the one that `describe` returns if its kind is below the
-    /// limit.
+    /// limit, or if `is_kept`: then this request will be explained.
     pub fn record(
         &self,
         kind: RejectionKind,
         at: Timestamp,
         now: Instant,
+        is_kept: bool,
         describe: impl FnOnce() -> Rejection,
-    ) {
+    ) -> Option<RejectionId> {
         let second = self.uptime(now).as_secs();
         let mut state = self.state();
-        if !state.count(kind, at, second) {
+        if !state.count(kind, at, second) && !is_kept {
             let last = state
                 .kept
                 .iter_mut()
-                .rfind(|kept| kept.rejection.kind == kind);
-            if let Some(last) = last {
+                .rfind(|(_, kept)| kept.rejection.kind == kind);
+            if let Some((_, last)) = last {
                 last.suppressed += 1;
-                return;
+                return None;
             }
         }
-        state.keep(describe());
+        Some(state.keep(describe()))
     }
 
-    /// Returns the rejections that were kept, the newest first, each with the number of rejections
-    /// of the same kind that followed and were not kept.
-    pub fn recent(&self) -> Vec<(Arc<Rejection>, u64)> {
+    /// Adds the explanation to a rejection, if it is still kept.
+    pub fn explain(&self, id: RejectionId, text: Arc<str>) {
+        let mut state = self.state();
+        let kept = state.kept.iter_mut().rfind(|(kept, _)| *kept == id);
+        if let Some((_, kept)) = kept {
+            kept.explanation = Some(text);
+        }
+    }
+
+    /// Returns the rejections that were kept, the newest first.
+    pub fn recent(&self) -> Vec<RecentRejection> {
         self.state()
             .kept
             .iter()
             .rev()
-            .map(|kept| (Arc::clone(&kept.rejection), kept.suppressed))
+            .map(|(_, kept)| kept.clone())
             .collect()
     }
 
@@ -219,7 +240,7 @@ impl State {
     }
 
     /// Keeps a rejection. If there is no room, the oldest one of the most frequent kind is removed.
-    fn keep(&mut self, rejection: Rejection) {
+    fn keep(&mut self, rejection: Rejection) -> RejectionId {
         if self.kept.len() >= KEPT_MAX {
             let most_frequent = self
                 .counts
@@ -229,19 +250,24 @@ impl State {
             let oldest = self
                 .kept
                 .iter()
-                .position(|kept| Some(kept.rejection.kind) == most_frequent);
+                .position(|(_, kept)| Some(kept.rejection.kind) == most_frequent);
             self.kept.remove(oldest.unwrap_or_default());
         }
-        self.kept.push_back(KeptRejection {
+        self.last_id += 1;
+        let id = RejectionId(self.last_id);
+        let kept = RecentRejection {
             rejection: Arc::new(rejection),
             suppressed: 0,
-        });
+            explanation: None,
+        };
+        self.kept.push_back((id, kept));
+        id
     }
 
     fn kept_of_kind(&self, kind: RejectionKind) -> usize {
         self.kept
             .iter()
-            .filter(|kept| kept.rejection.kind == kind)
+            .filter(|(_, kept)| kept.rejection.kind == kind)
             .count()
     }
 }
@@ -313,12 +339,13 @@ mod tests {
             user_agent: None,
             event_id: None,
             event_type: None,
+            capture_id: None,
         }
     }
 
     fn record(rejections: &RejectionHistory, kind: RejectionKind, at_second: u64) {
         let now = rejections.since + Duration::from_secs(at_second);
-        rejections.record(kind, Timestamp::UNIX_EPOCH, now, || rejection(kind));
+        rejections.record(kind, Timestamp::UNIX_EPOCH, now, false, || rejection(kind));
     }
 
     fn in_last_hour(rejections: &RejectionHistory, at_second: u64) -> Vec<(RejectionKind, u64)> {
@@ -342,16 +369,18 @@ mod tests {
         );
         let recent = rejections.recent();
         assert_eq!(recent.len(), KEPT_MAX);
-        assert_eq!((recent[0].0.kind, recent[0].1), (MISMATCH, 990));
+        let newest = &recent[0];
+        assert_eq!((newest.rejection.kind, newest.suppressed), (MISMATCH, 990));
         assert_eq!(
-            recent[99].0.kind, STALE,
+            recent[99].rejection.kind, STALE,
             "the flood has not displaced the rare kind"
         );
         // Ten per second are kept, and the last of them counts the others.
         assert!(
             recent[..99]
                 .chunks(10)
-                .all(|second| second[0].1 == 990 && second[1..].iter().all(|kept| kept.1 == 0))
+                .all(|second| second[0].suppressed == 990
+                    && second[1..].iter().all(|kept| kept.suppressed == 0))
         );
     }
 
@@ -366,6 +395,24 @@ mod tests {
         assert_eq!(rejections.recent().len(), 2);
         record(&rejections, MISMATCH, 7200);
         assert_eq!(in_last_hour(&rejections, 7200), [(MISMATCH, 1)]);
+    }
+
+    #[test]
+    fn explained_rejection_is_kept_in_a_flood() {
+        let rejections = RejectionHistory::new(Instant::now());
+        for _ in 0..50 {
+            record(&rejections, MISMATCH, 0);
+        }
+        let now = rejections.since;
+        let id = rejections.record(MISMATCH, Timestamp::UNIX_EPOCH, now, true, || {
+            rejection(MISMATCH)
+        });
+        record(&rejections, MISMATCH, 0);
+        rejections.explain(id.unwrap(), "because".into());
+        let recent = rejections.recent();
+        assert_eq!((recent.len(), recent[0].suppressed), (11, 1));
+        assert_eq!(recent[0].explanation.as_deref(), Some("because"));
+        assert_eq!(recent[1].explanation, None);
     }
 
     #[test]

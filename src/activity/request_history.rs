@@ -144,6 +144,11 @@ impl RequestHistory {
         hour
     }
 
+    /// Returns how many of the last hour's minutes are known: none is before the route's start.
+    pub fn minutes_known(&self, now: Instant) -> usize {
+        usize::try_from(self.minute(now)).map_or(MINUTES, |newest| MINUTES.min(newest + 1))
+    }
+
     /// Returns the metrics that are sampled.
     pub fn metrics(&self) -> Arc<RouteMetrics> {
         Arc::clone(&self.state().metrics)
@@ -342,6 +347,8 @@ mod tests {
             (hour[59].attempts_succeeded, hour[59].attempts_failed),
             (1, 1)
         );
+        assert_eq!(route.history.minutes_known(route.at(130)), 3);
+        assert_eq!(route.history.minutes_known(route.at(3 * 3600)), MINUTES);
         let later = route.history.last_hour(route.at(59 * 60));
         assert_eq!((later[0].requests, later[2].requests.total()), (first, 6));
         assert!(

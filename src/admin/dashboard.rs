@@ -5,6 +5,7 @@
 //! other hosts, and the content security policy forbids inline scripts and styles.
 
 mod chart;
+mod curl;
 mod event;
 mod events;
 mod login;

@@ -40,6 +40,10 @@ pub(crate) enum OperationError {
     NoSuchWebhook,
     #[error("There is no such delivery; records are kept as long as the route's `retain` says.")]
     NoSuchDelivery,
+    #[error(
+        "There is no such captured request; they are kept in memory, as the route's `capture` says."
+    )]
+    NoSuchCapture,
     #[error("A copy of this event is being delivered now.")]
     InFlight,
     #[error("The payload was not kept, so there is nothing to deliver; see the route's `retain`.")]
@@ -56,6 +60,25 @@ pub(crate) enum OperationError {
          header, it may hold the body: forget that as `sha256:…`."
     )]
     NoSuchEvent,
+    #[error("Events are moved from one route to another: name two routes.")]
+    SameRoute,
+    #[error("There is no route of this ID to move the events to; it must be configured.")]
+    UnknownTarget,
+    #[error(
+        "The route to move the events to has no queue: it delivers with `delivery: proxy`. Choose \
+         a route with `queue` or `spill`."
+    )]
+    NoQueue,
+    #[error(
+        "The route is configured, here or on another gateway, and delivers its events itself. Only \
+         the events of a route that is no longer configured can be moved."
+    )]
+    StillConfigured,
+    #[error(
+        "An attempt at one of the route's events began before it was removed, and has not ended; \
+         try again in a moment."
+    )]
+    AttemptInFlight,
     #[error("{0}")]
     Webhook(#[from] WebhookError),
     #[error(
@@ -118,7 +141,7 @@ impl ApiError {
                  add the name to `admin.hosts`."
             }
             Self::CrossOrigin => "A page of another origin may not request this.",
-            Self::ReadOnly => "This token may only read; a change needs the admin token.",
+            Self::ReadOnly => "This token may only read; this needs the admin token.",
             Self::OtherUser => {
                 "Without `admin.token`, only the gateway's own user and root may connect; set a token \
                  for others."
@@ -148,9 +171,12 @@ impl OperationError {
         match self {
             Self::NoSuchWebhook
             | Self::NoSuchDelivery
+            | Self::NoSuchCapture
             | Self::NoSuchEvent
             | Self::Webhook(WebhookError::Unknown) => StatusCode::NOT_FOUND,
             Self::InFlight
+            | Self::StillConfigured
+            | Self::AttemptInFlight
             | Self::PayloadNotKept
             | Self::RedeliveryRunning
             | Self::CannotSign
@@ -160,6 +186,9 @@ impl OperationError {
             ) => StatusCode::CONFLICT,
             Self::Webhook(WebhookError::Invalid(_))
             | Self::PaceTooSlow
+            | Self::SameRoute
+            | Self::UnknownTarget
+            | Self::NoQueue
             | Self::Reload(ReloadError::Invalid(_))
             | Self::NotInHeader => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoAnswer(_) => StatusCode::BAD_GATEWAY,
@@ -181,7 +210,12 @@ impl OperationError {
             Self::NotInHeader => "not_in_header",
             Self::NoAnswer(_) => "no_answer",
             Self::NoSuchDelivery => "unknown_delivery",
-            Self::InFlight => "in_flight",
+            Self::InFlight | Self::AttemptInFlight => "in_flight",
+            Self::SameRoute => "same_route",
+            Self::UnknownTarget => "unknown_target",
+            Self::NoQueue => "no_queue",
+            Self::StillConfigured => "still_configured",
+            Self::NoSuchCapture => "unknown_capture",
             Self::PayloadNotKept => "payload_not_kept",
             Self::RedeliveryRunning => "redelivery_under_way",
             Self::PaceTooSlow => "pace_too_slow",

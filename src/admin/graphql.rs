@@ -27,9 +27,10 @@ use super::audit::{Caller, Operator};
 use super::error::{ApiError, OperationError};
 use super::http::{BODY_BYTES_MAX, Body, json, parse};
 use super::operations::Operations;
-use super::query::{self, DeliverySelection, RedeliveryQuery, TestEvent};
+use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, RedeliveryQuery, TestEvent};
 use super::shape::deliveries::Redelivered;
 use super::shape::problems::{GatewayProblem, Problems};
+use super::shape::removed::{MovedEvents, RemovedRoute};
 use super::shape::webhooks::TestResult;
 use crate::store::DeliveryFilter;
 use crate::webhooks::NewWebhook;
@@ -171,6 +172,16 @@ impl Query {
         .await
     }
 
+    /// Lists the routes that are no longer configured and have stored events, up to a thousand.
+    #[graphql(complexity = "LIST_COST + child_complexity")]
+    async fn removed_routes(&self, context: &Context<'_>) -> Nullable<Vec<RemovedRoute>> {
+        field(async {
+            let removed = operations(context).removed_routes().await.map_err(failed)?;
+            Ok(removed.into_iter().map(Into::into).collect())
+        })
+        .await
+    }
+
     async fn webhook(&self, context: &Context<'_>, id: ID) -> Nullable<Webhook> {
         field(async {
             let route = operations(context).route(route_name(&id)?).await;
@@ -180,7 +191,8 @@ impl Query {
     }
 
     /// Lists up to `limit` deliveries, the newest first: from 1 to 100, by default 20. `since` and
-    /// `until` bound the time at which the event was received; `until` is exclusive.
+    /// `until` bound the time at which the event was received; `until` is exclusive. `search` is
+    /// the beginning of an event ID or of a delivery's ID, as in the REST API.
     #[allow(clippy::too_many_arguments)]
     #[graphql(complexity = "LIST_COST + child_complexity")]
     async fn deliveries(
@@ -190,6 +202,7 @@ impl Query {
         status: Option<DeliveryStatus>,
         event_type: Option<String>,
         event_id: Option<String>,
+        search: Option<String>,
         since: Option<Timestamp>,
         until: Option<Timestamp>,
         limit: Option<i32>,
@@ -223,7 +236,10 @@ impl Query {
                 with_bodies,
                 ..selection.into_filter()?
             };
-            let page = operations(context).deliveries(filter).await;
+            let search = search.as_deref().map(IdPrefix::parse);
+            let page = operations(context)
+                .list_deliveries(DeliveryQuery { filter, search })
+                .await;
             Ok(page.map_err(failed)?.into())
         })
         .await
@@ -297,7 +313,7 @@ impl Mutation {
     }
 
     /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
-    /// same name exists again.
+    /// same name exists again, or until they are moved to another route.
     async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<bool> {
         field(async {
             operations(context)
@@ -309,13 +325,14 @@ impl Mutation {
         .await
     }
 
-    /// Pauses the delivery of a route's stored events, through restarts too. Routes of the file
+    /// Pauses a route, through restarts too: its stored events wait. A `proxy` route answers 503
+    /// `inactive` with `Retry-After`, and a `spill` route stores every event. Routes of the file
     /// can be paused as well.
     async fn pause_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<Webhook> {
         set_paused(context, &id, true).await
     }
 
-    /// Resumes the delivery of a route's stored events.
+    /// Resumes a paused route and the delivery of its stored events.
     async fn resume_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<Webhook> {
         set_paused(context, &id, false).await
     }
@@ -356,8 +373,9 @@ impl Mutation {
     }
 
     /// Redelivers all matching events, the oldest first; without a status, the failed and the dead
-    /// ones. At least one of the first six arguments is required. `perSecond`, above 0 and up to
-    /// 10,000, is the number of events that become due per second. A dry run counts them and
+    /// ones. At least one of the first seven arguments is required. `ids`, 1 to 100, are the only
+    /// deliveries to choose from, whatever their status if none is given. `perSecond`, above 0 and
+    /// up to 10,000, is the number of events that become due per second. A dry run counts them and
     /// changes nothing.
     #[allow(clippy::too_many_arguments)]
     #[graphql(complexity = "REDELIVERY_COST + child_complexity")]
@@ -370,11 +388,16 @@ impl Mutation {
         event_id: Option<String>,
         since: Option<Timestamp>,
         until: Option<Timestamp>,
+        ids: Option<Vec<ID>>,
         per_second: Option<f64>,
         #[graphql(default)] dry_run: bool,
     ) -> Nullable<Redelivered> {
         field(async {
             let operator = operator(context)?;
+            let ids = match ids {
+                Some(ids) => query::chosen_ids(&ids)?,
+                None => Vec::new(),
+            };
             let selection = DeliverySelection {
                 route: selected_route(webhook_id.as_ref())?,
                 state: status.map(Into::into),
@@ -383,7 +406,7 @@ impl Mutation {
                 since,
                 until,
             };
-            let query = RedeliveryQuery::new(selection, per_second, dry_run)?;
+            let query = RedeliveryQuery::new(selection, ids, per_second, dry_run)?;
             let report = operations(context)
                 .redeliver_matching(operator, query)
                 .await;
@@ -410,9 +433,23 @@ impl Mutation {
                 since: Some(since),
                 ..DeliverySelection::default()
             };
-            let query = RedeliveryQuery::new(selection, per_second, dry_run)?;
+            let query = RedeliveryQuery::new(selection, Vec::new(), per_second, dry_run)?;
             let report = operations(context).recover(operator, query).await;
             Ok(report.map_err(failed)?.into())
+        })
+        .await
+    }
+
+    /// Moves the waiting events and the dead letters of a route that is no longer configured to
+    /// another route, with their IDs, payloads, attempts and records.
+    #[graphql(complexity = "REDELIVERY_COST + child_complexity")]
+    async fn move_events(&self, context: &Context<'_>, id: ID, to: ID) -> Nullable<MovedEvents> {
+        field(async {
+            let operator = operator(context)?;
+            let from = route_name(&id)?;
+            let to = route_name(&to).map_err(|_| failed(OperationError::UnknownTarget))?;
+            let moved = operations(context).move_events(operator, from, to).await;
+            Ok(moved.map_err(failed)?.into())
         })
         .await
     }

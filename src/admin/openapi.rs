@@ -63,7 +63,7 @@ const TOKEN: &str = "token";
             description = "The active routes; those made over the API can be changed and removed.",
         ),
         (name = "deliveries", description = "The delivery of each event."),
-        (name = "rejections", description = "Rejected requests."),
+        (name = "rejections", description = "Rejected requests, and those that were captured."),
         (name = "gateway", description = "The gateway as a whole."),
         (
             name = "health",
@@ -139,6 +139,12 @@ fn add_common(path: &str, item: &mut PathItem) {
                 "The delivery's ID.",
                 "^(del_)?[0-9]{1,18}$",
                 OperationError::NoSuchDelivery,
+            )
+        } else if path.starts_with("/captures/") {
+            (
+                "The captured request's ID.",
+                "^cap_[0-9a-f]{16}$",
+                OperationError::NoSuchCapture,
             )
         } else {
             (

@@ -1,12 +1,15 @@
 //! Everything that an operator can see and do, independent of the API that requests it.
 
 mod announcements;
+pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod gateway;
 pub(super) mod numbers;
+pub(super) mod obstacle;
 pub(super) mod problems;
 pub(super) mod recovery;
 pub(super) mod rejections;
+pub(super) mod removed;
 pub(super) mod routes;
 pub(super) mod status;
 pub(super) mod test_event;

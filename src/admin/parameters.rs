@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::error::ApiError;
-use super::query::{self, DeliverySelection, invalid};
+use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, invalid};
 use crate::outcome::Code;
 use crate::store::{DeliveryFilter, DeliveryState};
 
@@ -11,9 +11,10 @@ use crate::store::{DeliveryFilter, DeliveryState};
 pub(super) type Pairs = Vec<(String, String)>;
 
 /// Parses the parameters of a list of deliveries. `webhook_id` is one only with `any_webhook`.
-pub(super) fn delivery_filter(pairs: Pairs, any_webhook: bool) -> Result<DeliveryFilter, ApiError> {
+pub(super) fn delivery_query(pairs: Pairs, any_webhook: bool) -> Result<DeliveryQuery, ApiError> {
     let mut selection = DeliverySelection::default();
     let (mut limit, mut before, mut with_bodies) = (query::LIMIT_DEFAULT, None, true);
+    let mut search = None;
     let mut parsed: Vec<String> = Vec::new();
     for (name, value) in pairs {
         match name.as_str() {
@@ -23,6 +24,7 @@ pub(super) fn delivery_filter(pairs: Pairs, any_webhook: bool) -> Result<Deliver
             "status" => selection.state = Some(state(&value)?),
             "event_type" => selection.event_type = Some(value),
             "event_id" => selection.event_id = Some(value),
+            "search" => search = Some(IdPrefix::parse(&value)),
             "event_data" => {
                 with_bodies = value
                     .parse()
@@ -46,12 +48,13 @@ pub(super) fn delivery_filter(pairs: Pairs, any_webhook: bool) -> Result<Deliver
         }
         parsed.push(name);
     }
-    Ok(DeliveryFilter {
+    let filter = DeliveryFilter {
         before,
         limit,
         with_bodies,
         ..selection.into_filter()?
-    })
+    };
+    Ok(DeliveryQuery { filter, search })
 }
 
 /// Parses the parameters of a list of rejected requests: the limit and the outcome.
@@ -66,7 +69,7 @@ pub(super) fn rejection_filter(pairs: Pairs) -> Result<(usize, Option<Code>), Ap
         [(_, text)] => Some(outcome(text)?),
         _ => return Err(invalid("outcome", "given once")),
     };
-    Ok((delivery_filter(rest, false)?.limit, outcome))
+    Ok((delivery_query(rest, false)?.filter.limit, outcome))
 }
 
 /// Parses the outcome of a request. Requests that were delivered are not listed, so theirs selects
@@ -105,22 +108,23 @@ mod tests {
     use super::*;
     use crate::store::DeliveryId;
 
-    fn parse(query: &str) -> Result<DeliveryFilter, String> {
+    fn parse(query: &str) -> Result<DeliveryQuery, String> {
         let uri = format!("http://localhost/deliveries?{query}")
             .parse()
             .unwrap();
         let Query(pairs) = Query::<Pairs>::try_from_uri(&uri).unwrap();
-        delivery_filter(pairs, true).map_err(|error| format!("{error:?}"))
+        delivery_query(pairs, true).map_err(|error| format!("{error:?}"))
     }
 
     #[test]
     fn parameters_become_a_filter() {
-        let filter = parse(
+        let query = parse(
             "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&\
              webhook_id=wh_a&event_data=false&since=2026-06-01T14:00:00%2B02:00&\
-             until=2026-06-01T12:00:00.5Z",
+             until=2026-06-01T12:00:00.5Z&search=evt",
         );
-        let expected = DeliveryFilter {
+        let search = Some(IdPrefix::Event("evt".into()));
+        let filter = DeliveryFilter {
             route: Some("a".into()),
             state: Some(DeliveryState::Dead),
             event_type: Some("user.created".into()),
@@ -130,14 +134,18 @@ mod tests {
             before: Some(DeliveryId(9)),
             limit: 5,
             with_bodies: false,
+            ..DeliveryFilter::default()
         };
-        assert_eq!(filter, Ok(expected));
+        assert_eq!(query, Ok(DeliveryQuery { filter, search }));
         assert_eq!(
             parse(""),
-            Ok(DeliveryFilter {
-                limit: 20,
-                with_bodies: true,
-                ..DeliveryFilter::default()
+            Ok(DeliveryQuery {
+                filter: DeliveryFilter {
+                    limit: 20,
+                    with_bodies: true,
+                    ..DeliveryFilter::default()
+                },
+                search: None,
             })
         );
     }

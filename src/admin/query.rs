@@ -1,6 +1,7 @@
 //! Typed queries and pages. REST, GraphQL and the dashboard build them from what they are sent, so
 //! that the same rules hold for all of them.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -34,10 +35,26 @@ pub(super) struct DeliverySelection {
     pub until: Option<Timestamp>,
 }
 
+/// The list of deliveries that is requested.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct DeliveryQuery {
+    pub filter: DeliveryFilter,
+    pub search: Option<IdPrefix>,
+}
+
+/// The beginning of an ID that is searched for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum IdPrefix {
+    Event(String),
+    /// The numbers of the deliveries whose ID begins so, the greatest first.
+    Delivery(Vec<Range<i64>>),
+}
+
 /// A page of deliveries, the newest first.
 pub(crate) struct DeliveryPage {
     pub deliveries: Vec<DeliveryRecord>,
-    /// The number of deliveries on all pages; `None` when there are more than the store counts.
+    /// The number of deliveries on all pages; `None` when there are more than the store counts, or
+    /// when a search did not read all of them.
     pub total: Option<usize>,
     /// The cursor of the next page, if there is one.
     pub next: Option<DeliveryId>,
@@ -48,6 +65,9 @@ pub(crate) struct DeliveryPage {
 pub(super) struct RedeliveryQuery {
     /// The deliveries to redeliver; without a state, the failed and the dead ones.
     pub filter: DeliveryFilter,
+    /// The only deliveries to choose from, in any state if the filter names none. An empty list
+    /// chooses from all.
+    pub ids: Vec<DeliveryId>,
     /// The pace at which they become due; without one, all are due at once.
     pub pace: Option<Pace>,
     /// Counts the deliveries and changes nothing.
@@ -90,11 +110,47 @@ impl DeliverySelection {
             event_id: self.event_id,
             since: self.since,
             until: self.until,
-            before: None,
             limit: LIMIT_DEFAULT,
             with_bodies: true,
+            ..DeliveryFilter::default()
         })
     }
+}
+
+impl IdPrefix {
+    /// Parses the beginning of a delivery's ID (`del_` and digits), or else of an event's ID.
+    pub(super) fn parse(text: &str) -> Self {
+        match text.strip_prefix("del_") {
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Self::Delivery(numbers_beginning_with(digits))
+            }
+            _ => Self::Event(text.into()),
+        }
+    }
+}
+
+/// Returns the numbers that begin with these digits, the greatest first: for `4` those from 40 to
+/// 49, say, before 4 itself.
+fn numbers_beginning_with(digits: &str) -> Vec<Range<i64>> {
+    if digits.is_empty() {
+        return vec![0..i64::MAX];
+    }
+    // The store counts from 1, so no number begins with 0.
+    let Some(number) = digits.parse().ok().filter(|number: &i64| *number > 0) else {
+        return Vec::new();
+    };
+    if digits.starts_with('0') {
+        return Vec::new();
+    }
+    let mut ranges = vec![number..number.saturating_add(1)];
+    while let Some(wider) = ranges.last().and_then(|last| {
+        let (start, end) = (last.start.checked_mul(10)?, last.end.checked_mul(10)?);
+        Some(start..end)
+    }) {
+        ranges.push(wider);
+    }
+    ranges.reverse();
+    ranges
 }
 
 impl DeliveryPage {
@@ -117,13 +173,14 @@ impl RedeliveryQuery {
     /// When there is no criterion, or a value is out of its range.
     pub(super) fn new(
         selection: DeliverySelection,
+        ids: Vec<DeliveryId>,
         per_second: Option<f64>,
         dry_run: bool,
     ) -> Result<Self, ApiError> {
-        if selection.is_empty() {
+        if selection.is_empty() && ids.is_empty() {
             return Err(ApiError::InvalidBody(
                 "Say which deliveries: give at least one of `webhook_id`, `status`, \
-                 `event_type`, `event_id`, `since` and `until`."
+                 `event_type`, `event_id`, `since`, `until` and `ids`."
                     .into(),
             ));
         }
@@ -139,6 +196,7 @@ impl RedeliveryQuery {
         };
         Ok(Self {
             filter,
+            ids,
             pace,
             dry_run,
         })
@@ -180,6 +238,25 @@ pub(super) fn route_name(webhook_id: &str) -> Result<&str, OperationError> {
 /// Parses a delivery's ID.
 pub(super) fn delivery_id(text: &str) -> Result<DeliveryId, OperationError> {
     text.parse().map_err(|_| OperationError::NoSuchDelivery)
+}
+
+/// Parses the IDs of chosen deliveries, sorted and without repetitions.
+///
+/// # Errors
+/// When there are none, more than [`LIMIT_MAX`], or one is not a delivery's ID.
+pub(super) fn chosen_ids<T: AsRef<str>>(texts: &[T]) -> Result<Vec<DeliveryId>, ApiError> {
+    let parsed: Result<Vec<DeliveryId>, _> =
+        texts.iter().map(|text| text.as_ref().parse()).collect();
+    match parsed {
+        Ok(mut ids) if (1..=LIMIT_MAX).contains(&ids.len()) => {
+            ids.sort_unstable();
+            ids.dedup();
+            Ok(ids)
+        }
+        _ => Err(ApiError::InvalidBody(format!(
+            "`ids` must be a list of 1 to {LIMIT_MAX} deliveries' IDs."
+        ))),
+    }
 }
 
 /// Checks a list's limit.
@@ -229,6 +306,24 @@ mod tests {
             [0, 500, 1_000, 3_500]
         );
         assert_eq!(Pace(f64::MIN_POSITIVE).offset(1), Duration::MAX);
+    }
+
+    #[test]
+    fn prefix_of_a_delivery_is_ranges_of_numbers() {
+        let ranges = |text: &str| match IdPrefix::parse(text) {
+            IdPrefix::Delivery(ranges) => ranges,
+            IdPrefix::Event(prefix) => panic!("{prefix}"),
+        };
+        let of_42 = ranges("del_42");
+        assert_eq!(of_42[of_42.len() - 3..], [4_200..4_300, 420..430, 42..43]);
+        assert!(of_42.len() > 15, "{of_42:?}");
+        assert_eq!(ranges("del_").len(), 1);
+        for none in ["del_0", "del_07", "del_99999999999999999999"] {
+            assert!(ranges(none).is_empty(), "{none}");
+        }
+        for event in ["evt_1", "del_x", "del_1x", "42", ""] {
+            assert_eq!(IdPrefix::parse(event), IdPrefix::Event(event.into()));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A handler's annotation is both its route and its entry in the OpenAPI document; `openapi` adds
 //! what all handlers have in common.
 
+mod captures;
 mod deliveries;
 mod extract;
 mod gateway;
@@ -29,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
         .merge(deliveries::routes())
         .merge(recovery::routes())
         .merge(rejections::routes())
+        .merge(captures::routes())
 }
 
 pub(super) fn router(operations: Arc<Operations>) -> Router {

@@ -1,5 +1,6 @@
 //! Compares the limits with the memory of the process's cgroup at the start, and reduces them.
 
+use crate::activity::CAPTURED_BYTES_MAX;
 use crate::config::Config;
 use crate::limits::worst_case::{self, Demand, TooLittleMemory};
 use crate::store;
@@ -26,6 +27,12 @@ pub(super) fn fit_limits(config: &mut Config) -> Result<(), TooLittleMemory> {
             store::Settings::Embedded(settings) => settings.max_ids,
             store::Settings::Shared(_) => 0,
         },
+        captured_bytes: config
+            .routes
+            .iter()
+            .filter_map(|route| route.capture)
+            .fold(0, |sum, capture| capture.bytes.saturating_add(sum))
+            .min(CAPTURED_BYTES_MAX),
     };
     let fit = demand.fit(available)?;
     let Some(arithmetic) = &fit.arithmetic else {

@@ -69,6 +69,7 @@ impl RouteUpdater {
             .map(|(route, metrics)| TrackedRoute {
                 route: &route.name,
                 expect_every: route.expect_every,
+                capture: route.capture,
                 metrics,
             });
         self.activity.update_routes(tracked, self.clock.now())

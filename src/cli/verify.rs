@@ -11,12 +11,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::check::{self, BAD_CONFIGURATION};
+use super::config_file::ConfigArgs;
 use super::input::{self, SecretsArgs};
 use super::terminal::{self, visible};
 use super::{FAILED, USAGE};
-use crate::config::{self, Authentication};
+use crate::config::{self, Authentication, RouteAddress};
 use crate::event::EnvelopeSpec;
-use crate::explain::{Candidate, Case, Diagnosis, GenuineContent, Limits, Request, Verdict};
+use crate::explain::{
+    Candidate, Captured, Case, Diagnosis, GenuineContent, Limits, Request, Verdict,
+};
 use crate::providers::{self, PRESETS};
 use crate::signature::{NamedSecret, Scheme};
 
@@ -31,37 +34,45 @@ const CAPTURE_BYTES_MAX: u64 = 1 << 30;
 /// handshake; 1 if not; 2 if it cannot be verified; 78 if the configuration is invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookstile verify --request captured.http --config hookstile.yaml --route billing
+  hookstile capture --route billing | hookstile verify
+  hookstile verify --request captured.http --config hookstile.yaml
+  hookstile verify --request browser.har --config hookstile.yaml --route billing --entry 2
   hookstile verify --headers head.txt --body body.bin --provider github \\
     --secret-env WEBHOOK_SECRET --secret-file old.key --at 2026-01-31T12:00:00Z")]
 pub struct Args {
-    /// File with the request: raw HTTP (request line, headers, blank line, body), or a curl command
+    /// File with the request, `-` for standard input: what `hookstile capture` or `catch` prints, raw
+    /// HTTP, a curl command, what `curl -v` or `curl --trace` prints, or a HAR [default: -]
+    #[arg(long, value_name = "FILE", conflicts_with = "headers")]
+    request: Option<PathBuf>,
+    /// Number of the request to verify, if the file holds several
     #[arg(
         long,
-        value_name = "FILE",
-        conflicts_with_all = ["headers", "body"],
-        required_unless_present = "headers"
+        value_name = "N",
+        conflicts_with = "headers",
+        value_parser = clap::value_parser!(u64).range(1..)
     )]
-    request: Option<PathBuf>,
+    entry: Option<u64>,
     /// File with the headers, one `Name: value` per line
     #[arg(long, value_name = "FILE")]
     headers: Option<PathBuf>,
-    /// File with the body for --headers, byte for byte [default: -, standard input]
+    /// File with the body, byte for byte: for --headers, or for a --request without one [default:
+    /// -, standard input, with --headers]
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
     /// Provider whose scheme should have signed the request
-    #[arg(long, value_name = "NAME", required_unless_present = "config", conflicts_with = "config",
+    #[arg(long, value_name = "NAME", conflicts_with = "config",
         value_parser = PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name)))]
     provider: Option<String>,
-    /// Configuration file with the route that the request was sent to
-    #[arg(long, short, value_name = "FILE", requires = "route")]
-    config: Option<PathBuf>,
-    /// Name of the route; all its secrets are tried, including expired ones
-    #[arg(long, value_name = "NAME", requires = "config")]
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Name of the route; all its secrets are tried, including expired ones [default: the only
+    /// route, or the one with the host and path of the request]
+    #[arg(long, value_name = "NAME", conflicts_with = "provider")]
     route: Option<String>,
     #[command(flatten)]
     secrets: SecretsArgs,
-    /// Time at which the request was received: RFC 3339 or Unix seconds [default: now]
+    /// Time at which the request was received: RFC 3339 or Unix seconds [default: as captured, else
+    /// now]
     #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
     at: Option<Timestamp>,
     /// URL that the sender sent the request to, if the scheme signs it
@@ -107,21 +118,29 @@ pub(super) fn run(args: &Args) -> ExitCode {
             }
         }
         Err(VerifyError::Usage(problem)) => {
-            terminal::print_message(&visible(&problem, false));
+            terminal::print_message(&problem);
             ExitCode::from(USAGE)
         }
         Err(VerifyError::Config(report)) => {
-            check::print(&report, false);
+            check::print(&report);
             ExitCode::from(BAD_CONFIGURATION)
         }
     }
 }
 
 fn verify(args: &Args) -> Result<Verdict, VerifyError> {
-    let request = args.request()?;
+    let captured = args.captured()?;
+    let with_config = args.provider.is_none();
+    let (captured, mut authentication) = if with_config {
+        args.choose(captured)?
+    } else {
+        (args.choose_request(captured, &[])?, args.preset()?)
+    };
+    let request = args.with_body(&captured)?;
+    if let Some(note) = captured.note {
+        terminal::print_message(note);
+    }
     let extra = args.secrets.read()?;
-    let mut authentication = args.authentication()?;
-    let with_config = args.config.is_some();
     let configured = authentication.secrets.drain(..).map(|named| Candidate {
         named,
         configured: true,
@@ -140,13 +159,10 @@ fn verify(args: &Args) -> Result<Verdict, VerifyError> {
             .to_owned()
             .into());
     }
-    let mut others: Vec<(&'static str, Scheme)> = Vec::new();
-    for preset in PRESETS {
-        let scheme = args.with_url((preset.scheme)());
-        if !others.iter().any(|(_, other)| *other == scheme) {
-            others.push((preset.name, scheme));
-        }
-    }
+    let others: Vec<_> = providers::schemes()
+        .iter()
+        .map(|(name, scheme)| (*name, args.with_url(scheme.clone())))
+        .collect();
     let case = Case {
         request: &request,
         scheme: &args.with_url(authentication.scheme),
@@ -155,7 +171,7 @@ fn verify(args: &Args) -> Result<Verdict, VerifyError> {
         handshake: authentication.challenge.as_ref(),
         others: &others,
         url: args.url.as_deref(),
-        now: args.at.unwrap_or_else(Timestamp::now),
+        now: args.at.or(captured.at).unwrap_or_else(Timestamp::now),
         limits: Limits::default(),
     };
     Ok(case.verify())
@@ -169,39 +185,120 @@ impl Args {
         scheme
     }
 
-    fn request(&self) -> Result<Request, String> {
-        let with_path =
-            |path: &Path, problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
-        if let Some(path) = &self.request {
-            let text = read(Some(path))?;
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let mut files = |name: &str| match name {
-                "-" => read(None),
-                // Relative paths refer to the folder of the saved command.
-                name => read(Some(&folder.join(name))),
+    /// Reads the requests of the capture; one, unless its form can hold several.
+    fn captured(&self) -> Result<Vec<Captured>, String> {
+        let named = |path: &Path, problem: &dyn std::fmt::Display| {
+            let name = if path == Path::new("-") {
+                "standard input".into()
+            } else {
+                path.display().to_string()
             };
-            return Request::parse(&text, &mut files).map_err(|error| with_path(path, &error));
+            format!("{name}: {problem}")
+        };
+        if let Some(path) = &self.headers {
+            let head = Request::parse_head(&read(path)?).map_err(|error| named(path, &error))?;
+            return Ok(vec![Captured {
+                request: head,
+                no_body: Some("give the body with --body"),
+                ..Captured::default()
+            }]);
         }
-        let path = self
-            .headers
-            .as_deref()
-            .ok_or("give --request, or --headers")?;
-        let head =
-            Request::parse_head(&read(Some(path))?).map_err(|error| with_path(path, &error))?;
-        let body = self.body.as_deref().filter(|path| *path != Path::new("-"));
-        Ok(Request {
-            body: read(body)?.into(),
-            ..head
+        let path = self.request.as_deref().unwrap_or(Path::new("-"));
+        let text = read(path)?;
+        if text.is_empty() && self.request.is_none() {
+            return Err("standard input is empty: give --request, or --headers".into());
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut files = |name: &str| match name {
+            "-" => read(Path::new(name)),
+            // Relative paths refer to the folder of the saved command.
+            name => read(&folder.join(name)),
+        };
+        Captured::parse(&text, &mut files).or_else(|error| {
+            // With --body, the head may be all that was saved.
+            let head = self.body.as_ref().and(Request::parse_head(&text).ok());
+            let head = head.ok_or_else(|| named(path, &error))?;
+            Ok(vec![Captured {
+                request: head,
+                ..Captured::default()
+            }])
         })
     }
 
-    fn authentication(&self) -> Result<Authentication, VerifyError> {
-        if let (Some(path), Some(route)) = (&self.config, &self.route) {
-            let env = |name: &str| std::env::var(name).ok();
-            return config::authentication(path, &env, route).map_err(VerifyError::Config);
+    /// Returns the request with its body.
+    fn with_body(&self, captured: &Captured) -> Result<Request, String> {
+        let body = match (&self.body, captured.no_body) {
+            (Some(path), _) => read(path)?.into(),
+            (None, Some(_)) if self.headers.is_some() => read(Path::new("-"))?.into(),
+            (None, Some(reason)) => return Err(reason.into()),
+            (None, None) => captured.request.body.clone(),
+        };
+        Ok(Request {
+            body,
+            ..captured.request.clone()
+        })
+    }
+
+    /// Chooses one request of a capture and its route, and loads what verifies it.
+    fn choose(&self, captured: Vec<Captured>) -> Result<(Captured, Authentication), VerifyError> {
+        let mut chosen = None;
+        let choose = |routes: &[RouteAddress]| {
+            let is_named = |route: &&RouteAddress| {
+                let name = self.route.as_ref();
+                name.is_none_or(|name| *name == route.name)
+            };
+            let routes: Vec<_> = routes.iter().filter(is_named).cloned().collect();
+            let captured = self.choose_request(captured, &routes)?;
+            let route = match &self.route {
+                Some(name) => name.clone(),
+                None => choose_route(&captured, &routes)?.name.clone(),
+            };
+            chosen = Some(captured);
+            Ok::<_, String>(route)
+        };
+        let env = |name: &str| std::env::var(name).ok();
+        let authentication = config::chosen_authentication(&self.config.path(), &env, choose)
+            .map_err(VerifyError::Config)??;
+        let captured = chosen.ok_or_else(|| "no request was chosen".to_owned())?;
+        Ok((captured, authentication))
+    }
+
+    /// Chooses one request out of those of a capture.
+    fn choose_request(
+        &self,
+        mut captured: Vec<Captured>,
+        routes: &[RouteAddress],
+    ) -> Result<Captured, String> {
+        let count = captured.len();
+        if let Some(number) = self.entry {
+            let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
+            if index >= count {
+                return Err(format!(
+                    "there is no request {number}; the capture holds {count}"
+                ));
+            }
+            return Ok(captured.swap_remove(index));
         }
+        let fitting: Vec<_> = (0..count)
+            .filter(|&index| routes.iter().any(|route| is_for(&captured[index], route)))
+            .collect();
+        match (count, &fitting[..]) {
+            (1, _) => Ok(captured.swap_remove(0)),
+            (_, [index]) => Ok(captured.swap_remove(*index)),
+            (_, fitting) => {
+                let listed = if fitting.is_empty() {
+                    (0..count).collect()
+                } else {
+                    fitting.to_vec()
+                };
+                Err(describe_requests(&captured, &listed))
+            }
+        }
+    }
+
+    fn preset(&self) -> Result<Authentication, String> {
         let preset = self.provider.as_deref().and_then(providers::find);
-        let preset = preset.ok_or_else(|| "give --provider, or --config and --route".to_owned())?;
+        let preset = preset.ok_or("give --provider, or --config")?;
         Ok(Authentication {
             scheme: (preset.scheme)(),
             secrets: Vec::new(),
@@ -211,13 +308,83 @@ impl Args {
                 ..(preset.defaults.envelope)()
             },
             challenge: preset.handshake.challenge(),
+            provider: Some(preset.name),
+            events: Vec::new(),
+            endpoint: Err("no route is given".into()),
         })
     }
 }
 
-/// Reads a capture from a file, or from standard input.
-fn read(path: Option<&Path>) -> Result<Vec<u8>, String> {
+/// Chooses the route that the request is for: the only one, or the one with its host and path.
+fn choose_route<'r>(
+    captured: &Captured,
+    routes: &'r [RouteAddress],
+) -> Result<&'r RouteAddress, String> {
+    if let [only] = routes {
+        return Ok(only);
+    }
+    let fitting = routes.iter().filter(|route| is_for(captured, route));
+    // A route that names the host takes precedence.
+    let fitting = fitting.max_by_key(|route| route.host.is_some());
+    fitting.ok_or_else(|| {
+        let known: Vec<_> = routes
+            .iter()
+            .map(|route| format!("{} ({})", route.name, route.path))
+            .collect();
+        let path = match path_of(captured) {
+            "" => "the capture does not say the path of the request".into(),
+            path => format!("no route has the path `{path}`"),
+        };
+        format!("{path}: give --route with one of {}", known.join(", "))
+    })
+}
+
+/// Returns whether the gateway would take the request for this route.
+fn is_for(captured: &Captured, route: &RouteAddress) -> bool {
+    let host = captured.request.headers.get(http::header::HOST);
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, _)| name)
+        .to_ascii_lowercase();
+    path_of(captured) == route.path && route.host.as_ref().is_none_or(|host| *host == name)
+}
+
+fn path_of(captured: &Captured) -> &str {
+    let target = captured.request.target.as_deref().unwrap_or_default();
+    target.split('?').next().unwrap_or_default()
+}
+
+/// The most requests of a capture that are listed.
+const LISTED_MAX: usize = 20;
+
+/// Lists the requests of a capture, so that one can be chosen.
+fn describe_requests(captured: &[Captured], listed: &[usize]) -> String {
+    let mut text = format!(
+        "the capture holds {} requests; choose one with --entry:",
+        captured.len()
+    );
+    for &index in listed.iter().take(LISTED_MAX) {
+        let one = &captured[index];
+        let _ = write!(
+            text,
+            "\n  {}: {} {} ({} bytes)",
+            index + 1,
+            one.method,
+            path_of(one),
+            one.request.body.len()
+        );
+    }
+    if listed.len() > LISTED_MAX {
+        let _ = write!(text, "\n  and {} more", listed.len() - LISTED_MAX);
+    }
+    text
+}
+
+/// Reads a capture from a file, or from standard input for `-`.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
+    let path = Some(path).filter(|path| *path != Path::new("-"));
     let read = match path {
         Some(path) => File::open(path)
             .and_then(|file| file.take(CAPTURE_BYTES_MAX + 1).read_to_end(&mut bytes)),

@@ -15,10 +15,10 @@ use serde_json::{Number, Value};
 use super::de::Field;
 use super::raw::{AutomaticRedelivery, LogLevel, Method};
 use super::values::{ByteSize, Duration};
+use crate::activity::CAPTURED_BYTES_MAX;
 use crate::event::{IdNames, MissingId};
 use crate::handshake::HandshakeResponder;
 use crate::ledger::{InFlightPolicy, UnsignedPolicy};
-use crate::log;
 use crate::providers::UNKNOWN_SENDER;
 use crate::route::{DeliveryMode, OnDuplicate, Replay};
 use crate::signature::{Algorithm, Encoding, KeyEncoding, SignedTime, TimeUnit};
@@ -97,7 +97,6 @@ pub(super) const ADMIN_ADDRESS: Choice<SocketAddr> = Choice::new(loopback(9180))
 /// The default is more than an application has, and bounds what a token for the API can fill: a
 /// webhook is at most 64 KiB, and has its own metrics.
 pub(super) const MAX_WEBHOOKS: Amount<usize> = MANY.or(10_000);
-pub(super) const LOG_FORMAT: Choice<log::Format> = Choice::new(log::Format::Json);
 pub(super) const LOG_LEVEL: Choice<LogLevel> = Choice::new(LogLevel::Info);
 
 // `store`
@@ -197,6 +196,15 @@ pub(super) const RETAIN_PAYLOADS: Choice<Payloads> = Choice::new(Retain::DEFAULT
 pub(super) const RETAIN_FOR: Amount<Duration> = TIME_SPAN.or(Duration(Retain::DEFAULT.keep));
 /// Less would hold next to nothing. The lower bound also rejects a number whose unit was forgotten.
 pub(super) const RETAIN_SIZE: Amount<ByteSize> = Range::at_least(MIB).or(usual_retained_size());
+
+// `routes[].capture`
+/// The upper bound keeps the choice of the request to displace cheap.
+pub(super) const CAPTURE_REQUESTS: Amount<usize> = Range::at_least(1).at_most(100).or(20);
+/// The lower bound also rejects a number whose unit was forgotten.
+pub(super) const CAPTURE_BYTES: Amount<ByteSize> = Range::at_least(KIB)
+    .at_most(ByteSize(CAPTURED_BYTES_MAX))
+    .or(MIB);
+pub(super) const CAPTURE_FOR: Amount<Duration> = TIME_SPAN.or(HOUR.times(24));
 
 // `routes[].signature`
 pub(super) const ALGORITHM: Choice<Algorithm> = Choice::new(Algorithm::HmacSha256);

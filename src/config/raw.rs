@@ -238,8 +238,7 @@ pub(super) struct Shutdown {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Log {
-    /// The format of log lines.
-    #[schemars(transform = facts::LOG_FORMAT.schema())]
+    /// The format of log lines. Default: `pretty` on a terminal, and else `json`.
     pub format: Field<log::Format>,
     /// The least severe level that is logged.
     #[schemars(transform = facts::LOG_LEVEL.schema())]
@@ -285,7 +284,8 @@ pub(super) enum AutomaticRedelivery {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Route {
     /// The route's unique name in metrics, logs and the ledger. A renamed route no longer knows the
-    /// event IDs that it has seen. Default: derived from the path; `/webhooks/vpn-enterprise`
+    /// event IDs that it has seen, and its stored events wait under the old name until they are
+    /// moved (`hookstile routes move`). Default: derived from the path; `/webhooks/vpn-enterprise`
     /// becomes `webhooks-vpn-enterprise`.
     #[schemars(transform = facts::NAME.schema())]
     pub name: Field<String>,
@@ -398,6 +398,9 @@ pub(super) struct Route {
     /// status` report it. Default: not monitored.
     #[schemars(transform = facts::TIME_SPAN.schema())]
     pub expect_every: Field<Duration>,
+    /// The capture of rejected requests, whole: with their signature and body, in memory, for
+    /// `hookstile capture`. Default: nothing is captured.
+    pub capture: Field<Capture>,
 }
 
 /// A method that a route can accept. It is not `http`'s own type because that takes any token as a
@@ -814,15 +817,35 @@ pub(super) struct RateLimit {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retain {
-    /// The payloads that are kept beside the records.
+    /// The payloads that are kept beside the records, with the first 4 KiB of the upstream's responses
+    /// to failed attempts.
     #[schemars(transform = facts::RETAIN_PAYLOADS.schema())]
     pub payloads: Field<Payloads>,
     /// The time for which a record and its payload are kept.
     #[serde(rename = "for")]
     #[schemars(transform = facts::RETAIN_FOR.schema())]
     pub keep: Field<Duration>,
-    /// The maximum space for the route's records and payloads. Above it, the oldest are deleted
+    /// The maximum space for the route's records and payloads, responses included. Above it, the oldest are deleted
     /// first. Queued events and dead letters do not count and are never deleted.
     #[schemars(transform = facts::RETAIN_SIZE.schema())]
     pub max_size: Field<ByteSize>,
+}
+
+/// The bounds of the requests that are captured: those that are rejected as `invalid_signature` or
+/// `invalid_event` after their body was read. If a bound is reached, the oldest request of the
+/// client with the most is removed. Only the admin token can fetch them, and each fetch is audited.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Capture {
+    /// The maximum number of requests.
+    #[schemars(transform = facts::CAPTURE_REQUESTS.schema())]
+    pub requests: Field<usize>,
+    /// The maximum number of bytes of all these requests together. A request that is larger alone
+    /// is not captured. All routes together hold at most 64MiB.
+    #[schemars(transform = facts::CAPTURE_BYTES.schema())]
+    pub bytes: Field<ByteSize>,
+    /// The time for which a request is kept.
+    #[serde(rename = "for")]
+    #[schemars(transform = facts::CAPTURE_FOR.schema())]
+    pub keep: Field<Duration>,
 }

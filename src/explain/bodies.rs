@@ -18,6 +18,7 @@ const INFLATED_BYTES_MAX: u64 = 16 << 20;
 pub(super) struct BodyHypothesis {
     transform: Transform,
     how: &'static str,
+    fact: &'static str,
     advice: &'static str,
 }
 
@@ -52,10 +53,11 @@ impl BodyHypothesis {
     }
 
     pub(super) fn change(&self) -> Change {
-        Change::new(ChangeKind::Body, self.how, self.advice)
+        Change::new(ChangeKind::Body, self.how, self.advice).with_fact(self.fact)
     }
 }
 
+const REWRITTEN: &str = "the body was changed on the way: its JSON was parsed and written again";
 const RE_SERIALISED: &str = "Something between the sender and the gateway parsed the JSON and \
                              wrote it again: forward and verify the raw bytes (a framework's raw \
                              body).";
@@ -66,11 +68,13 @@ const LINE_ENDINGS: &str = "Something converted line endings, as text modes and 
 const fn bytes(
     transform: fn(&[u8]) -> Option<Vec<u8>>,
     how: &'static str,
+    fact: &'static str,
     advice: &'static str,
 ) -> BodyHypothesis {
     BodyHypothesis {
         transform: Transform::Bytes(transform),
         how,
+        fact,
         advice,
     }
 }
@@ -79,6 +83,7 @@ const fn json(style: Style, how: &'static str) -> BodyHypothesis {
     BodyHypothesis {
         transform: Transform::Json(style),
         how,
+        fact: REWRITTEN,
         advice: RE_SERIALISED,
     }
 }
@@ -91,21 +96,25 @@ pub(super) const BODY_HYPOTHESES: &[BodyHypothesis] = &[
                 .map(|body| body.strip_suffix(b"\r").unwrap_or(body).to_vec())
         },
         "if the body had no newline at its end",
+        "the body was changed on the way: a newline was added at its end",
         SAVED,
     ),
     bytes(
         |body| Some([body, b"\n"].concat()),
         "if the body had a newline at its end",
+        "the body was changed on the way: the newline at its end was removed",
         SAVED,
     ),
     bytes(
         |body| Some([body, b"\r\n"].concat()),
         "if the body ended with a Windows line ending",
+        "the body was changed on the way: the line ending at its end was removed",
         SAVED,
     ),
     bytes(
         |body| Some(body.trim_ascii().to_vec()),
         "without the white space around the body",
+        "the body was changed on the way: white space was added around it",
         SAVED,
     ),
     BodyHypothesis {
@@ -113,32 +122,38 @@ pub(super) const BODY_HYPOTHESES: &[BodyHypothesis] = &[
             body.get(..content_length(headers)?).map(<[u8]>::to_vec)
         }),
         how: "if the body ended where `Content-Length` says",
+        fact: "the body was changed on the way: bytes were added at its end",
         advice: SAVED,
     },
     bytes(
         |body| Some(replaced(body, b"\r\n", b"\n")),
         "if the body's line endings were LF",
+        "the body was changed on the way: its line endings became CRLF",
         LINE_ENDINGS,
     ),
     bytes(
         |body| Some(replaced(&replaced(body, b"\r\n", b"\n"), b"\n", b"\r\n")),
         "if the body's line endings were CRLF",
+        "the body was changed on the way: its line endings became LF",
         LINE_ENDINGS,
     ),
     bytes(
         |body| body.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec),
         "without the byte order mark before the body",
+        "the body was changed on the way: a byte order mark was added before it",
         "An editor put a byte order mark before the body: save the raw bytes.",
     ),
     BodyHypothesis {
         transform: Transform::WithHeaders(decompress),
         how: "if the body were decompressed",
+        fact: "the body was compressed after it was signed",
         advice: "The sender signs before it compresses: turn off its compression, or decompress \
                  before the gateway.",
     },
     BodyHypothesis {
         transform: Transform::WithHeaders(dechunk),
         how: "without the chunked framing in the body",
+        fact: "the body holds its chunked framing",
         advice: "The capture holds the transfer coding: save the body without it.",
     },
     json(Style::compact(), "if the body's JSON were compact"),
@@ -197,26 +212,43 @@ pub(super) const BODY_HYPOTHESES: &[BodyHypothesis] = &[
     bytes(
         |body| is_json(body).then(|| replaced(body, br"\/", b"/")),
         "if slashes in the body's JSON were not escaped",
+        REWRITTEN,
         RE_SERIALISED,
     ),
     bytes(
         |body| is_json(body).then(|| replaced(&replaced(body, br"\/", b"/"), b"/", br"\/")),
         "if slashes in the body's JSON were escaped (`\\/`)",
+        REWRITTEN,
         RE_SERIALISED,
     ),
     bytes(
         remove_signature,
         "without the member `signature` in the body",
+        "the member `signature` was added to the body after it was signed",
         "The sender adds `signature` after signing: set `field: /signature` in your own \
          `signature:`.",
     ),
     bytes(
         form_payload,
         "if the form's `payload` were the body",
+        "the JSON was signed, and then sent as a form",
         "The sender signs the JSON and sends it as a form: configure it to send \
          `application/json`.",
     ),
 ];
+
+/// Returns the layouts that JSON commonly has, beginning with the given one. Strings and numbers
+/// keep their spelling.
+pub(super) fn layouts(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let styles = [
+        Style::compact(),
+        Style::spaced(),
+        Style::pretty(2),
+        Style::pretty(4),
+    ];
+    let written = styles.into_iter().filter_map(|style| style.write(text));
+    std::iter::once(text.to_vec()).chain(written)
+}
 
 fn is_json(body: &[u8]) -> bool {
     std::str::from_utf8(body).is_ok_and(json::is_valid)

@@ -140,14 +140,16 @@ fn changes(template: Option<&String>, sources: &[Option<&Source>]) -> Vec<Change
             } else {
                 format!(" with {}", locations.join(" and "))
             };
-            vec![Change::new(
+            let change = Change::new(
                 ChangeKind::Content,
                 format!("if `{shown}` were the signed content{with}"),
                 format!(
                     "Choose the provider that signs this content, or set `signed: \"{shown}\"` in \
                      your own `signature:`."
                 ),
-            )]
+            );
+            // The locations may hold the URL, whose query may be a token.
+            vec![change.with_fact(format!("the sender signs `{shown}`"))]
         }
         None => {
             let change = |location: &&str| {
@@ -157,6 +159,7 @@ fn changes(template: Option<&String>, sources: &[Option<&Source>]) -> Vec<Change
                     "The sender takes this part from another location: set it in your own \
                      `signature:`, or with `public_url`.",
                 )
+                .with_fact("the sender signs another URL, time or event ID than the scheme names")
             };
             locations.iter().map(change).collect()
         }

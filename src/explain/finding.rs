@@ -84,11 +84,15 @@ pub(super) fn clock_change(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
         "The request was delayed or resent, or a clock is wrong. For an old capture, give the time \
          at which it was received with --at."
     };
-    Some(Change::new(
-        ChangeKind::Clock,
-        format!("if its time were not {}", describe_distance(at, case)),
-        advice,
-    ))
+    let distance = describe_distance(at, case);
+    Some(
+        Change::new(
+            ChangeKind::Clock,
+            format!("if its time were not {distance}"),
+            advice,
+        )
+        .with_fact(format!("its time is {distance}")),
+    )
 }
 
 fn describe_distance(at: Timestamp, case: &Case<'_>) -> String {

@@ -68,7 +68,8 @@ impl Search {
                 ChangeKind::Scheme,
                 format!("as `{name}` signs"),
                 format!("The request is signed as `{name}` signs: set `provider: {name}`."),
-            );
+            )
+            .with_fact(format!("it is signed as `{name}` signs"));
             spaces.push(SearchSpace::new(case, scheme, Some(as_other)));
         }
         // Without a signature or a key, nothing can match.

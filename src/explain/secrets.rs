@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use jiff::SignedDuration;
 use zeroize::Zeroizing;
 
 use super::{Candidate, Case, Change, ChangeKind};
@@ -158,24 +159,44 @@ impl Candidate {
     fn change_to_use(&self, case: &Case<'_>) -> Option<Change> {
         let name = &self.named.name;
         match self.named.expires {
-            _ if !self.configured => Some(Change::new(
-                ChangeKind::Secret,
-                format!("with the secret `{name}` instead"),
-                format!(
-                    "Add `{name}` to the route's `secrets`, or configure the sender to use the \
-                     route's secret."
-                ),
-            )),
-            Some(end) if end <= case.now => Some(Change::new(
-                ChangeKind::Secret,
-                format!("with the secret `{name}` instead, which expired at {end:.0}"),
-                format!(
-                    "The sender still signs with `{name}`: finish the rotation there, or extend \
-                     its `expires`."
-                ),
-            )),
+            _ if !self.configured => Some(
+                Change::new(
+                    ChangeKind::Secret,
+                    format!("with the secret `{name}` instead"),
+                    format!(
+                        "Add `{name}` to the route's `secrets`, or configure the sender to use \
+                         the route's secret."
+                    ),
+                )
+                .with_fact(format!("it is signed with the secret `{name}`")),
+            ),
+            Some(end) if end <= case.now => Some(
+                Change::new(
+                    ChangeKind::Secret,
+                    format!("with the secret `{name}` instead, which expired at {end:.0}"),
+                    format!(
+                        "The sender still signs with `{name}`: finish the rotation there, or \
+                         extend its `expires`."
+                    ),
+                )
+                .with_fact(format!(
+                    "it is signed with the secret `{name}`, which expired {} (at {end:.0})",
+                    describe_age(case.now.duration_since(end))
+                )),
+            ),
             _ => None,
         }
+    }
+}
+
+/// Describes how long ago something was, in words.
+fn describe_age(age: SignedDuration) -> String {
+    match (age.as_mins(), age.as_hours()) {
+        (..2, _) => "just now".into(),
+        (minutes, ..2) => format!("{minutes} minutes ago"),
+        (_, hours @ ..24) => format!("{hours} hours ago"),
+        (_, ..48) => "yesterday".into(),
+        (_, hours) => format!("{} days ago", hours / 24),
     }
 }
 

@@ -22,9 +22,9 @@ pub struct RouteSnapshot {
 /// The route that a request was matched to, with what is recorded for it.
 #[derive(Clone, Copy)]
 pub(super) struct MatchedRoute<'s> {
-    pub route: &'s Route,
+    pub route: &'s Arc<Route>,
     pub metrics: &'s RouteMetrics,
-    pub activity: &'s RouteActivity,
+    pub activity: &'s Arc<RouteActivity>,
     pub share: &'s RouteShare,
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Demand {
     pub largest_body: usize,
     /// The most event IDs in memory.
     pub event_ids: usize,
+    /// The bytes of captured requests.
+    pub captured_bytes: usize,
 }
 
 /// The limits that fit, and what was reduced for it.
@@ -75,7 +77,7 @@ impl Demand {
             });
         }
         let too_little = || TooLittleMemory(self.arithmetic(available));
-        let fixed = BASE + streams();
+        let fixed = BASE + streams() + self.captured_bytes as u64;
         let rest = available.checked_sub(fixed).ok_or_else(too_little)?;
         // Bodies take at most half of the rest, connections what is left.
         let bodies = (rest / 2 / BUFFER_FACTOR)
@@ -102,6 +104,7 @@ impl Demand {
 
     fn without_ids(&self) -> u64 {
         BASE + streams()
+            + self.captured_bytes as u64
             + self.connections as u64 * self.per_connection()
             + BUFFER_FACTOR * self.body_bytes as u64
     }
@@ -112,9 +115,13 @@ impl Demand {
 
     fn arithmetic(&self, available: u64) -> String {
         let mib = |bytes: u64| bytes.div_ceil(MIB);
+        let captured = match self.captured_bytes {
+            0 => String::new(),
+            bytes => format!(" + {} MiB captured requests", mib(bytes as u64)),
+        };
         format!(
             "{} MiB base + {} MiB HTTP/2 requests + {} connections x {} KiB = {} MiB \
-             + {} x {} MiB bodies + {} MiB event IDs = {} MiB; available: {} MiB",
+             + {} x {} MiB bodies{captured} + {} MiB event IDs = {} MiB; available: {} MiB",
             mib(BASE),
             mib(streams()),
             self.connections,
@@ -191,6 +198,7 @@ mod tests {
         body_bytes: 256 << 20,
         largest_body: 1 << 20,
         event_ids: 10_000_000,
+        captured_bytes: 0,
     };
 
     #[test]
@@ -240,6 +248,21 @@ mod tests {
         let fit = demand.fit(8 << 30).unwrap();
         assert!(fit.ids_exceed && fit.arithmetic.is_some());
         assert_eq!(fit.connections, 10_000);
+    }
+
+    #[test]
+    fn captured_requests_count() {
+        let demand = Demand {
+            captured_bytes: 64 << 20,
+            ..DEMAND
+        };
+        assert_eq!(demand.worst_case(), DEMAND.worst_case() + (64 << 20));
+        let fit = demand.fit(DEMAND.worst_case()).unwrap();
+        let arithmetic = fit.arithmetic.unwrap();
+        assert!(
+            arithmetic.contains("+ 64 MiB captured requests +"),
+            "{arithmetic}"
+        );
     }
 
     #[test]

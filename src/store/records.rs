@@ -147,10 +147,15 @@ pub struct DeliveryFilter {
     pub state: Option<DeliveryState>,
     pub event_type: Option<String>,
     pub event_id: Option<String>,
+    /// Selects events whose ID begins with this text. No index helps, so the caller bounds the
+    /// search with `from`.
+    pub event_id_prefix: Option<String>,
     /// Selects events received at this time or later.
     pub since: Option<Timestamp>,
     /// Selects events received before this time.
     pub until: Option<Timestamp>,
+    /// Selects deliveries with this ID or a larger one.
+    pub from: Option<DeliveryId>,
     /// Selects deliveries with a smaller ID.
     pub before: Option<DeliveryId>,
     pub limit: usize,

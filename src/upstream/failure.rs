@@ -181,10 +181,10 @@ mod tests {
     use super::*;
 
     /// Wraps an error of rustls as tokio-rustls and Pingora do.
-    fn handshake_error(error: TlsError) -> Box<PingoraError> {
+    fn handshake_error(error: TlsError) -> PingoraError {
         let io = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
         let inner = PingoraError::because(ErrorType::TLSHandshakeFailure, "tls connect error", io);
-        PingoraError::explain(
+        *PingoraError::explain(
             ErrorType::TLSHandshakeFailure,
             format!("TLS connect() failed: {inner}, SNI: a"),
         )

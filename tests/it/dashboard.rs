@@ -26,11 +26,11 @@ fn rejecting_upstream() -> Upstream {
     ])
 }
 
-fn setup(upstream: &Upstream) -> Setup {
+fn setup(upstream: &Upstream, delivery: &str) -> Setup {
     let admin = r#"{address: "127.0.0.1:0", token: {env: ADMIN}, read_token: {env: READ}}"#;
     let quick = "{initial: 1ms, max_interval: 10ms}";
     let route = Route::to(upstream)
-        .with("delivery", "queue")
+        .with("delivery", delivery)
         .with("retry", quick)
         .with("retain", "{payloads: all}");
     Setup::from(route)
@@ -41,7 +41,7 @@ fn setup(upstream: &Upstream) -> Setup {
 
 /// Starts a gateway that has a dead letter of this event and a rejected request.
 async fn gateway_with_dead_letter(upstream: &Upstream, event: Event) -> Gateway {
-    let gateway = Gateway::start(setup(upstream)).await;
+    let gateway = Gateway::start(setup(upstream, "queue")).await;
     gateway
         .send(event.forged().set("User-Agent", HOSTILE))
         .await
@@ -99,7 +99,7 @@ async fn assert_browser_succeeds(browser: Option<Process>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn login_opens_requested_page_until_logout() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(setup(&upstream)).await;
+    let gateway = Gateway::start(setup(&upstream, "queue")).await;
     let Some(browser) = browse(&gateway, "login", TOKEN, json!({})) else {
         return;
     };
@@ -120,7 +120,7 @@ async fn pages_are_readable_without_javascript() {
     let steps = [
         "received",
         "verified",
-        "claimed in the ledger",
+        "no duplicate",
         "attempt 1",
         "attempt 2",
         "attempt 3",
@@ -170,7 +170,7 @@ async fn payload_is_shown_inert() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_page_updates_itself() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(setup(&upstream)).await;
+    let gateway = Gateway::start(setup(&upstream, "queue")).await;
     gateway
         .send(Event::new("evt_before"))
         .await
@@ -189,12 +189,81 @@ async fn open_page_updates_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keyboard_reaches_every_page() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(setup(&upstream)).await;
+    let gateway = Gateway::start(setup(&upstream, "queue")).await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
     assert_browser_succeeds(browse(&gateway, "keys", TOKEN, json!({"event": "evt_1"}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pause_says_first_what_senders_get() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(setup(&upstream, "proxy")).await;
+    assert_browser_succeeds(browse(&gateway, "pausing", TOKEN, json!({}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chosen_events_are_redelivered() {
+    let replies = [vec![Reply::status(422); 9], vec![Reply::ok()]].concat();
+    let upstream = Upstream::replying(replies);
+    let gateway = Gateway::start(setup(&upstream, "queue")).await;
+    for number in 1..=3 {
+        gateway
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(202, "queued");
+    }
+    let dead = [("route", "hooks"), ("state", "dead")];
+    gateway.wait_for_metric("queue_events", &dead, 3.0).await;
+    assert_browser_succeeds(browse(&gateway, "choosing", TOKEN, json!({"count": 3}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_find_events() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(setup(&upstream, "proxy")).await;
+    for id in ["evt_a1", "evt_a2", "evt_b1"] {
+        gateway.send(Event::new(id)).await.assert(200, "delivered");
+    }
+    gateway
+        .send(Event::new("evt_c1").forged())
+        .await
+        .assert(401, "invalid_signature");
+    assert_browser_succeeds(browse(&gateway, "filtering", TOKEN, json!({}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_are_local_with_utc_on_hover() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(setup(&upstream, "proxy")).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    assert_browser_succeeds(browse(&gateway, "times", TOKEN, json!({}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_rejections_fit_a_phone() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(setup(&upstream, "proxy")).await;
+    let agent = "Mozilla/5.0 (compatible; SomeScanner/2.1; +https://scanner.example.com/about)";
+    for number in 0..15 {
+        let event = Event::new(&format!("evt_{number}"));
+        for request in [
+            event.forged(),
+            event.post().without("X-VPN-Signature"),
+            event.post().set("X-VPN-Signature", "sha256=short"),
+            Event::raw(r#"{"type": "user.created"}"#).post(),
+            Event::raw("no JSON").post(),
+            Request::post(b"{}").at(&format!("/wp-content/plugins/akismet/{number}/readme.txt")),
+        ] {
+            gateway.send(request.set("User-Agent", agent)).await;
+        }
+    }
+    assert_browser_succeeds(browse(&gateway, "crowded", TOKEN, json!({}))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,11 +28,15 @@ mod admission; // limits that apply before a body is read
 mod attack; // attacks on the whole gateway, beside genuine senders
 mod bodies; // bodies of every size and framing, and the size limit
 mod budget; // every request is answered in time, whatever is slow
+mod capture; // rejected requests, explained and captured
+mod causes; // why attempts fail, and what the upstream answered
 mod clock; // jumps of the wall clock
+mod command_line; // names, aliases and hints; output on terminals, on pipes and as JSON
 mod crash; // repeated kills under load
 mod dashboard; // the dashboard in a real browser
 mod database; // connecting to PostgreSQL at the start
 mod delivery; // the request at the upstream, and the connections to it
+mod demo; // the demo, live and once
 mod deploy; // alerts, Grafana dashboard, manifests, supervisor notifications
 mod descriptors; // open files: raised, reserved, and run out of
 mod durable; // completed events outlive the process
@@ -53,6 +57,7 @@ mod move_store; // moving an embedded store to PostgreSQL
 mod notifications; // an endpoint hears of problems
 mod openapi; // the admin API against its own documents
 mod partition; // a stalled or disconnected gateway among several
+mod pause; // a paused route in each delivery mode
 mod postgres; // the test harness's PostgreSQL and network link
 mod problems; // what is wrong, worst first, wherever it is shown
 mod proxy_protocol; // client addresses behind a layer-4 load balancer
@@ -62,6 +67,7 @@ mod records; // delivery records, and redelivery of dead letters
 mod recovery; // redelivery of many events, and forgetting one
 mod rejections; // the list of rejected requests
 mod reload; // a new configuration applies completely or not at all
+mod removed; // events of routes that are no longer configured
 mod replicas; // several gateways with one ledger and one queue
 mod reported; // faults that users of this field reported
 mod responses; // the table in docs/answers.md

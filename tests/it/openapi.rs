@@ -43,10 +43,10 @@ fn upstream() -> Upstream {
     })
 }
 
-/// Starts a gateway that has a delivery in each state, a rejected request, and a webhook created
-/// over the API; returns it with the webhook's ID.
-async fn gateway_with_data(upstream: &Upstream) -> (Gateway, String) {
-    let proxied = Route::to(upstream).named("proxied");
+/// Starts a gateway that has a delivery in each state, a captured request, and a webhook created
+/// over the API; returns it with the IDs of the webhook and the captured request.
+async fn gateway_with_data(upstream: &Upstream) -> (Gateway, [String; 2]) {
+    let proxied = Route::to(upstream).named("proxied").with("capture", "{}");
     // The route reads its event type from a header.
     let headed = Route::to(upstream)
         .named("headed")
@@ -96,10 +96,10 @@ async fn gateway_with_data(upstream: &Upstream) -> (Gateway, String) {
     }
     let made = json!({"url": upstream.url()}).to_string();
     let made = send_to_admin(&gateway, Request::post(made.as_bytes()).at("/webhooks")).await;
-    (
-        gateway,
-        made["webhook"]["id"].as_str().expect("an ID").to_owned(),
-    )
+    let captured = send_to_admin(&gateway, Request::new("GET", "/captures")).await;
+    let ids = [&made["webhook"]["id"], &captured["captures"][0]["id"]];
+    let ids = ids.map(|id| id.as_str().expect("an ID").to_owned());
+    (gateway, ids)
 }
 
 /// Runs schemathesis and asserts that it finds nothing. The seed is fixed unless `HOOKSTILE_SEED`
@@ -109,7 +109,7 @@ async fn assert_schemathesis_passes(configuration: &str, document: &str) {
         return;
     };
     let upstream = upstream();
-    let (gateway, webhook) = gateway_with_data(&upstream).await;
+    let (gateway, [webhook, capture]) = gateway_with_data(&upstream).await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
     let mut text = std::fs::read_to_string(folder.join(configuration)).expect("a configuration");
     let url = upstream.url();
@@ -117,6 +117,7 @@ async fn assert_schemathesis_passes(configuration: &str, document: &str) {
         ("HOOKSTILE_ADMIN_TOKEN", TOKEN),
         ("HOOKSTILE_UPSTREAM", &url),
         ("HOOKSTILE_WEBHOOK", &webhook),
+        ("HOOKSTILE_CAPTURE", &capture),
     ] {
         text = text.replace(name, value);
     }

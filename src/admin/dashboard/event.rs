@@ -7,8 +7,8 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::page::{Page, Shared, format_exact, respond};
-use super::words;
+use super::page::{Moment, Page, Shared, respond};
+use super::{curl, events, words};
 use crate::admin::error::ApiError;
 use crate::admin::operations::Operations;
 use crate::admin::query::delivery_id;
@@ -30,8 +30,15 @@ struct EventPage {
     event_type: String,
     status: &'static str,
     is_test: bool,
+    received: Moment,
+    verified_with: Option<String>,
+    attempts: String,
     steps: Vec<Step>,
     payload_kept: bool,
+    /// What keeps the event from being delivered now.
+    obstacle: String,
+    /// The command that sends the event to its upstream, if its payload is kept.
+    curl: Option<String>,
     headers: Vec<Header>,
     body: Option<Body>,
 }
@@ -39,7 +46,7 @@ struct EventPage {
 /// A step in the life of a delivery.
 struct Step {
     class: &'static str,
-    at: String,
+    at: Option<Moment>,
     title: String,
     detail: String,
     /// The upstream's response, if it was not 2xx and its body is kept.
@@ -47,6 +54,8 @@ struct Step {
 }
 
 struct KeptResponse {
+    /// The response is shown at once: the last one.
+    shown: bool,
     summary: String,
     text: String,
 }
@@ -69,21 +78,33 @@ impl EventPage {
     async fn load(operations: &Operations, page: Page, id: &str) -> Result<Self, ApiError> {
         let view = operations.delivery(delivery_id(id)?).await?;
         let (state, received_at) = (view.state, view.received_at);
-        let mode = operations
-            .served_route(&view.route)
-            .map(|route| route.delivery_mode.as_str());
+        let served = operations.served_route(&view.route);
+        let mode = served.as_ref().map(|route| route.delivery_mode.as_str());
         let (body, route) = (view.body.as_deref().map(Body::new), view.route.clone());
+        let sent = view.body.clone();
         let delivery = Delivery::whole(DeliveryRecord { body: None, ..view });
         let page = Page {
             search: delivery.event_id.clone(),
             ..page
         };
+        let curl = match (&served, &delivery.headers, &sent) {
+            (Some(served), Some(headers), Some(body)) => {
+                Some(curl::command(&served.url, headers, body))
+            }
+            _ => None,
+        };
         Ok(Self {
+            obstacle: events::route_obstacle(operations, &route)
+                .map_or_else(String::new, |obstacle| obstacle.text),
+            curl,
+            received: page.moment(&received_at),
+            verified_with: delivery.verified_with.clone(),
+            attempts: words::counted(delivery.attempt_count.into(), "attempt", "attempts"),
+            steps: steps(&delivery, state, received_at, mode, &page),
             page,
             route,
             status: state.as_str(),
             is_test: delivery.test,
-            steps: steps(&delivery, state, received_at, mode),
             payload_kept: delivery.payload_kept,
             headers: delivery.headers.unwrap_or_default(),
             body,
@@ -99,11 +120,11 @@ fn steps(
     state: Standing,
     received_at: Timestamp,
     delivery_mode: Option<&str>,
+    page: &Page,
 ) -> Vec<Step> {
-    let at = format_exact(&received_at);
     let step = |class, title: &str, detail: String| Step {
         class,
-        at: at.clone(),
+        at: Some(page.moment(&received_at)),
         title: title.into(),
         detail,
         response: None,
@@ -127,19 +148,23 @@ fn steps(
         ),
         step(
             "good",
-            "claimed in the ledger",
+            "no duplicate",
             "no event with this ID had been delivered".into(),
         ),
     ];
-    steps.extend(delivery.attempts.iter().map(attempt));
-    let last = steps
-        .last()
-        .map_or_else(String::new, |step| step.at.clone());
-    steps.push(last_step(delivery, state, last));
+    steps.extend(delivery.attempts.iter().map(|tried| attempt(tried, page)));
+    if let Some(last) = steps
+        .iter_mut()
+        .rev()
+        .find_map(|step| step.response.as_mut())
+    {
+        last.shown = true;
+    }
+    steps.push(last_step(delivery, state));
     if delivery.possible_duplicate && state != Standing::Success {
         steps.push(Step {
             class: "notice",
-            at: String::new(),
+            at: None,
             title: "possible duplicate".into(),
             detail: "the upstream may have processed an attempt whose response was lost; the next \
                      attempt is marked"
@@ -150,7 +175,7 @@ fn steps(
     steps
 }
 
-fn attempt(attempt: &Attempt) -> Step {
+fn attempt(attempt: &Attempt, page: &Page) -> Step {
     let good = attempt
         .status
         .is_some_and(|status| (200..300).contains(&status));
@@ -167,7 +192,7 @@ fn attempt(attempt: &Attempt) -> Step {
     }
     Step {
         class: if good { "good" } else { "bad" },
-        at: format_exact(&attempt.at),
+        at: Some(page.moment(&attempt.at)),
         title: format!("attempt {}", attempt.number),
         detail: format!("{result}, after {}", format_duration(attempt.duration_ms)),
         response: attempt.response.as_ref().and_then(KeptResponse::new),
@@ -182,7 +207,7 @@ fn format_duration(milliseconds: u64) -> String {
     }
 }
 
-fn last_step(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> Step {
+fn last_step(delivery: &Delivery<Vec<Attempt>>, state: Standing) -> Step {
     let (class, title, detail) = match state {
         Standing::Success => (
             "good",
@@ -221,7 +246,7 @@ fn last_step(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> 
     };
     Step {
         class,
-        at,
+        at: None,
         title: title.into(),
         detail,
         response: None,
@@ -238,6 +263,7 @@ impl KeptResponse {
             .unwrap_or("no content type");
         let bytes = words::count(response.body_bytes);
         Some(Self {
+            shown: false,
             summary: format!("Response: {content_type}, {bytes} bytes"),
             text,
         })

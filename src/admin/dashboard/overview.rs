@@ -6,8 +6,8 @@ use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
-use super::chart::{self, Bars};
-use super::page::{Page, Shared, respond};
+use super::chart::{self, Bars, Hour};
+use super::page::{Moment, Page, Shared, respond};
 use super::problems::ProblemNotice;
 use super::words;
 use crate::admin::error::ApiError;
@@ -29,8 +29,10 @@ struct Overview {
     problems: Vec<ProblemNotice>,
     problems_omitted: usize,
     rows: Vec<Row>,
+    /// The number at the top of every row's chart.
+    spark_top: String,
     rows_omitted: usize,
-    /// Requests without a route in the last hour.
+    /// The requests of the last hour that matched no route, in words.
     unmatched: String,
 }
 
@@ -46,9 +48,9 @@ struct Row {
     rejected: String,
     duplicates: String,
     pending: String,
-    oldest: Option<String>,
+    oldest: Option<Moment>,
     dead: String,
-    last_verified: Option<String>,
+    last_verified: Option<Moment>,
 }
 
 pub(super) async fn page(
@@ -83,36 +85,61 @@ pub(super) async fn page(
             });
             shown.truncate(ROUTES_SHOWN);
         }
+        let highest = shown.iter().map(|(_, status)| chart::highest(&status.hour));
+        let top = chart::axis_top(highest.max().unwrap_or(0));
         let rows = shown
             .into_iter()
-            .map(|(severity, status)| Row::new(status, severity, &page))
+            .map(|(severity, status)| {
+                let hour = Hour {
+                    minutes: &status.hour,
+                    known: operations.minutes_known(&status.route.name),
+                    page: &page,
+                };
+                Row::new(status, severity, hour.requests(Some(top)), &page)
+            })
             .collect();
         Overview {
             problems_omitted: problems.len().saturating_sub(PROBLEMS_LISTED),
             problems: problems
                 .iter()
                 .take(PROBLEMS_LISTED)
-                .map(|problem| ProblemNotice::new(problem, page.now))
+                .map(|problem| ProblemNotice::new(problem, &page))
                 .collect(),
-            event_ids: words::count(health.event_ids as u64),
+            event_ids: words::counted(health.event_ids as u64, "event ID is", "event IDs are"),
             store_mib: words::count(health.store_bytes.div_ceil(1 << 20)),
-            unmatched: words::count(unmatched),
+            unmatched: words::counted(unmatched, "request", "requests"),
             page,
             rows,
+            spark_top: words::count(top),
             rows_omitted,
         }
     }))
 }
 
+impl Overview {
+    /// Returns the route of the worst problem that is a route's.
+    fn worst_route(&self) -> Option<&str> {
+        self.problems
+            .iter()
+            .find_map(|problem| problem.route.as_deref())
+    }
+
+    /// Returns the most minutes before a route's start.
+    fn unknown_minutes(&self) -> usize {
+        let unknown = self.rows.iter().map(|row| row.spark.axes.unknown);
+        unknown.max().unwrap_or(0)
+    }
+}
+
 impl Row {
-    fn new(status: &RouteStatus, severity: Option<Severity>, page: &Page) -> Self {
+    fn new(status: &RouteStatus, severity: Option<Severity>, spark: Bars, page: &Page) -> Self {
         let requests = status.requests();
         Self {
             name: status.route.name.to_string(),
             provider: status.route.provider.unwrap_or("own scheme"),
             delivery: status.route.delivery_mode.as_str(),
             class: severity.map_or("", Severity::class),
-            spark: chart::requests(&status.hour, page.now),
+            spark,
             rate: words::rate(status.requests_per_second),
             success: success_rate(status.deliveries.delivered, status.deliveries.missed),
             p95: status
@@ -122,9 +149,9 @@ impl Row {
             rejected: words::count(requests.rejected),
             duplicates: words::count(requests.duplicate),
             pending: words::count(status.pending),
-            oldest: status.oldest_waiting.map(|at| words::ago(at, page.now)),
+            oldest: status.oldest_waiting.map(|at| page.moment(&at)),
             dead: words::count(status.dead),
-            last_verified: status.last_verified.map(|at| words::ago(at, page.now)),
+            last_verified: status.last_verified.map(|at| page.moment(&at)),
         }
     }
 }

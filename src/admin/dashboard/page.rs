@@ -26,14 +26,42 @@ pub(super) struct Page {
     pub logged_in: bool,
     /// The text in the search field.
     pub search: String,
+    /// The section of the navigation that the page is in.
+    pub section: Section,
+    /// The page is its section's own page, not one below it.
+    pub is_top: bool,
+}
+
+/// A section of the navigation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    Overview,
+    Events,
+    Rejections,
+}
+
+/// A time as pages show it.
+pub(super) struct Moment {
+    /// The time for scripts: RFC 3339.
+    pub iso: String,
+    /// The time in full, in UTC.
+    pub utc: String,
+    pub ago: String,
 }
 
 impl Page {
-    fn for_caller(caller: Caller) -> Self {
+    fn for_caller(caller: Caller, path: &str) -> Self {
         let can_change = caller.role == Role::Operator;
+        let section = match path.strip_prefix("/ui/") {
+            Some(below) if below.starts_with("events") => Section::Events,
+            Some(below) if below.starts_with("rejections") => Section::Rejections,
+            _ => Section::Overview,
+        };
         Self {
             can_change,
             logged_in: caller.method == AuthMethod::Login,
+            section,
+            is_top: ["/", "/ui/events", "/ui/rejections"].contains(&path),
             ..Self::anonymous()
         }
     }
@@ -46,7 +74,42 @@ impl Page {
             can_change: false,
             logged_in: false,
             search: String::new(),
+            section: Section::Overview,
+            is_top: false,
         }
+    }
+
+    /// Returns `aria-current` for a link of the navigation: the page itself, or its section.
+    fn current(&self, section: Section) -> &'static str {
+        match (self.section == section, self.is_top) {
+            (true, true) => "page",
+            (true, false) => "true",
+            (false, _) => "false",
+        }
+    }
+
+    pub(super) fn moment(&self, at: &Timestamp) -> Moment {
+        Moment {
+            iso: at.to_string(),
+            utc: format_exact(at),
+            ago: self.ago(at),
+        }
+    }
+
+    /// Returns the navigation: each link with its key, its name, and `aria-current`.
+    pub(super) fn navigation(
+        &self,
+    ) -> [(&'static str, &'static str, &'static str, &'static str); 3] {
+        [
+            ("/", "o", "Overview", self.current(Section::Overview)),
+            ("/ui/events", "e", "Events", self.current(Section::Events)),
+            (
+                "/ui/rejections",
+                "r",
+                "Rejected",
+                self.current(Section::Rejections),
+            ),
+        ]
     }
 
     pub(super) fn ago(&self, at: &Timestamp) -> String {
@@ -58,9 +121,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        Ok(Self::for_caller(
-            Caller::from_request_parts(parts, state).await?,
-        ))
+        let caller = Caller::from_request_parts(parts, state).await?;
+        Ok(Self::for_caller(caller, parts.uri.path()))
     }
 }
 

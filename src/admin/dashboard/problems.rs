@@ -1,20 +1,17 @@
 //! The problems of the gateway and its routes, as the pages show them.
 
-use jiff::Timestamp;
-
-use super::words;
+use super::page::{Moment, Page};
 use crate::admin::webhook_id::webhook_id;
-use crate::problems::{Evidence, Problem, Severity};
+use crate::problems::{Evidence, Problem, ProblemCode, Severity};
 
 /// A problem and what to do about it.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct ProblemNotice {
     pub severity: Severity,
     /// `None` for the gateway as a whole.
     pub route: Option<String>,
     pub text: String,
-    /// The time since it began.
-    pub since: Option<String>,
+    /// The time at which it began.
+    pub since: Option<Moment>,
     /// The action that an operator should take.
     pub advice: String,
     /// The page with the events or requests that it is about.
@@ -29,13 +26,19 @@ impl Severity {
 }
 
 impl ProblemNotice {
-    pub(super) fn new(problem: &Problem, now: Timestamp) -> Self {
-        let route = problem.route.as_deref();
+    pub(super) fn new(problem: &Problem, page: &Page) -> Self {
+        // A route that is no longer configured has no page.
+        let (route, text) = match problem.route.as_deref() {
+            Some(removed) if problem.code == ProblemCode::RouteRemoved => {
+                (None, format!("`{removed}`: {}", problem.summary))
+            }
+            route => (route, problem.summary.clone()),
+        };
         Self {
             severity: problem.severity,
             route: route.map(Into::into),
-            text: problem.summary.clone(),
-            since: problem.since.map(|since| words::ago(since, now)),
+            text,
+            since: problem.since.map(|since| page.moment(&since)),
             advice: problem.advice.clone(),
             link: problem
                 .evidence

@@ -1,22 +1,24 @@
-//! The page of one route: its last hour, rejections, deliveries, secrets, and actions.
+//! The page of one route: its problems, where it leads, its deliveries, its last hour, rejections,
+//! secrets, and actions.
 
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::chart::{self, Bars, Curve};
+use super::chart::{Bars, Curve, Hour};
 use super::events::{self, Entry};
 use super::overview::success_rate;
-use super::page::{Page, Shared, format_exact, respond};
+use super::page::{Moment, Page, Shared, respond};
 use super::problems::ProblemNotice;
-use super::rejections::{self, RejectedRow, RejectionGroup};
+use super::rejections::{RejectedRow, RejectionGroup};
 use super::words;
 use crate::admin::error::{ApiError, OperationError};
 use crate::admin::operations::Operations;
 use crate::admin::operations::routes::RouteSummary;
 use crate::admin::operations::status::{RouteStatus, SecretUse};
 use crate::admin::webhook_id::webhook_id;
+use crate::route::DeliveryMode;
 use crate::store::DeliveryFilter;
 
 /// The most rejections and deliveries on the page; pages of their own have more.
@@ -28,24 +30,50 @@ struct Route {
     page: Page,
     name: String,
     id: String,
-    facts: Vec<(&'static str, String)>,
     problems: Vec<ProblemNotice>,
+    /// The host and the path at which the route receives.
+    path: String,
+    upstream: String,
+    mode: &'static str,
+    /// The delivery mode in a sentence.
+    mode_text: &'static str,
+    /// What a pause does to senders, in a sentence.
+    pause_text: &'static str,
+    tiles: Vec<Tile>,
+    history: Vec<(&'static str, Option<Moment>)>,
+    /// The events that were delivered in the last hour, and in all.
+    delivered_lately: String,
+    delivered: String,
+    /// The time within which nearly all of the last hour's events were delivered.
+    delivery_p95: Option<String>,
+    facts: Vec<(&'static str, String)>,
     requests: Bars,
     attempts: Bars,
     p95: Option<Curve>,
-    figures: Vec<(&'static str, String)>,
     secrets: Vec<Secret>,
     rejection_groups: Vec<RejectionGroup>,
     rejected: Vec<RejectedRow>,
     deliveries: Vec<Entry>,
     paused: bool,
     dead: u64,
+    /// What keeps redelivered events from being delivered now.
+    obstacle: String,
+}
+
+/// A number of the route, and the page that lists what it counts.
+struct Tile {
+    label: &'static str,
+    value: String,
+    /// A remark below the number.
+    remark: Option<(&'static str, Moment)>,
+    link: Option<String>,
+    class: &'static str,
 }
 
 struct Secret {
     name: String,
     verified: String,
-    expires: Option<String>,
+    expires: Option<Moment>,
     expired: bool,
 }
 
@@ -77,19 +105,48 @@ impl Route {
         };
         let deliveries = operations.deliveries(filter).await?.deliveries;
         let rejected = operations.rejections(Some(name), None, LISTED)?.requests;
+        let hour = Hour {
+            minutes: &status.hour,
+            known: operations.minutes_known(name),
+            page: &page,
+        };
+        let route = &summary.route;
+        let (mode_text, pause_text) = mode_in_words(route.delivery_mode);
+        let record = &summary.stats;
+        let moment = |at: Option<Timestamp>| at.map(|at| page.moment(&at));
         Ok(Self {
             name: name.into(),
             id: webhook_id(name),
-            facts: facts(&summary, &page),
             problems: problems
-                .map(|problem| ProblemNotice::new(problem, page.now))
+                .map(|problem| ProblemNotice::new(problem, &page))
                 .collect(),
-            requests: chart::requests(&status.hour, page.now),
-            attempts: chart::attempts(&status.hour, page.now),
-            p95: chart::p95(&status.hour),
-            figures: figures(&status, &summary, &page),
-            secrets: secrets(&status, page.now),
-            rejection_groups: rejections::group_rejections(&status.rejected, &page),
+            path: match &route.host {
+                Some(host) => format!("{host}{}", route.path),
+                None => route.path.to_string(),
+            },
+            upstream: route.url.clone(),
+            mode: route.delivery_mode.as_str(),
+            mode_text,
+            pause_text,
+            tiles: tiles(&status, &page),
+            history: vec![
+                ("last verified", moment(status.last_verified)),
+                ("last success", moment(record.last_success)),
+                ("last failure", moment(record.last_failure)),
+            ],
+            delivered_lately: words::count(status.deliveries.delivered),
+            delivered: words::count(record.successful),
+            delivery_p95: status.deliveries.p95_seconds.map(words::milliseconds),
+            facts: facts(&summary, &page),
+            requests: hour.requests(None),
+            attempts: hour.attempts(),
+            p95: hour.p95(),
+            secrets: secrets(&status, &page),
+            rejection_groups: status
+                .rejected
+                .iter()
+                .map(|counted| RejectionGroup::new(counted, true, Some(name), &page))
+                .collect(),
             rejected: rejected
                 .iter()
                 .map(|request| RejectedRow::new(request, &page))
@@ -100,9 +157,77 @@ impl Route {
                 .collect(),
             paused: status.paused,
             dead: status.dead,
+            obstacle: events::route_obstacle(operations, name)
+                .map_or_else(String::new, |obstacle| obstacle.text),
             page,
         })
     }
+}
+
+/// Returns the delivery mode in a sentence, and what a pause then does.
+fn mode_in_words(mode: DeliveryMode) -> (&'static str, &'static str) {
+    match mode {
+        DeliveryMode::Proxy => (
+            "Each event is forwarded at once, and the sender gets the upstream's response.",
+            "Until it is resumed, senders get 503 with `Retry-After`, and nothing is stored. \
+             Providers send such events again later, each as long as it retries.",
+        ),
+        DeliveryMode::Queue => (
+            "Each event is stored, the sender is answered, and the upstream gets it afterwards.",
+            "New events are still accepted and stored. They wait until the route is resumed.",
+        ),
+        DeliveryMode::Spill => (
+            "Each event is forwarded at once, and stored if the upstream cannot take it.",
+            "New events are stored without an attempt. They wait until the route is resumed.",
+        ),
+    }
+}
+
+/// Returns the route's numbers: six, which fill two, three or six columns.
+fn tiles(status: &RouteStatus, page: &Page) -> Vec<Tile> {
+    let (requests, name) = (status.requests(), &status.route.name);
+    let tile = |label, value, link: String| Tile {
+        label,
+        value,
+        remark: None,
+        link: Some(link),
+        class: "",
+    };
+    let events = |state: &str| format!("/ui/events?webhook_id={name}&status={state}");
+    vec![
+        Tile {
+            link: None,
+            ..tile(
+                "requests now",
+                words::rate(status.requests_per_second),
+                String::new(),
+            )
+        },
+        tile(
+            "success, last hour",
+            success_rate(status.deliveries.delivered, status.deliveries.missed),
+            format!("/ui/events?webhook_id={name}&within=1h"),
+        ),
+        tile(
+            "rejected, last hour",
+            words::count(requests.rejected),
+            format!("/ui/rejections?route={name}"),
+        ),
+        tile(
+            "duplicates, last hour",
+            words::count(requests.duplicate),
+            format!("/ui/rejections?route={name}&outcome=duplicate"),
+        ),
+        Tile {
+            remark: status.oldest_waiting.map(|at| ("oldest", page.moment(&at))),
+            class: if status.pending > 0 { "warning" } else { "" },
+            ..tile("waiting", words::count(status.pending), events("pending"))
+        },
+        Tile {
+            class: if status.dead > 0 { "critical" } else { "" },
+            ..tile("dead letters", words::count(status.dead), events("dead"))
+        },
+    ]
 }
 
 fn facts(summary: &RouteSummary, page: &Page) -> Vec<(&'static str, String)> {
@@ -118,16 +243,7 @@ fn facts(summary: &RouteSummary, page: &Page) -> Vec<(&'static str, String)> {
         .map(|definition| definition.created_at)
         .or(summary.stats.created_at);
     let mut facts = vec![
-        (
-            "path",
-            route.host.as_ref().map_or_else(
-                || route.path.to_string(),
-                |host| format!("{host}{}", route.path),
-            ),
-        ),
         ("provider", route.provider.unwrap_or("own scheme").into()),
-        ("upstream", route.url.clone()),
-        ("delivery", route.delivery_mode.as_str().into()),
         ("event types", events),
         (
             "defined",
@@ -142,7 +258,7 @@ fn facts(summary: &RouteSummary, page: &Page) -> Vec<(&'static str, String)> {
     facts.extend(
         summary
             .expect_every
-            .map(|every| ("expected every", words::span(every.as_secs()))),
+            .map(|every| ("expected every", words::exact_span(every))),
     );
     let description = route
         .definition
@@ -156,54 +272,12 @@ fn facts(summary: &RouteSummary, page: &Page) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn figures(
-    status: &RouteStatus,
-    summary: &RouteSummary,
-    page: &Page,
-) -> Vec<(&'static str, String)> {
-    let (requests, record) = (status.requests(), &summary.stats);
-    let ago = |at: Option<Timestamp>| at.map_or_else(|| "never".into(), |at| page.ago(&at));
-    let mut figures = vec![
-        ("requests now", words::rate(status.requests_per_second)),
-        ("accepted, last hour", words::count(requests.accepted)),
-        (
-            "success, last hour",
-            success_rate(status.deliveries.delivered, status.deliveries.missed),
-        ),
-        (
-            "delivered, last hour",
-            words::count(status.deliveries.delivered),
-        ),
-        (
-            "time to delivery, p95",
-            status
-                .deliveries
-                .p95_seconds
-                .map_or_else(|| "–".into(), words::milliseconds),
-        ),
-        ("duplicates, last hour", words::count(requests.duplicate)),
-        ("rejected, last hour", words::count(requests.rejected)),
-        ("waiting", words::count(status.pending)),
-        ("dead letters", words::count(status.dead)),
-        ("last verified", ago(status.last_verified)),
-        ("last success", ago(record.last_success)),
-        ("last failure", ago(record.last_failure)),
-        ("delivered in all", words::count(record.successful)),
-    ];
-    figures.extend(
-        status
-            .oldest_waiting
-            .map(|at| ("oldest waiting", page.ago(&at))),
-    );
-    figures
-}
-
-fn secrets(status: &RouteStatus, now: Timestamp) -> Vec<Secret> {
+fn secrets(status: &RouteStatus, page: &Page) -> Vec<Secret> {
     let secret = |secret: &SecretUse| Secret {
         name: secret.name.to_string(),
         verified: words::count(secret.verified),
-        expires: secret.expires.as_ref().map(format_exact),
-        expired: secret.expires.is_some_and(|end| end <= now),
+        expires: secret.expires.map(|end| page.moment(&end)),
+        expired: secret.expires.is_some_and(|end| end <= page.now),
     };
     status.secrets.iter().map(secret).collect()
 }

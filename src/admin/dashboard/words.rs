@@ -1,5 +1,7 @@
 //! Figures and rejection codes in words.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::outcome::TOO_MANY_COPIES;
@@ -55,8 +57,8 @@ pub(in crate::admin) fn explain_rejection(code: &str, reason: Option<&str>) -> E
         ("invalid_signature", Some("mismatch")) => (
             "The signature is well formed, but none of the route's secrets makes it for this body.",
             "Compare the secret here with the provider's; one of them usually was changed. If they \
-             are equal, a proxy on the way changes the body: capture a request and run \
-             `hookstile verify`.",
+             are equal, a proxy on the way changes the body: fetch such a request with \
+             `hookstile capture`, and `hookstile verify` says what was changed.",
         ),
         ("invalid_signature", Some("stale")) => (
             "The signature is valid, but its time is too far from now.",
@@ -97,6 +99,10 @@ pub(in crate::admin) fn explain_rejection(code: &str, reason: Option<&str>) -> E
         ("unknown_route", _) => (
             "No route has this path and host.",
             "Compare the URL at the provider with the routes' paths, letter by letter.",
+        ),
+        ("inactive", Some("paused")) => (
+            "An operator has paused the route.",
+            "Resume the route when the upstream is ready. Until then senders get 503 and retry.",
         ),
         ("inactive", _) => (
             "The webhook is inactive.",
@@ -160,6 +166,30 @@ pub(super) fn count(count: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Formats a count with its noun: `one` for 1, `many` otherwise.
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+    let noun = if number == 1 { one } else { many };
+    format!("{}\u{a0}{noun}", count(number))
+}
+
+/// Formats a configured time exactly, in as many units as it needs.
+pub(super) fn exact_span(time: Duration) -> String {
+    let (seconds, ms) = (time.as_secs(), u64::from(time.subsec_millis()));
+    let units = [
+        (seconds / 86_400, "d"),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+        (ms, "ms"),
+    ];
+    let parts: Vec<_> = units
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, unit)| format!("{number}\u{a0}{unit}"))
+        .collect();
+    parts.join(" ")
 }
 
 /// Formats the time since `at` in its largest unit.
@@ -253,6 +283,14 @@ mod tests {
                 "1\u{a0}h",
                 "1\u{a0}d"
             ]
+        );
+        assert_eq!(
+            [0, 1, 2_000].map(|number| counted(number, "event", "events")),
+            ["0\u{a0}events", "1\u{a0}event", "2\u{202f}000\u{a0}events"]
+        );
+        assert_eq!(
+            [500, 90_000, 7_200_000].map(|ms| exact_span(Duration::from_millis(ms))),
+            ["500\u{a0}ms", "1\u{a0}min 30\u{a0}s", "2\u{a0}h"]
         );
         assert_eq!(
             [0.0042, 0.25, 12.5].map(milliseconds),

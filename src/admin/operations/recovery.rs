@@ -82,51 +82,46 @@ impl Operations {
         operator: Operator,
         query: RedeliveryQuery,
     ) -> Result<RedeliveryReport, OperationError> {
-        let RedeliveryQuery {
-            filter,
-            pace,
-            dry_run,
-        } = query;
-        if dry_run {
-            let matches = Matches::find(&self.state.store, &filter).await?;
-            matches.check_pace(pace)?;
+        if query.dry_run {
+            let matches = Matches::find(&self.state.store, &query).await?;
+            matches.check_pace(query.pace)?;
             return self.checked(
-                &filter,
+                &query.filter,
                 RedeliveryReport {
-                    dry_run,
+                    dry_run: true,
                     accepted: matches.redeliverable.len(),
                     ..matches.report()
                 },
             );
         }
-        let report = self.redeliver_matches(&filter, pace).await;
+        let report = self.redeliver_matches(&query).await;
         operator.audited(
             operation,
-            filter.route.as_deref().unwrap_or_default(),
+            query.filter.route.as_deref().unwrap_or_default(),
             report,
         )
     }
 
     async fn redeliver_matches(
         &self,
-        filter: &DeliveryFilter,
-        pace: Option<Pace>,
+        query: &RedeliveryQuery,
     ) -> Result<RedeliveryReport, OperationError> {
+        let RedeliveryQuery { filter, pace, .. } = query;
         let _running = self
             .redelivery
             .try_lock()
             .map_err(|_| OperationError::RedeliveryRunning)?;
         let AdminState { store, queue, .. } = &self.state;
         // All are found before the first is due, so that one which dies again is not found again.
-        let matches = Matches::find(store, filter).await?;
-        matches.check_pace(pace)?;
+        let matches = Matches::find(store, query).await?;
+        matches.check_pace(*pace)?;
         tracing::info!(
             matched = matches.matched,
             route = filter.route,
             per_second = pace.map(Pace::per_second),
             "bulk redelivery started"
         );
-        let report = redeliver_all(queue, store, matches, pace).await;
+        let report = redeliver_all(queue, store, matches, *pace).await;
         match &report {
             Ok(RedeliveryReport {
                 matched, accepted, ..
@@ -198,12 +193,42 @@ impl Operations {
 #[derive(Default)]
 struct Matches {
     matched: usize,
-    /// Deliveries whose payload is kept, the oldest first, each with its state when it was found.
-    redeliverable: Vec<(DeliveryId, DeliveryState)>,
+    /// Deliveries whose payload is kept, the oldest first, each with the state that it must still
+    /// be in.
+    redeliverable: Vec<(DeliveryId, Option<DeliveryState>)>,
 }
 
 impl Matches {
-    async fn find(store: &Store, filter: &DeliveryFilter) -> Result<Self, StoreError> {
+    async fn find(store: &Store, query: &RedeliveryQuery) -> Result<Self, StoreError> {
+        if query.ids.is_empty() {
+            Self::find_all(store, &query.filter).await
+        } else {
+            Self::find_chosen(store, query).await
+        }
+    }
+
+    /// Finds those of the chosen deliveries that the filter selects.
+    async fn find_chosen(store: &Store, query: &RedeliveryQuery) -> Result<Self, StoreError> {
+        let mut matches = Self::default();
+        for id in &query.ids {
+            let only = DeliveryFilter {
+                from: Some(*id),
+                before: Some(DeliveryId(id.0.saturating_add(1))),
+                limit: 1,
+                with_bodies: false,
+                ..query.filter.clone()
+            };
+            for found in store.deliveries(only).await? {
+                matches.matched += 1;
+                if found.payload_kept {
+                    matches.redeliverable.push((*id, query.filter.state));
+                }
+            }
+        }
+        Ok(matches)
+    }
+
+    async fn find_all(store: &Store, filter: &DeliveryFilter) -> Result<Self, StoreError> {
         let states = match filter.state {
             Some(state) => vec![state],
             None => vec![DeliveryState::Failed, DeliveryState::Dead],
@@ -223,7 +248,7 @@ impl Matches {
                 matches.redeliverable.extend(
                     page.iter()
                         .filter(|(_, payload_kept)| *payload_kept)
-                        .map(|(id, _)| (*id, state)),
+                        .map(|(id, _)| (*id, Some(state))),
                 );
                 match page.last() {
                     Some((last, _)) if page.len() == PAGE => after = *last,
@@ -273,7 +298,7 @@ async fn redeliver_all(
         .zip(matches.redeliverable)
         .map(|(index, (id, state))| Redelivery {
             id,
-            expected_state: Some(state),
+            expected_state: state,
             due: now.after(pace.map_or(Duration::ZERO, |pace| pace.offset(index))),
             automatic: false,
         })
@@ -303,7 +328,7 @@ mod tests {
     fn report_counts_refusals_by_reason() {
         let matches = Matches {
             matched: 3,
-            redeliverable: vec![(DeliveryId(1), DeliveryState::Dead)],
+            redeliverable: vec![(DeliveryId(1), Some(DeliveryState::Dead))],
         };
         let mut report = matches.report();
         for result in [

@@ -94,6 +94,13 @@ impl Operations {
         self.find(name).ok().map(|active| (&active).into())
     }
 
+    /// Returns the names of all active routes, in their order.
+    pub(crate) fn route_names(&self) -> Vec<String> {
+        let active = self.state.registry.active_routes();
+        let names = active.iter().map(|active| active.route.name.to_string());
+        names.collect()
+    }
+
     /// Reads a route's statistics from the store.
     pub(super) async fn summarize(
         &self,

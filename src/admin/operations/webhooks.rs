@@ -1,4 +1,4 @@
-//! Webhooks: made, changed and removed over the API; and any route's queue paused and resumed.
+//! Webhooks: made, changed and removed over the API; and any route paused and resumed.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Operations {
         )
     }
 
-    /// Pauses or resumes the delivery of a route's queued events.
+    /// Pauses or resumes a route and the delivery of its queued events.
     pub(crate) async fn set_paused(
         &self,
         operator: Operator,

@@ -17,10 +17,10 @@ use crate::admin::audit::Operator;
 use crate::admin::error::ApiError;
 use crate::admin::http::json;
 use crate::admin::operations::Operations;
-use crate::admin::parameters::delivery_filter;
-use crate::admin::query::{LIMIT_DEFAULT, LIMIT_MAX};
+use crate::admin::parameters::delivery_query;
+use crate::admin::query::{DeliveryQuery, LIMIT_DEFAULT, LIMIT_MAX};
 use crate::admin::shape::deliveries::{Deliveries, Delivery, OneDelivery};
-use crate::store::{DeliveryFilter, DeliveryRecord, DeliveryState};
+use crate::store::{DeliveryRecord, DeliveryState};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
@@ -50,7 +50,7 @@ async fn deliveries(
     State(operations): Shared,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    list(&operations, delivery_filter(pairs(parameters)?, true)?).await
+    list(&operations, delivery_query(pairs(parameters)?, true)?).await
 }
 
 /// Lists the deliveries of a webhook, the newest first.
@@ -66,21 +66,15 @@ async fn deliveries_of_webhook(
     RouteName(route): RouteName,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    let filter = delivery_filter(pairs(parameters)?, false)?;
-    list(
-        &operations,
-        DeliveryFilter {
-            route: Some(route),
-            ..filter
-        },
-    )
-    .await
+    let mut query = delivery_query(pairs(parameters)?, false)?;
+    query.filter.route = Some(route);
+    list(&operations, query).await
 }
 
-async fn list(operations: &Operations, filter: DeliveryFilter) -> Result<Response, ApiError> {
+async fn list(operations: &Operations, query: DeliveryQuery) -> Result<Response, ApiError> {
     Ok(json(
         StatusCode::OK,
-        &Deliveries::from(operations.deliveries(filter).await?),
+        &Deliveries::from(operations.list_deliveries(query).await?),
     ))
 }
 
@@ -173,6 +167,13 @@ impl IntoParams for OneWebhook {
             ),
             parameter("event_type", "The exact event type.", text()),
             parameter("event_id", "The exact event ID.", text()),
+            parameter(
+                "search",
+                "The beginning of an event ID, or of a delivery's ID (`del_` and digits). For an \
+                 event ID, one answer searches the latest 100,000 deliveries before `cursor`; \
+                 while `has_more`, `next_cursor` continues, even if nothing was found.",
+                text(),
+            ),
             parameter(
                 "since",
                 "The earliest time at which the event was received.",

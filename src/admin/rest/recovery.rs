@@ -41,7 +41,7 @@ struct RedeliveryBody {
     /// The webhook, which may be removed by now.
     #[schema(pattern = "^wh_")]
     webhook_id: Option<String>,
-    /// The status of the deliveries; `failed` and `dead` if not given.
+    /// The status of the deliveries; `failed` and `dead` if neither it nor `ids` is given.
     #[schema(value_type = Option<DeliveryState>)]
     status: Option<String>,
     /// The exact event type.
@@ -54,6 +54,9 @@ struct RedeliveryBody {
     /// The time before which the event was received; later than `since`.
     #[schema(format = DateTime)]
     until: Option<String>,
+    /// The only deliveries to choose from, whatever their status if `status` is not given.
+    #[schema(min_items = 1, max_items = 100)]
+    ids: Option<Vec<String>>,
     /// Counts the deliveries and changes nothing.
     #[serde(default)]
     #[schema(default = false)]
@@ -66,8 +69,10 @@ struct RedeliveryBody {
 impl RedeliveryBody {
     fn into_query(self) -> Result<RedeliveryQuery, ApiError> {
         let (per_second, dry_run) = (self.per_second, self.dry_run);
+        let ids = self.ids.as_deref().map(query::chosen_ids).transpose()?;
+        let ids = ids.unwrap_or_default();
         let selection = self.into_selection().map_err(ApiError::in_body)?;
-        RedeliveryQuery::new(selection, per_second, dry_run)
+        RedeliveryQuery::new(selection, ids, per_second, dry_run)
     }
 
     fn into_selection(self) -> Result<DeliverySelection, ApiError> {
@@ -185,7 +190,7 @@ async fn recover(
         since: Some(time("since", &since).map_err(ApiError::in_body)?),
         ..DeliverySelection::default()
     };
-    let query = RedeliveryQuery::new(selection, per_second, dry_run)?;
+    let query = RedeliveryQuery::new(selection, Vec::new(), per_second, dry_run)?;
     Ok(redelivered(operations.recover(operator, query).await?))
 }
 

@@ -49,6 +49,11 @@ pub(crate) struct Rejection {
     /// `null`, as `event_type` is, unless the request was verified and has an ID.
     pub event_id: Option<String>,
     pub event_type: Option<String>,
+    /// The reason in words: the change that would make the request genuine, if one was found. At
+    /// most one request per route and minute is explained.
+    pub explanation: Option<String>,
+    /// The ID of the request as `GET /captures/{id}` takes it, if the route captures requests.
+    pub capture_id: Option<String>,
     /// The number of similar requests after it that are not listed.
     pub left_out: u64,
 }
@@ -82,6 +87,7 @@ impl From<RejectedRequest> for Rejection {
             route,
             rejection,
             left_out,
+            explanation,
         } = rejected;
         Self {
             at: rejection.at,
@@ -98,6 +104,8 @@ impl From<RejectedRequest> for Rejection {
             user_agent: rejection.user_agent.as_deref().map(Into::into),
             event_id: rejection.event_id.as_deref().map(Into::into),
             event_type: rejection.event_type.as_deref().map(Into::into),
+            explanation: explanation.as_deref().map(Into::into),
+            capture_id: rejection.capture_id.as_deref().map(Into::into),
             left_out,
         }
     }

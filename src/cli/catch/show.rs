@@ -88,7 +88,11 @@ impl ReceivedRequest {
             Ok(body) if body.is_empty() => {}
             Ok(body) => {
                 lines.push(String::new());
-                lines.extend(format_body(body).lines().map(|line| format!("  {line}")));
+                lines.extend(
+                    format_body(body)
+                        .split('\n')
+                        .map(|line| format!("  {line}")),
+                );
             }
             Err(StatusCode::REQUEST_TIMEOUT) => {
                 lines.push("the body did not arrive in time".into());
@@ -206,8 +210,20 @@ fn format_body(body: &[u8]) -> String {
         return hex_dump(body);
     };
     if text.len() <= SHOWN_MAX {
-        let text = crate::json::pretty(text).unwrap_or_else(|| text.to_owned());
-        return terminal::visible(&text, true).into_owned();
+        let pretty = crate::json::pretty(text);
+        let form = if pretty.is_some() { "JSON" } else { "text" };
+        let shown = pretty.as_deref().unwrap_or(text);
+        let shown = terminal::visible(shown.strip_suffix('\n').unwrap_or(shown), true);
+        if shown == text {
+            return shown.into_owned();
+        }
+        // `hookstile verify` restores the body from its length.
+        let end = if text.ends_with('\n') {
+            " with a newline at the end"
+        } else {
+            ""
+        };
+        return format!("{} bytes of {form}{end}:\n{shown}", text.len());
     }
     let end = (0..=SHOWN_MAX)
         .rev()
@@ -233,7 +249,10 @@ fn hex_dump(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::explain::Captured;
 
     fn received(body: &'static [u8]) -> ReceivedRequest {
         let headers = [
@@ -266,6 +285,7 @@ mod tests {
             "  x-test: a",
             "  x-test: b\\u{9b}c",
             "",
+            "  9 bytes of JSON:",
             "  {",
             "    \"a\": \"\\u{7f}\"",
             "  }",
@@ -285,7 +305,8 @@ mod tests {
     #[test]
     fn body_other_than_json_is_text_or_hex() {
         let text = received(b"a=1&b=\x1b[2J").to_text(Style::Plain);
-        assert!(text.ends_with("\n\n  a=1&b=\\u{1b}[2J\n\n"), "{text}");
+        let shown = "\n\n  10 bytes of text:\n  a=1&b=\\u{1b}[2J\n\n";
+        assert!(text.ends_with(shown), "{text}");
         let text = received(b"\xff\x00abcdefghijklmnop").to_text(Style::Plain);
         assert!(
             text.contains("  18 bytes of binary data:\n  ff006162"),
@@ -293,6 +314,45 @@ mod tests {
         );
         assert_eq!(hex_dump(&[0; 65]).lines().count(), 6);
         assert!(format_body(&vec![b'a'; SHOWN_MAX + 7]).ends_with("\n(7 more bytes)"));
+    }
+
+    proptest! {
+        #[test]
+        fn parser_reads_what_is_printed(
+            bodies in proptest::collection::vec(proptest::prop_oneof![
+                "[{}\\[\\]\"a:, \n\r\t\u{7f}\u{202e}\\\\u01.]{0,12}",
+                "\\{(\"[a-c\u{7f}]\": ?[0-9](, ?\"[d-f]\": ?\"\\\\\\\\[rnt]\")?)?\\}\n?",
+                "\\PC{0,12}",
+            ], 1..4),
+            binary: Vec<u8>,
+        ) {
+            let mut all: Vec<Bytes> = bodies.into_iter().map(Into::into).collect();
+            all.push(binary.into());
+            for style in [Style::Plain, Style::Coloured] {
+                let requests = all.iter().map(|body| ReceivedRequest {
+                    body: Ok(body.clone()),
+                    ..received(b"")
+                });
+                let text: String = requests.map(|request| request.to_text(style)).collect();
+                let mut no_files = |_: &str| Err(String::new());
+                let captured = Captured::parse(text.as_bytes(), &mut no_files).unwrap();
+                prop_assert_eq!(captured.len(), all.len());
+                for (captured, body) in captured.iter().zip(&all) {
+                    prop_assert_eq!(captured.request.headers.len(), 3);
+                    if captured.no_body.is_none() {
+                        prop_assert_eq!(&captured.request.body, body, "{}", text);
+                    }
+                }
+                let json: Vec<_> = all.iter().map(|body| ReceivedRequest {
+                    body: Ok(body.clone()),
+                    ..received(b"")
+                }.to_json()).collect();
+                let captured = Captured::parse(json.join("\n").as_bytes(), &mut no_files).unwrap();
+                for (captured, body) in captured.iter().zip(&all) {
+                    prop_assert_eq!(&captured.request.body, body);
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,21 +2,24 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::Method;
 
 use super::sender::Sender;
 use super::{Compiler, networks};
+use crate::activity::CaptureLimits;
 use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values;
-use crate::config::{Authentication, Listen, facts, raw};
+use crate::config::{Authentication, Endpoint, Listen, RouteAddress, facts, raw};
+use crate::explain::{Candidate, Explainer};
 use crate::gateway::Limits;
 use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
 use crate::ledger::IdentityRule;
-use crate::providers::{PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
+use crate::providers::{self, PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
 use crate::route::{Admission, Budget, EventFilter, RateLimit, Replay, Route};
 use crate::signature::{Unenforced, Verifier};
 use crate::upstream::Upstream;
@@ -33,6 +36,17 @@ pub(super) struct Identity {
     pub name: Option<Located<String>>,
     pub host: Option<String>,
     pub path: Option<Located<String>>,
+}
+
+impl Identity {
+    /// Returns the address that the route is known by, if it has a name and a path.
+    pub(super) fn address(&self) -> Option<RouteAddress> {
+        Some(RouteAddress {
+            name: self.name.as_ref()?.value.clone(),
+            host: self.host.clone(),
+            path: self.path.as_ref()?.value.clone(),
+        })
+    }
 }
 
 /// The time for which many senders retry: the shortest safe window for a sender that is not known.
@@ -195,6 +209,7 @@ impl Compiler<'_> {
         let handshake = sender.as_ref().map_or(Err(()), |sender| {
             self.handshake(raw, sender, &mut unreadable)
         });
+        let capture = self.capture(raw.get(|route| &route.capture));
         let expect_every = self.duration(raw.get(|route| &route.expect_every), facts::TIME_SPAN);
         let unsigned = raw
             .get(|route| &route.replay)
@@ -210,6 +225,11 @@ impl Compiler<'_> {
             .chain(envelope.headers())
             .cloned()
             .collect();
+        let (secrets, keys) = secrets?;
+        let candidates = secrets.into_iter().map(|named| Candidate {
+            named,
+            configured: true,
+        });
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
@@ -219,7 +239,12 @@ impl Compiler<'_> {
             probes,
             active: unreadable.is_empty(),
             off_line: unreadable.into_iter().next().map(Into::into),
-            verifier: Verifier::new(sender?.scheme, secrets?, identity_rule.needs_body()),
+            paused: AtomicBool::new(false),
+            verifier: Verifier::new(sender?.scheme, keys, identity_rule.needs_body()),
+            explainer: Explainer {
+                candidates: candidates.collect(),
+                others: providers::schemes(),
+            },
             unenforced,
             handshake: handshake.ok()?,
             envelope,
@@ -239,13 +264,18 @@ impl Compiler<'_> {
             queue_concurrency: concurrency.unwrap_or(facts::QUEUE_CONCURRENCY),
             retain,
             expect_every,
+            capture,
             upstream: Arc::new(Upstream::new(target?, headers)),
             forward_query: facts::FORWARD_QUERY.value_of(raw.get(|route| &route.forward_query)),
         })
     }
 
     /// Compiles the part of a route that verifies requests.
-    pub(super) fn authentication(&self, raw: &Layered<'_>) -> Option<Authentication> {
+    pub(super) fn authentication(
+        &self,
+        raw: &Layered<'_>,
+        endpoint: Result<Endpoint, String>,
+    ) -> Option<Authentication> {
         let sender = self.sender(raw)?;
         let secrets = self.named_secrets(raw.get(|route| &route.secrets), raw.span);
         let envelope = self.envelope(
@@ -253,11 +283,16 @@ impl Compiler<'_> {
             sender.defaults,
             Some(&sender.scheme),
         );
+        let events = raw.get(|route| &route.events).value().into_iter().flatten();
+        let events = events.filter_map(Field::value);
         Some(Authentication {
             scheme: sender.scheme,
             secrets: secrets?,
             envelope,
             challenge: sender.handshake.challenge(),
+            provider: sender.provider,
+            events: events.map(|pattern| pattern.as_str().into()).collect(),
+            endpoint,
         })
     }
 
@@ -355,6 +390,16 @@ impl Compiler<'_> {
             }
             Field::Wrong => Err(()),
         }
+    }
+
+    /// Returns the bounds of the requests that are captured, if any are.
+    fn capture(&self, field: &Field<raw::Capture>) -> Option<CaptureLimits> {
+        let capture = field.value()?;
+        Some(CaptureLimits {
+            requests: self.amount(&capture.requests, facts::CAPTURE_REQUESTS),
+            bytes: self.amount(&capture.bytes, facts::CAPTURE_BYTES).0,
+            keep: self.amount(&capture.keep, facts::CAPTURE_FOR).0,
+        })
     }
 
     fn methods(&self, field: &Field<Vec<Field<raw::Method>>>) -> Vec<Method> {

@@ -1,84 +1,192 @@
 //! Parses a curl command into the request that it would send.
 //!
-//! Source: curl's manual page. An unsupported option that changes the body is an error, because a
-//! guessed body explains nothing.
+//! Source: curl's manual page. An option that is not known, or whose effect on the request is not
+//! supported, is an error: a guessed request explains nothing.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, RANGE, REFERER, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::http1::{add_header, add_header_line};
 use super::shell::{Word, words};
 use super::{CapturedError, Files};
 use crate::explain::Request;
 
-/// Options whose argument does not affect what is signed. Unknown options without an argument are
-/// ignored, too.
+/// Options with an argument that does not change what the receiver gets, or changes nothing that
+/// is signed.
 const SKIPPED: &[&str] = &[
-    "-A",
-    "--user-agent",
-    "-b",
-    "--cookie",
     "-c",
     "--cookie-jar",
     "-C",
-    "-e",
-    "--referer",
+    "--continue-at",
+    "-D",
+    "--dump-header",
     "-E",
     "--cert",
-    "-K",
     "-m",
     "--max-time",
     "-o",
     "--output",
-    "-P",
-    "-Q",
-    "-r",
-    "-t",
-    "-u",
-    "--user",
     "-U",
+    "--proxy-user",
     "-w",
     "--write-out",
     "-x",
     "--proxy",
-    "-X",
-    "--request",
     "-y",
+    "--speed-time",
     "-Y",
-    "-z",
+    "--speed-limit",
     "--cacert",
     "--capath",
+    "--cert-type",
+    "--ciphers",
     "--connect-timeout",
     "--connect-to",
+    "--create-file-mode",
+    "--curves",
+    "--dns-servers",
+    "--doh-url",
+    "--happy-eyeballs-timeout-ms",
     "--interface",
+    "--keepalive-time",
     "--key",
+    "--key-type",
     "--limit-rate",
+    "--local-port",
+    "--max-filesize",
     "--max-redirs",
-    "--oauth2-bearer",
+    "--noproxy",
+    "--output-dir",
+    "--pass",
+    "--pinnedpubkey",
+    "--preproxy",
+    "--proto",
+    "--proto-default",
+    "--proto-redir",
+    "--proxy-header",
+    "--rate",
     "--resolve",
     "--retry",
     "--retry-delay",
     "--retry-max-time",
+    "--socks4",
+    "--socks4a",
+    "--socks5",
+    "--socks5-hostname",
+    "--stderr",
     "--tls-max",
+    "--tls13-ciphers",
     "--trace",
     "--trace-ascii",
+    "--trace-config",
     "--unix-socket",
-    "--noproxy",
-    "-D",
-    "--dump-header",
-    "--ciphers",
-    "--cert-type",
-    "--key-type",
-    "--pass",
-    "--proxy-header",
-    "--proxy-user",
-    "--stderr",
-    "--aws-sigv4",
+    "--abstract-unix-socket",
 ];
 
-/// Options whose effect on the body is not supported, each with its error.
-const UNKNOWN: &[(&str, &str)] = &[
+/// Options without an argument that do not change what the receiver gets, or change nothing that
+/// is signed. curl also takes the long ones with `--no-`.
+const FLAGS: &[&str] = &[
+    "-#",
+    "--progress-bar",
+    "-0",
+    "--http1.0",
+    "-1",
+    "--tlsv1",
+    "-2",
+    "--sslv2",
+    "-3",
+    "--sslv3",
+    "-4",
+    "--ipv4",
+    "-6",
+    "--ipv6",
+    "-f",
+    "--fail",
+    "-g",
+    "--globoff",
+    "-i",
+    "--include",
+    "-j",
+    "--junk-session-cookies",
+    "-k",
+    "--insecure",
+    "-L",
+    "--location",
+    "-N",
+    "--buffer",
+    "-n",
+    "--netrc",
+    "-O",
+    "--remote-name",
+    "-J",
+    "--remote-header-name",
+    "-q",
+    "--disable",
+    "-R",
+    "--remote-time",
+    "-S",
+    "--show-error",
+    "-s",
+    "--silent",
+    "-v",
+    "--verbose",
+    "-Z",
+    "--parallel",
+    "--alpn",
+    "--ca-native",
+    "--cert-status",
+    "--compressed",
+    "--create-dirs",
+    "--disallow-username-in-url",
+    "--fail-early",
+    "--fail-with-body",
+    "--false-start",
+    "--http0.9",
+    "--http1.1",
+    "--http2",
+    "--http2-prior-knowledge",
+    "--http3",
+    "--http3-only",
+    "--keepalive",
+    "--location-trusted",
+    "--netrc-optional",
+    "--npn",
+    "--parallel-immediate",
+    "--path-as-is",
+    "--post301",
+    "--post302",
+    "--post303",
+    "--progress-meter",
+    "--proxy-insecure",
+    "--raw",
+    "--remote-name-all",
+    "--remove-on-error",
+    "--retry-all-errors",
+    "--retry-connrefused",
+    "--sessionid",
+    "--skip-existing",
+    "--ssl",
+    "--ssl-no-revoke",
+    "--ssl-reqd",
+    "--styled-output",
+    "--suppress-connect-headers",
+    "--tcp-fastopen",
+    "--tcp-nodelay",
+    "--tlsv1.0",
+    "--tlsv1.1",
+    "--tlsv1.2",
+    "--tlsv1.3",
+    "--tr-encoding",
+    "--trace-ids",
+    "--trace-time",
+    "--xattr",
+];
+
+/// Options whose effect on the request is not supported, each with its error.
+const UNSUPPORTED: &[(&str, &str)] = &[
     (
         "-F",
         "a form of parts (`-F`) has a random boundary: save the bytes that were sent",
@@ -119,6 +227,39 @@ const UNKNOWN: &[(&str, &str)] = &[
         "--config",
         "a file of options (`--config`) is not supported: write the options out",
     ),
+    ("-I", "`-I` asks for the headers alone, so there is no body"),
+    (
+        "--head",
+        "`--head` asks for the headers alone, so there is no body",
+    ),
+    (
+        "--next",
+        "several requests in one command (`--next`) are not supported: give one of them",
+    ),
+    (
+        "-:",
+        "several requests in one command (`-:`) are not supported: give one of them",
+    ),
+];
+
+/// Options that change the request, beside those with data.
+const APPLIED: &[&str] = &[
+    "-A",
+    "--user-agent",
+    "-b",
+    "--cookie",
+    "-e",
+    "--referer",
+    "-H",
+    "--header",
+    "-r",
+    "--range",
+    "-u",
+    "--user",
+    "--oauth2-bearer",
+    "--url",
+    "-X",
+    "--request",
 ];
 
 /// The way in which an option's data becomes the body.
@@ -147,12 +288,20 @@ pub(super) fn command(text: &[u8]) -> Option<(&[u8], usize)> {
     ends.then(|| (command, before.split(|&byte| byte == b'\n').count()))
 }
 
+/// Parses a command. Returns its method and the request.
 pub(super) fn parse(
     command: &[u8],
     line: usize,
     files: &mut Files<'_>,
-) -> Result<Request, CapturedError> {
+) -> Result<(String, Request), CapturedError> {
+    if command.windows(2).any(|pair| pair == b"^\"") {
+        return Err(CapturedError::new(
+            line,
+            "this is a command for Windows' `cmd`: copy it as cURL for bash instead",
+        ));
+    }
     let mut curl = Curl {
+        method: None,
         request: Request::default(),
         data: None,
         json: false,
@@ -174,11 +323,17 @@ pub(super) fn parse(
             continue;
         }
         for (option, attached) in options(text) {
-            if let Some((_, problem)) = UNKNOWN.iter().find(|(name, _)| *name == option) {
+            if let Some((_, problem)) = UNSUPPORTED.iter().find(|(name, _)| *name == option) {
                 return Err(at((*problem).into()));
             }
-            if !takes_argument(&option) {
+            if is_flag(&option) {
                 continue;
+            }
+            if !takes_argument(&option) {
+                return Err(at(format!(
+                    "curl's option `{option}` is not known here: leave it out if it does not \
+                     change the request, else save the bytes that were sent"
+                )));
             }
             let argument = match attached {
                 Some(argument) => Word {
@@ -219,9 +374,12 @@ fn options(word: &str) -> Vec<(String, Option<&str>)> {
 }
 
 fn takes_argument(option: &str) -> bool {
-    data_mode(option).is_some()
-        || matches!(option, "-H" | "--header" | "--url" | "--json")
-        || SKIPPED.contains(&option)
+    data_mode(option).is_some() || APPLIED.contains(&option) || SKIPPED.contains(&option)
+}
+
+fn is_flag(option: &str) -> bool {
+    let positive = option.strip_prefix("--no-").map(|name| format!("--{name}"));
+    FLAGS.contains(&option) || positive.is_some_and(|name| FLAGS.contains(&&*name))
 }
 
 fn data_mode(option: &str) -> Option<DataMode> {
@@ -234,6 +392,7 @@ fn data_mode(option: &str) -> Option<DataMode> {
 }
 
 struct Curl<'f, 'a> {
+    method: Option<String>,
     request: Request,
     data: Option<Vec<u8>>,
     json: bool,
@@ -265,8 +424,31 @@ impl Curl<'_, '_> {
                 self.set_url(&String::from_utf8_lossy(&argument.bytes));
                 Ok(())
             }
+            "-X" | "--request" => {
+                self.method = Some(String::from_utf8_lossy(&argument.bytes).into_owned());
+                Ok(())
+            }
+            "-A" | "--user-agent" => self.set_header(&USER_AGENT, &argument.bytes),
+            "-e" | "--referer" => self.set_header(&REFERER, &argument.bytes),
+            "-r" | "--range" => self.set_header(&RANGE, &[b"bytes=", &argument.bytes[..]].concat()),
+            // Without `=`, it names a file of cookies.
+            "-b" | "--cookie" if argument.bytes.contains(&b'=') => {
+                self.set_header(&COOKIE, &argument.bytes)
+            }
+            "-u" | "--user" => {
+                let value = format!("Basic {}", BASE64.encode(&argument.bytes));
+                self.set_header(&AUTHORIZATION, value.as_bytes())
+            }
+            "--oauth2-bearer" => {
+                let value = [b"Bearer ", &argument.bytes[..]].concat();
+                self.set_header(&AUTHORIZATION, &value)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn set_header(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), String> {
+        add_header(name.as_str().as_bytes(), value, &mut self.request.headers)
     }
 
     fn data_bytes(&mut self, data: DataMode, argument: &[u8]) -> Result<Vec<u8>, String> {
@@ -332,7 +514,7 @@ impl Curl<'_, '_> {
         }
     }
 
-    fn finish(mut self) -> Request {
+    fn finish(mut self) -> (String, Request) {
         if let Some(host) = self.host.take() {
             self.default_header(HOST, &host);
         }
@@ -343,10 +525,12 @@ impl Curl<'_, '_> {
                 if self.json { "application/json" } else { form },
             );
         }
-        Request {
+        let usual = if self.data.is_some() { "POST" } else { "GET" };
+        let request = Request {
             body: Bytes::from(self.data.unwrap_or_default()),
             ..self.request
-        }
+        };
+        (self.method.unwrap_or_else(|| usual.into()), request)
     }
 }
 
@@ -423,6 +607,39 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap_err().line, 2, "{text}");
         }
+    }
+
+    #[test]
+    fn unknown_options_are_refused_by_name() {
+        for (text, option) in [
+            ("curl --frobnicate x", "`--frobnicate`"),
+            ("curl -sW x", "`-W`"),
+            ("curl --url-query a=b x", "`--url-query`"),
+            ("curl --data-raww '{}' x", "`--data-raww`"),
+            ("curl --no-frobnicate x", "`--no-frobnicate`"),
+            ("curl -d '{}' --next -d '[]' x", "`--next`"),
+            ("curl -I x", "`-I`"),
+            ("curl ^\"http://x/^\" ^\n -d a", "cmd"),
+        ] {
+            let problem = read(text).unwrap_err().problem;
+            assert!(problem.contains(option), "{text}: {problem}");
+        }
+        for text in [
+            "curl --compressed --no-progress-meter -sSvkLi --http2 --tlsv1.2 x",
+            "curl -m 5 --retry 3 -ofile --resolve a:1:b x",
+        ] {
+            assert!(read(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_set_their_headers() {
+        let request = read("curl -A me -b a=1 -e r -u a:b -b jar -X PUT x").unwrap();
+        let header = |name| request.headers[name].to_str().unwrap().to_owned();
+        assert_eq!(header("user-agent"), "me");
+        assert_eq!(header("cookie"), "a=1");
+        assert_eq!(header("referer"), "r");
+        assert_eq!(header("authorization"), "Basic YTpi");
     }
 
     proptest! {

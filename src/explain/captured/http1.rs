@@ -10,7 +10,8 @@ use crate::explain::Request;
 /// The most headers. The gateway itself accepts fewer.
 const HEADERS_MAX: usize = 1000;
 
-pub(super) fn parse(text: &[u8]) -> Result<Request, CapturedError> {
+/// Parses a message. Returns its method, or an empty one, and the request.
+pub(super) fn parse(text: &[u8]) -> Result<(String, Request), CapturedError> {
     let (mut request, body) = parse_until_blank_line(text)?;
     let Some(body) = body else {
         let problem = "there is no blank line between the headers and the body";
@@ -20,7 +21,20 @@ pub(super) fn parse(text: &[u8]) -> Result<Request, CapturedError> {
         ));
     };
     request.body = Bytes::copy_from_slice(body);
-    Ok(request)
+    Ok((method(text), request))
+}
+
+/// Returns the method of a message that starts with a request line; else an empty one.
+pub(super) fn method(text: &[u8]) -> String {
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    match (
+        parse_first_line(line),
+        line.split(|&byte| byte == b' ').next(),
+    ) {
+        (Some(Some(_)), Some(method)) => String::from_utf8_lossy(method).into_owned(),
+        _ => String::new(),
+    }
 }
 
 pub(super) fn parse_head(text: &[u8]) -> Result<Request, CapturedError> {
@@ -151,7 +165,9 @@ mod tests {
         for head in [head.to_owned(), head.replace('\n', "\r\n")] {
             let blank = if head.contains('\r') { "\r\n" } else { "\n" };
             for body in [&b""[..], b"{}", b"{}\n", b"\r\n\r\n", b"\x00\xff"] {
-                let request = parse(&[head.as_bytes(), blank.as_bytes(), body].concat()).unwrap();
+                let text = [head.as_bytes(), blank.as_bytes(), body].concat();
+                let (method, request) = parse(&text).unwrap();
+                assert_eq!(method, "POST");
                 assert_eq!(request.body, body);
                 assert_eq!(request.target.as_deref(), Some("/hooks?x=1"));
                 assert_eq!(request.headers["x-signature"], "abc");

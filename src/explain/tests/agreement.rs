@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::explain::{Candidate, Case, Limits, Request, Verdict};
+use super::explain::{Candidate, Captured, Case, Limits, Request, Verdict};
 use super::providers::{PRESETS, Preset};
 use super::secret::Secret;
 use super::signature::{NamedSecret, Scheme, Verifier};
@@ -43,9 +43,13 @@ pub(super) fn check(data: &[u8]) {
             Err("no such file".into())
         }
     };
-    let Ok(mut request) = Request::parse(captured, &mut files) else {
+    let Some(captured) = Captured::parse(captured, &mut files)
+        .ok()
+        .and_then(|captured| captured.into_iter().next())
+    else {
         return;
     };
+    let mut request = captured.request;
     let now = Timestamp::from_second(1_760_000_000).expect("a time");
     let preset = preset(*gateways);
     let scheme = scheme(preset);
@@ -113,6 +117,12 @@ pub(super) fn check(data: &[u8]) {
         (verdict, verification) => panic!("{verdict:?}, but {verification:?}"),
     }
     assert_reveals_nothing(&format!("{verdict:?}"), &request, &scheme, now);
+    if let Verdict::NotGenuine(diagnosis) = &verdict {
+        let sentence = diagnosis.sentence();
+        assert_eq!(sentence.names_cause, !diagnosis.explanations.is_empty());
+        assert!(!sentence.text.is_empty());
+        assert_reveals_nothing(&sentence.text, &request, &scheme, now);
+    }
 }
 
 fn preset(choice: u8) -> &'static Preset {

@@ -67,6 +67,10 @@ impl Gateway {
             DeliveryMode::Queue => {
                 return self.store(route, claimed, STORED_UNATTEMPTED, None).await;
             }
+            // A pause means that nothing is sent, so the event waits with the others.
+            DeliveryMode::Spill if route.is_paused() => {
+                return self.store(route, claimed, STORED_UNATTEMPTED, None).await;
+            }
             DeliveryMode::Proxy => deadline,
             DeliveryMode::Spill => spill_deadline(exchange.first_byte, deadline),
         };

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use pingora_core::protocols::http::ServerSession;
 
@@ -47,6 +48,9 @@ pub(in crate::gateway) struct Exchange<'s> {
     pub(super) forwarded: Forwarded,
     /// Set when the request was counted as one that does not verify.
     counted_unverified: bool,
+    /// The whole body of a request that was rejected after it was read, until the rejection is
+    /// recorded.
+    pub(super) rejected_body: Option<Bytes>,
     /// The log line, filled in as its fields become known.
     pub(super) log_line: RequestLine,
 }
@@ -90,6 +94,7 @@ impl<'s> Exchange<'s> {
             matched: None,
             forwarded: Forwarded::direct(peer),
             counted_unverified: false,
+            rejected_body: None,
             log_line: RequestLine {
                 peer: Some(peer),
                 ..RequestLine::default()

@@ -1,17 +1,27 @@
 //! The last step: counts, writes and logs the response.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use jiff::Timestamp;
 use pingora_core::server::ShutdownWatch;
+use pingora_http::RequestHeader;
 
 use super::exchange::Exchange;
-use crate::activity::{self, RejectionKind};
+use crate::activity::{CapturedRequest, Rejection, RejectionKind, RouteActivity, SentHeader};
+use crate::explain::Request;
 use crate::gateway::Gateway;
+use crate::gateway::explainer::RejectedRequest;
 use crate::gateway::listener::wait::shutdown_wait;
 use crate::gateway::response::{Outcome, Response};
 use crate::limits::Reservation;
 use crate::outcome::Code;
+
+/// The characters of a path or a method that are logged at most.
+const LOGGED_CHARACTERS_MAX: usize = 256;
 
 impl Gateway {
     /// Counts, writes and logs the response. Returns whether it was written completely. A sender
@@ -61,6 +71,7 @@ impl Gateway {
         let duration = exchange.first_byte.elapsed();
         requests.observe_duration(duration);
         if let Some(suppressed) = self.sample_log_line(exchange, code, reason, is_sampled) {
+            add_target(exchange, code);
             exchange
                 .log_line
                 .write_line(code, reason, status.as_u16(), duration, suppressed);
@@ -86,36 +97,165 @@ impl Gateway {
     }
 
     /// Records a request that was not delivered in the activity of its route, or of requests
-    /// without a route.
-    fn record_rejection(&self, exchange: &Exchange<'_>, kind: RejectionKind, status: StatusCode) {
-        let at = self.clock.wall();
-        let activity = exchange
-            .matched
-            .map_or(self.activity.unmatched(), |matched| matched.activity);
-        activity.rejections.record(kind, at, self.clock.now(), || {
-            let log_line = &exchange.log_line;
-            let rejection = activity::Rejection {
-                at,
-                kind,
-                status: status.as_u16(),
-                method: Box::default(),
-                path: Box::default(),
-                peer: log_line.peer,
-                body_bytes: log_line.body_bytes,
-                trace_id: log_line.trace_id.clone(),
-                user_agent: None,
-                event_id: log_line.event_id.clone(),
-                event_type: log_line.event_type.clone(),
+    /// without a route. Captures and explains it, if its whole body is known and its route wants
+    /// that.
+    fn record_rejection(
+        &self,
+        exchange: &mut Exchange<'_>,
+        kind: RejectionKind,
+        status: StatusCode,
+    ) {
+        let (at, now) = (self.clock.wall(), self.clock.now());
+        let Some(matched) = exchange.matched else {
+            let describe = || describe(exchange, kind, status, at);
+            self.activity
+                .unmatched()
+                .rejections
+                .record(kind, at, now, false, describe);
+            return;
+        };
+        let activity = matched.activity;
+        let body = exchange.rejected_body.take();
+        let capture_id = body
+            .as_ref()
+            .filter(|_| matched.route.capture.is_some())
+            .and_then(|body| capture(exchange, activity, body, (kind, status), now));
+        let body = body.filter(|_| kind.code == Code::InvalidSignature);
+        let turn = body
+            .as_ref()
+            .and_then(|body| self.explainer.begin(activity, body.len(), now));
+        let is_kept = turn.is_some() || capture_id.is_some();
+        let id = activity
+            .rejections
+            .record(kind, at, now, is_kept, || Rejection {
+                capture_id,
+                ..describe(exchange, kind, status, at)
+            });
+        if let (Some(turn), Some(body)) = (turn, body) {
+            let head = exchange.session.req_header();
+            let rejected = RejectedRequest {
+                route: Arc::clone(matched.route),
+                activity: Arc::clone(activity),
+                id,
+                received_at: exchange.received_at,
+                request: Request {
+                    target: Some(target(head).into_owned()),
+                    headers: head.headers.clone(),
+                    // A copy, because the body may be a small part of a large buffer.
+                    body: Bytes::copy_from_slice(&body),
+                },
             };
-            if !exchange.has_head {
-                return rejection;
-            }
-            let request = exchange.session.req_header();
-            let user_agent = request
-                .headers
-                .get(http::header::USER_AGENT)
-                .map(HeaderValue::as_bytes);
-            rejection.of_request(request.method.as_str(), request.uri.path(), user_agent)
-        });
+            turn.explain(rejected, self.clock.clone());
+        }
+    }
+}
+
+/// Describes a rejected request for the list.
+fn describe(
+    exchange: &Exchange<'_>,
+    kind: RejectionKind,
+    status: StatusCode,
+    at: Timestamp,
+) -> Rejection {
+    let log_line = &exchange.log_line;
+    let rejection = Rejection {
+        at,
+        kind,
+        status: status.as_u16(),
+        method: Box::default(),
+        path: Box::default(),
+        peer: log_line.peer,
+        body_bytes: log_line.body_bytes,
+        trace_id: log_line.trace_id.clone(),
+        user_agent: None,
+        event_id: log_line.event_id.clone(),
+        event_type: log_line.event_type.clone(),
+        capture_id: None,
+    };
+    if !exchange.has_head {
+        return rejection;
+    }
+    let request = exchange.session.req_header();
+    let user_agent = request
+        .headers
+        .get(http::header::USER_AGENT)
+        .map(HeaderValue::as_bytes);
+    rejection.of_request(request.method.as_str(), request.uri.path(), user_agent)
+}
+
+/// Captures a rejected request, whole. Returns its ID if there was room.
+fn capture(
+    exchange: &Exchange<'_>,
+    activity: &RouteActivity,
+    body: &Bytes,
+    (kind, status): (RejectionKind, StatusCode),
+    now: Instant,
+) -> Option<Arc<str>> {
+    let head = exchange.session.req_header();
+    let id = CapturedRequest::new_id();
+    let captured = CapturedRequest {
+        id: Arc::clone(&id),
+        received_at: exchange.received_at,
+        kind,
+        status: status.as_u16(),
+        method: head.method.as_str().into(),
+        target: target(head).into(),
+        headers: headers_as_sent(head, exchange.head.host.as_deref()),
+        // A copy, because the body may be a small part of a large buffer.
+        body: Bytes::copy_from_slice(body),
+        peer: exchange.log_line.peer,
+        trace_id: exchange.log_line.trace_id.clone(),
+    };
+    activity.captures.keep(captured, now).then_some(id)
+}
+
+/// Returns the target as it was sent.
+fn target(head: &RequestHeader) -> Cow<'_, str> {
+    String::from_utf8_lossy(head.raw_path())
+}
+
+/// Returns the headers in their order, with the names in the case in which they were sent. Over
+/// HTTP/2, the host is a pseudo-header field (RFC 9113 §8.3.1), and is added.
+fn headers_as_sent(head: &RequestHeader, host: Option<&str>) -> Vec<SentHeader> {
+    if head.has_case() {
+        return head
+            .case_header_iter()
+            .map(|(name, value)| SentHeader {
+                name: name.as_slice().into(),
+                value: value.as_bytes().into(),
+            })
+            .collect();
+    }
+    let added = host.filter(|_| !head.headers.contains_key(http::header::HOST));
+    let added = added.map(|host| (&b"host"[..], host.as_bytes()));
+    let sent = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    added
+        .into_iter()
+        .chain(sent)
+        .map(|(name, value)| SentHeader {
+            name: name.into(),
+            value: value.into(),
+        })
+        .collect()
+}
+
+/// Adds to the log line what the request asked for, where that is what was wrong with it.
+fn add_target(exchange: &mut Exchange<'_>, code: Code) {
+    if !exchange.has_head {
+        return;
+    }
+    let request = exchange.session.req_header();
+    let cut = |text: &str| text.chars().take(LOGGED_CHARACTERS_MAX).collect::<String>();
+    match code {
+        Code::UnknownRoute => {
+            exchange.log_line.path = Some(cut(request.uri.path()).into());
+        }
+        Code::MethodNotAllowed => {
+            exchange.log_line.method = Some(cut(request.method.as_str()).into());
+        }
+        _ => {}
     }
 }

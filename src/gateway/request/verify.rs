@@ -43,7 +43,7 @@ impl Gateway {
         let MatchedRoute { route, metrics, .. } = matched;
         let now = exchange.received_at;
         let verified = match &route.unenforced {
-            None => verification.finish(),
+            None => verification.finish_or_body(),
             Some(unenforced) => match verification.finish_unenforced(unenforced) {
                 Ok(verified) => Ok(verified),
                 Err(unverified) => {
@@ -55,8 +55,9 @@ impl Gateway {
         };
         let verified = match verified {
             Ok(verified) => verified,
-            Err(failure) => {
+            Err((failure, body)) => {
                 exchange.count_unverified(matched, failure)?;
+                exchange.rejected_body = Some(body);
                 metrics.count_signature_check(failure.into(), now);
                 return Err(failure.into());
             }
@@ -88,7 +89,13 @@ impl Gateway {
             route, activity, ..
         } = matched;
         let headers = &exchange.session.req_header().headers;
-        let event = route.envelope.parse(verified.body(), headers)?;
+        let event = match route.envelope.parse(verified.body(), headers) {
+            Ok(event) => event,
+            Err(error) => {
+                exchange.rejected_body = Some(verified.body().clone());
+                return Err(error.into());
+            }
+        };
         let identity = EventIdentity::new(&route.identity, &event, &verified);
         let label = EventLabel {
             route: Arc::clone(&route.name),
@@ -103,7 +110,10 @@ impl Gateway {
         };
         exchange.log_line.event_id = Some(Arc::clone(&label.event_id));
         exchange.log_line.event_type = Some(Arc::clone(&label.event_type));
-        route.envelope.check_fresh(&event, exchange.received_at)?;
+        if let Err(error) = route.envelope.check_fresh(&event, exchange.received_at) {
+            exchange.rejected_body = Some(verified.body().clone());
+            return Err(error.into());
+        }
         // An operator tests the route, whatever the type; a sender cannot make the mark.
         if !label.is_test && !route.accepts(&event) {
             if let Some(sender) = &activity.sender {

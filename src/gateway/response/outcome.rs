@@ -56,6 +56,8 @@ pub(in crate::gateway) enum Rejection {
     UnknownRoute,
     /// The route is switched off.
     Inactive,
+    /// An operator has paused the route.
+    Paused,
     /// The method is not one of these, which the route accepts.
     MethodNotAllowed(Vec<Method>),
     BodyTimeout,
@@ -77,7 +79,7 @@ pub(in crate::gateway) enum Rejection {
 /// The `Retry-After` of failures of the gateway, which pass quickly.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// The `Retry-After` of a route that an operator has switched off.
+/// The `Retry-After` of a route that an operator has switched off or paused.
 const RETRY_AFTER_INACTIVE: Duration = Duration::from_secs(60);
 
 impl Outcome {
@@ -173,7 +175,7 @@ impl Rejection {
             Self::MalformedRequest(_) => Code::MalformedRequest,
             Self::ForbiddenAddress => Code::ForbiddenAddress,
             Self::UnknownRoute => Code::UnknownRoute,
-            Self::Inactive => Code::Inactive,
+            Self::Inactive | Self::Paused => Code::Inactive,
             Self::MethodNotAllowed(_) => Code::MethodNotAllowed,
             Self::BodyTimeout => Code::BodyTimeout,
             Self::BodyTooLarge => Code::BodyTooLarge,
@@ -194,6 +196,7 @@ impl Rejection {
             Self::StoreUnavailable(error) => Some(error.label()),
             Self::UnverifiedRateLimited(_) => Some("unverified"),
             Self::TooManyCopies => Some(TOO_MANY_COPIES),
+            Self::Paused => Some("paused"),
             _ => None,
         }
     }
@@ -216,9 +219,11 @@ impl Rejection {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited(_) | Self::UnverifiedRateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
-            Self::Inactive | Self::Overloaded | Self::NoMemory | Self::StoreUnavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Inactive
+            | Self::Paused
+            | Self::Overloaded
+            | Self::NoMemory
+            | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::BudgetExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -244,6 +249,7 @@ impl Rejection {
             Self::ForbiddenAddress => "Requests from this address are not allowed.",
             Self::UnknownRoute => "There is no endpoint at this host and path.",
             Self::Inactive => "The endpoint is switched off; try again later.",
+            Self::Paused => "The endpoint is paused; try again later.",
             Self::MethodNotAllowed(_) => "The endpoint does not accept this method.",
             Self::BodyTimeout => "The request did not arrive in time.",
             Self::BodyTooLarge => "The body is larger than the endpoint accepts.",
@@ -267,7 +273,7 @@ impl Rejection {
             Self::InFlight | Self::Overloaded | Self::NoMemory | Self::StoreUnavailable(_) => {
                 Some(RETRY_AFTER)
             }
-            Self::Inactive => Some(RETRY_AFTER_INACTIVE),
+            Self::Inactive | Self::Paused => Some(RETRY_AFTER_INACTIVE),
             Self::RateLimited(wait) | Self::UnverifiedRateLimited(wait) => Some(*wait),
             _ => None,
         }

@@ -1,16 +1,19 @@
 //! Queries, on connections that cannot write, beside the writer.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::shared::QueueCounts;
 use super::{
     AttemptHistory, AttemptLog, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord,
     DeliveryState, DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline,
-    LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, RouteDeliveryStats, RowId, schema,
+    LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, RecordLimits, RemovedRoute, Retain,
+    RouteDeliveryStats, RowId, schema,
 };
 use crate::signature::PayloadDigest;
 use crate::store::uptime::Uptime;
@@ -21,7 +24,8 @@ pub(super) struct Reader(Connection);
 impl DeliveryFilter {
     /// Returns the filter's SQL condition, written so that SQLite can use the indexes: by route
     /// alone, or by route and any state but success. The parameters are the route (2), the state
-    /// (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
+    /// (3), the event's type (4) and ID (5), the bounds of its arrival (6, 7), the beginning of its
+    /// ID (8), and the smallest delivery (9).
     fn condition(&self) -> String {
         let route = match self.route {
             Some(_) => "route = (SELECT id FROM routes WHERE name = ?2)",
@@ -32,10 +36,19 @@ impl DeliveryFilter {
             Some(_) => "state = ?3 AND state <> 'success'",
             None => "?3 IS NULL",
         };
+        let prefix = match self.event_id_prefix {
+            Some(_) => "substr(event_id, 1, length(?8)) = ?8",
+            None => "?8 IS NULL",
+        };
+        let from = match self.from {
+            Some(_) => "deliveries.id >= ?9",
+            None => "?9 IS NULL",
+        };
         format!(
             "{route} AND {state} AND (?4 IS NULL OR event_type = ?4)
              AND (?5 IS NULL OR event_id = ?5)
-             AND (?6 IS NULL OR received_ms >= ?6) AND (?7 IS NULL OR received_ms < ?7)"
+             AND (?6 IS NULL OR received_ms >= ?6) AND (?7 IS NULL OR received_ms < ?7)
+             AND {prefix} AND {from}"
         )
     }
 }
@@ -148,14 +161,17 @@ impl Reader {
 
     pub(super) fn load_event(
         &self,
+        route: &str,
         id: DeliveryId,
         now: Uptime,
     ) -> rusqlite::Result<Option<QueuedEvent>> {
+        // The unary plus keeps SQLite from the indexes of a route's events.
         let mut select = self.0.prepare_cached(
             "SELECT event_id, event_type, tried, possibly_delivered, received_ms, queued_ms
-             FROM deliveries WHERE id = ?1 AND state = 'pending'",
+             FROM deliveries WHERE id = ?1 AND state = 'pending'
+             AND +route = (SELECT id FROM routes WHERE name = ?2)",
         )?;
-        let queued = select.query_row([id.0], |row| {
+        let queued = select.query_row(params![id.0, route], |row| {
             Ok(QueuedEvent {
                 event_id: row.get::<_, String>(0)?.into(),
                 event_type: row.get::<_, String>(1)?.into(),
@@ -234,6 +250,53 @@ impl Reader {
             .optional()
     }
 
+    /// Returns a removed route, with the oldest of its pending events.
+    pub(super) fn removed_route(
+        &self,
+        route: Arc<str>,
+        counts: QueueCounts,
+        now: Uptime,
+    ) -> rusqlite::Result<RemovedRoute> {
+        let mut select = self.0.prepare_cached(
+            "SELECT received_ms, (SELECT horizon_ms FROM route_settings WHERE route = ?1), queued_ms
+             FROM deliveries WHERE route = (SELECT id FROM routes WHERE name = ?1)
+             AND state = 'pending' AND state <> 'success'
+             ORDER BY rowid LIMIT 1",
+        )?;
+        let oldest = select.query_row([&route], |row| {
+            let (horizon, queued): (Option<i64>, i64) = (row.get(1)?, row.get(2)?);
+            let left = horizon.map(|horizon| {
+                let waited = now.0.cast_signed().saturating_sub(queued);
+                SignedDuration::from_millis(horizon.saturating_sub(waited))
+            });
+            Ok((timestamp(row, 0)?, left))
+        });
+        let (oldest_waiting, left) = oldest.optional()?.unzip();
+        Ok(RemovedRoute {
+            route,
+            pending: counts.pending,
+            dead: counts.dead,
+            oldest_waiting,
+            horizon_left: left.flatten(),
+        })
+    }
+
+    /// Returns the last limits of a route's records. A route that no version with this table has
+    /// served has the default.
+    pub(super) fn record_limits(&self, route: &str) -> rusqlite::Result<RecordLimits> {
+        let mut select = self
+            .0
+            .prepare_cached("SELECT keep_ms, max_bytes FROM route_settings WHERE route = ?1")?;
+        let limits = select.query_row([route], |row| {
+            Ok(RecordLimits {
+                keep: Duration::from_millis(row.get(0)?),
+                max_bytes: row.get(1)?,
+            })
+        });
+        let limits = limits.optional()?;
+        Ok(limits.unwrap_or_else(|| Retain::DEFAULT.limits()))
+    }
+
     pub(super) fn delivery(
         &self,
         id: DeliveryId,
@@ -253,8 +316,8 @@ impl Reader {
         now: Uptime,
     ) -> rusqlite::Result<Vec<DeliveryRecord>> {
         let mut select = self.0.prepare_cached(&format!(
-            "{SELECT_DELIVERY} WHERE {} AND deliveries.id < ?8
-             ORDER BY deliveries.id DESC LIMIT ?9",
+            "{SELECT_DELIVERY} WHERE {} AND deliveries.id < ?10
+             ORDER BY deliveries.id DESC LIMIT ?11",
             filter.condition()
         ))?;
         let [since, until] = filter.time_bounds();
@@ -271,6 +334,8 @@ impl Reader {
                 filter.event_id,
                 since,
                 until,
+                filter.event_id_prefix,
+                filter.from.map(|from| from.0),
                 filter.before.map_or(i64::MAX, |before| before.0),
                 filter.limit,
             ],
@@ -285,7 +350,7 @@ impl Reader {
         filter: &DeliveryFilter,
     ) -> rusqlite::Result<Option<usize>> {
         let mut select = self.0.prepare_cached(&format!(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?8)",
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?10)",
             filter.condition()
         ))?;
         let (state, [since, until]) = (
@@ -301,6 +366,8 @@ impl Reader {
                 filter.event_id,
                 since,
                 until,
+                filter.event_id_prefix,
+                filter.from.map(|from| from.0),
                 COUNT_LIMIT + 1
             ],
             |row| row.get(0),
@@ -318,7 +385,7 @@ impl Reader {
     ) -> rusqlite::Result<Vec<(DeliveryId, bool)>> {
         let mut select = self.0.prepare_cached(&format!(
             "SELECT id, payload_bytes > 0 FROM deliveries WHERE id > ?1 AND {}
-             ORDER BY id LIMIT ?8",
+             ORDER BY id LIMIT ?10",
             filter.condition()
         ))?;
         let (state, [since, until]) = (
@@ -334,6 +401,8 @@ impl Reader {
                 filter.event_id,
                 since,
                 until,
+                filter.event_id_prefix,
+                filter.from.map(|from| from.0),
                 limit
             ],
             |row| Ok((DeliveryId(row.get(0)?), row.get(1)?)),

@@ -22,7 +22,8 @@ const SELECT_DELIVERY: &str = "
     LEFT JOIN hookstile.payloads ON payload_bytes BETWEEN 1 AND $1 AND delivery = d.id";
 
 /// Returns the filter's SQL condition. The parameters are the route (2), the state (3), the event's
-/// type (4) and ID (5), and the bounds of its arrival (6, 7).
+/// type (4) and ID (5), the bounds of its arrival (6, 7), the beginning of its ID (8), and the
+/// smallest delivery (9).
 fn condition(filter: &DeliveryFilter) -> String {
     let route = if filter.route.is_some() {
         "route = $2"
@@ -34,14 +35,23 @@ fn condition(filter: &DeliveryFilter) -> String {
         Some(_) => "state = $3 AND state <> 'success'",
         None => "$3::text IS NULL",
     };
+    let prefix = match filter.event_id_prefix {
+        Some(_) => "starts_with(event_id, $8)",
+        None => "$8::text IS NULL",
+    };
+    let from = match filter.from {
+        Some(_) => "id >= $9",
+        None => "$9::bigint IS NULL",
+    };
     format!(
         "{route} AND {state} AND ($4::text IS NULL OR event_type = $4)
          AND ($5::text IS NULL OR event_id = $5)
-         AND ($6::bigint IS NULL OR received_ms >= $6) AND ($7::bigint IS NULL OR received_ms < $7)"
+         AND ($6::bigint IS NULL OR received_ms >= $6) AND ($7::bigint IS NULL OR received_ms < $7)
+         AND {prefix} AND {from}"
     )
 }
 
-/// Runs a query whose first seven parameters are `bytes` and those of the filter.
+/// Runs a query whose first nine parameters are `bytes` and those of the filter.
 async fn query_filtered(
     connection: &PooledConnection,
     sql: &str,
@@ -51,17 +61,21 @@ async fn query_filtered(
 ) -> Result<Vec<Row>, QueryError> {
     // PostgreSQL stores no text with a NUL and rejects such a parameter, so nothing can match.
     let holds_nul = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains('\0'));
-    if [&filter.route, &filter.event_type, &filter.event_id]
-        .into_iter()
-        .any(holds_nul)
-    {
+    let texts = [
+        &filter.route,
+        &filter.event_type,
+        &filter.event_id,
+        &filter.event_id_prefix,
+    ];
+    if texts.into_iter().any(holds_nul) {
         return Ok(Vec::new());
     }
     let (state, [since, until]) = (
         filter.state.map(DeliveryState::as_str),
         filter.time_bounds(),
     );
-    let own: [&(dyn ToSql + Sync); 7] = [
+    let from = filter.from.map(|from| from.0);
+    let own: [&(dyn ToSql + Sync); 9] = [
         &bytes,
         &filter.route,
         &state,
@@ -69,6 +83,8 @@ async fn query_filtered(
         &filter.event_id,
         &since,
         &until,
+        &filter.event_id_prefix,
+        &from,
     ];
     let all: Vec<_> = own.into_iter().chain(others.iter().copied()).collect();
     connection.query_cached(sql, &all).await
@@ -79,7 +95,7 @@ pub(super) async fn deliveries(
     filter: &DeliveryFilter,
 ) -> Result<Vec<DeliveryRecord>, QueryError> {
     let sql = format!(
-        "{SELECT_DELIVERY} WHERE {} AND d.id < $8 ORDER BY d.id DESC LIMIT $9",
+        "{SELECT_DELIVERY} WHERE {} AND d.id < $10 ORDER BY d.id DESC LIMIT $11",
         condition(filter)
     );
     let bytes = if filter.with_bodies {
@@ -105,7 +121,7 @@ pub(super) async fn count_deliveries(
 ) -> Result<Option<usize>, QueryError> {
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM hookstile.deliveries
-         WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
+         WHERE $1::bigint = 0 AND {} LIMIT $10) AS found",
         condition(filter)
     );
     let rows = query_filtered(connection, &sql, 0, filter, &[&to_i64(COUNT_LIMIT + 1)]).await?;
@@ -123,7 +139,7 @@ pub(super) async fn matching_deliveries(
 ) -> Result<Vec<(DeliveryId, bool)>, QueryError> {
     let sql = format!(
         "SELECT id, payload_bytes > 0 FROM hookstile.deliveries WHERE id > $1 AND {}
-         ORDER BY id LIMIT $8",
+         ORDER BY id LIMIT $10",
         condition(filter)
     );
     let rows = query_filtered(connection, &sql, after.0, filter, &[&to_i64(limit)]).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::client::danger::{
@@ -67,9 +67,21 @@ impl Authority {
         self.issue_for(name, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    fn issue_for(&self, name: &str, purpose: ExtendedKeyUsagePurpose) -> Issued {
-        let key = KeyPair::generate().expect("a key");
+    /// Issues a certificate that expired long ago.
+    pub fn issue_expired(&self, name: &str) -> Issued {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    fn issue_for(&self, name: &str, purpose: ExtendedKeyUsagePurpose) -> Issued {
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        self.sign(params, purpose)
+    }
+
+    fn sign(&self, mut params: CertificateParams, purpose: ExtendedKeyUsagePurpose) -> Issued {
+        let key = KeyPair::generate().expect("a key");
         // The name differs from the authority's; otherwise some verifiers treat the certificate as
         // self-signed.
         params

@@ -543,11 +543,12 @@ impl NeverAccepts {
         Self { listener, queued }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("an address")
+    }
+
     pub fn url(&self) -> String {
-        format!(
-            "http://{}/receiver",
-            self.listener.local_addr().expect("an address")
-        )
+        format!("http://{}/receiver", self.address())
     }
 
     /// Starts accepting.
