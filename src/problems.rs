@@ -130,6 +130,10 @@ pub(crate) struct RefusedConfiguration {
 
 /// The state of a route.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub(crate) struct RouteFacts {
     pub name: Arc<str>,
     /// Events are stored and delivered afterwards, always or when the upstream fails.

@@ -47,21 +47,19 @@ impl HourlyDeliveries {
             failed += minute.requests.failed;
             sums.dead_lettered += minute.dead_lettered;
         }
-        let recent = hour[MINUTES - RECENT_MINUTES..].iter().rev();
+        let mut recent = hour[MINUTES - RECENT_MINUTES..].iter().rev();
         if mode == DeliveryMode::Proxy {
             Self {
                 delivered: sums.accepted,
                 missed: failed,
-                p95_seconds: recent.filter_map(|minute| minute.p95_seconds).next(),
+                p95_seconds: recent.find_map(|minute| minute.p95_seconds),
                 ..sums
             }
         } else {
             Self {
                 delivered: direct + stored,
                 missed: sums.dead_lettered + late,
-                p95_seconds: recent
-                    .filter_map(|minute| minute.delivery_p95_seconds)
-                    .next(),
+                p95_seconds: recent.find_map(|minute| minute.delivery_p95_seconds),
                 ..sums
             }
         }
