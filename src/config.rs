@@ -1,15 +1,18 @@
 //! The configuration: turns a YAML file into everything the gateway needs, or into a report of
 //! every problem in it.
 //!
-//! Owns the format. `tree` parses YAML, `de` deserialises it into `raw`'s types, `compile` checks
-//! them and compiles the result; all three add their problems to one [`Report`]. `facts` has the
-//! default and the range of each key. Nothing outside of this module sees a configuration key.
+//! Owns the format. `tree` parses YAML, `placement` corrects indentation, `de` deserialises the tree
+//! into `raw`'s types, `compile` checks them and compiles the result; all add their problems to one
+//! [`Report`]. `facts` has the default and the range of each key, `mistakes` the advice for common
+//! ones. Nothing outside of this module sees a configuration key.
 
 mod compile;
 mod de;
 mod diagnostics;
 mod facts;
 mod files;
+mod mistakes;
+mod placement;
 mod raw;
 mod redact;
 pub mod schema;
@@ -270,8 +273,12 @@ fn parse_for<T>(
         None => redact::mask_text(&source),
     };
     let root = documents.as_deref().and_then(<[_]>::first);
-    let raw: Option<raw::File> = root.and_then(|root| de::from_tree(root, &problems));
+    let raw: Option<raw::File> =
+        root.and_then(|root| de::from_tree(&placement::correct(root, &problems), &problems));
     let compiled = raw.and_then(|raw| compile(&raw, sources, &problems));
+    if let Some(root) = root {
+        mistakes::warn_of_placeholders(root, &problems);
+    }
     match compiled {
         Some(compiled) if !problems.any_error() => {
             Ok((compiled, problems.into_report(file, source, masks)))

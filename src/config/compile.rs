@@ -376,36 +376,40 @@ impl Compiler<'_> {
     /// host and a path.
     fn identities(&self, routes: &[route::Layered<'_>]) -> Vec<Identity> {
         let mut identities: Vec<_> = routes.iter().map(|raw| self.identity(raw)).collect();
-        let mut by_address: HashMap<(Option<String>, String), Span> = HashMap::new();
-        let mut by_name: HashMap<String, Span> = HashMap::new();
-        for identity in &identities {
+        let mut by_address: HashMap<(Option<String>, String), (usize, Span)> = HashMap::new();
+        let mut by_name: HashMap<String, (usize, Span)> = HashMap::new();
+        for (index, identity) in identities.iter_mut().enumerate() {
+            // The route that this one is a copy of.
+            let mut original = None;
             if let Some(path) = &identity.path {
                 let address = (identity.host.clone(), path.value.clone());
-                match by_address.get(&address) {
-                    Some(&first) => {
-                        self.report(
-                            Diagnostic::error(
-                                path.span,
-                                "another route has the same path and host",
-                            )
-                            .also(first, "the first route"),
-                        );
-                    }
-                    None => drop(by_address.insert(address, path.span)),
+                let &mut (first, span) = by_address.entry(address).or_insert((index, path.span));
+                if first != index {
+                    let problem = "another route has the same path and host";
+                    let error = Diagnostic::error(path.span, problem).also(span, "the first route");
+                    self.report(
+                        error.help("remove one of the two, or give each its own `path` or `host`"),
+                    );
+                    original = Some(first);
                 }
             }
+            identity.is_copy = original.is_some();
             if let Some(name) = &identity.name {
-                match by_name.get(&name.value) {
-                    Some(&first) => {
-                        self.report(
-                            Diagnostic::error(name.span, "another route has the same name")
-                                .also(first, "the first route"),
-                        );
-                    }
-                    None => drop(by_name.insert(name.value.clone(), name.span)),
+                let named = by_name.entry(name.value.clone());
+                let &mut (first, span) = named.or_insert((index, name.span));
+                // A copy is one mistake, not two.
+                if first != index && original != Some(first) {
+                    let problem = "another route has the same name";
+                    self.report(
+                        Diagnostic::error(name.span, problem).also(span, "the first route"),
+                    );
                 }
             }
         }
+        let mut by_name: HashMap<_, _> = by_name
+            .into_iter()
+            .map(|(name, (_, span))| (name, span))
+            .collect();
         for identity in &mut identities {
             self.derive_name(identity, &mut by_name);
         }
@@ -468,7 +472,7 @@ impl Compiler<'_> {
         thing: &str,
         key: &str,
     ) -> Option<&'f Located<T>> {
-        if field.is_absent() {
+        if field.is_absent() && !self.problems.is_meant(span, key) {
             self.report(Diagnostic::error(
                 span,
                 format!("this {thing} has no `{key}`"),

@@ -88,22 +88,47 @@ impl Diagnostic {
 
 /// The problems of one file as they are found. All stages share it.
 #[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
+pub(super) struct Problems {
+    found: RefCell<Vec<Diagnostic>>,
+    /// The keys that were meant by wrong ones, with the location of their mapping.
+    meant: RefCell<HashSet<(Span, String)>>,
+}
 
 impl Problems {
     pub(super) fn push(&self, diagnostic: Diagnostic) {
-        self.0.borrow_mut().push(diagnostic);
+        self.found.borrow_mut().push(diagnostic);
     }
 
     pub(super) fn any_error(&self) -> bool {
-        self.0
+        self.found
             .borrow()
             .iter()
             .any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    /// Returns whether an error was found inside of `span`.
+    pub(super) fn any_error_in(&self, span: Span) -> bool {
+        self.found.borrow().iter().any(|diagnostic| {
+            diagnostic.severity == Severity::Error
+                && diagnostic
+                    .span
+                    .is_some_and(|at| span.start <= at.start && at.end <= span.end)
+        })
+    }
+
+    /// Records that a wrong key of the mapping at `span` most likely means `key`, so that its
+    /// absence is not reported as well. Returns `false` if that was recorded before.
+    pub(super) fn set_meant(&self, span: Span, key: &str) -> bool {
+        self.meant.borrow_mut().insert((span, key.into()))
+    }
+
+    /// Returns whether a wrong key of the mapping at `span` was reported that means `key`.
+    pub(super) fn is_meant(&self, span: Span, key: &str) -> bool {
+        self.meant.borrow().contains(&(span, key.into()))
+    }
+
     pub(super) fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
-        let mut diagnostics = self.0.into_inner();
+        let mut diagnostics = self.found.into_inner();
         diagnostics.sort_by_key(|diagnostic| diagnostic.span);
         // A problem in `defaults` is found once per route, but reported once.
         let mut reported = HashSet::new();

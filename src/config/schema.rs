@@ -17,7 +17,8 @@ pub fn json_schema() -> String {
     format!("{schema:#}\n")
 }
 
-fn schema() -> Value {
+/// Returns the schema as it is generated.
+pub(super) fn schema() -> Value {
     schemars::schema_for!(raw::File).to_value()
 }
 
@@ -226,7 +227,7 @@ impl Reference<'_> {
 }
 
 /// Returns the mapping in a schema that may also be a single value.
-fn mapping(schema: &Value) -> &Value {
+pub(super) fn mapping(schema: &Value) -> &Value {
     let forms = schema["anyOf"].as_array().and_then(|forms| forms.last());
     forms
         .filter(|form| form["properties"].is_object())

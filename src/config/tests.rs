@@ -557,6 +557,7 @@ fn durations_and_sizes_need_units() {
         ("4m", 240.0),
         ("0.5h", 1800.0),
         ("1.5s", 1.5),
+        ("10 s", 10.0),
     ] {
         assert!((seconds(text) - expected).abs() < 1e-9, "{text}");
     }
@@ -566,6 +567,7 @@ fn durations_and_sizes_need_units() {
         ("64KiB", 65_536),
         ("2MB", 2_000_000),
         ("1MiB", 1 << 20),
+        ("2 MiB", 2 << 20),
     ] {
         assert_eq!(
             route(&format!("max_body: {text}")).max_body,
@@ -575,7 +577,7 @@ fn durations_and_sizes_need_units() {
     }
     for wrong in [
         "10",
-        "10 s",
+        "10  s",
         "s",
         "1e3s",
         ".5s",
@@ -785,6 +787,40 @@ fn default_store_path_must_not_be_a_file() {
     fs::remove_file(folder.path().join("hookstile-data")).unwrap();
     fs::create_dir(folder.path().join("hookstile-data")).unwrap();
     assert!(parse_in(folder.path(), MINIMAL).is_ok());
+}
+
+#[test]
+fn every_key_has_one_home() {
+    for (mapping, key, home) in [
+        ("Route", "window", Some("replay")),
+        ("Route", "tolerance", Some("signature.timestamp")),
+        ("Route", "connections", Some("limits")),
+        ("File", "per_second", None),
+        ("File", "colour", None),
+    ] {
+        assert_eq!(placement::home(mapping, key).as_deref(), home, "{key}");
+    }
+}
+
+#[test]
+fn misplaced_keys_keep_their_value() {
+    // The last error is about the value of a key that stands at the wrong place.
+    for (source, problem) in [
+        ("routes:\n  - path: /a\nupstream: nowhere\n", "not a URL"),
+        (
+            "routes:\n  - {path: /a, shutdown: {grace: 9h}}\n",
+            "0s to 1h",
+        ),
+        ("admin:\naddress: here\nroutes: []\n", "not an address"),
+        ("path: /a?b\n", "no query"),
+    ] {
+        let report = parse_text(source).err().unwrap().to_string();
+        assert!(report.contains(problem), "{report}");
+        assert!(
+            !source.contains("upstream") || !report.contains("has no `upstream`"),
+            "{report}"
+        );
+    }
 }
 
 #[test]

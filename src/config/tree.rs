@@ -47,6 +47,7 @@ pub(super) enum Value {
     Mapping(Vec<Entry>),
 }
 
+#[derive(Clone)]
 pub(super) struct Entry {
     pub key: Rc<Node>,
     pub value: Rc<Node>,
@@ -81,13 +82,17 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
             Ok((event, span)) => builder.handle(event, span),
             Err(error) => {
                 let at = error.marker().byte_offset().unwrap_or(source.len());
+                let at = source.floor_char_boundary(at);
                 let span = Span { start: at, end: at };
                 let error =
                     Diagnostic::error(span, format!("this is not valid YAML: {}", error.kind()));
-                problems.push(error.help(
+                problems.push(error.help(if has_variable_in_braces(source, at) {
+                    "a secret is not inserted with `${…}` but named: `{env: NAME}`; other text with \
+                     `${…}` needs quotes inside of `{}` and `[]`"
+                } else {
                     "nothing else was checked; the cause may be on a line above, such as an open \
-                     quote or bracket",
-                ));
+                     quote or bracket"
+                }));
                 return None;
             }
         }
@@ -99,6 +104,17 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
         );
     }
     Some(builder.documents)
+}
+
+/// Returns whether a `${` without quotes is on the line of byte `at`, or on the one above.
+fn has_variable_in_braces(source: &str, at: usize) -> bool {
+    let end = source[at..]
+        .find('\n')
+        .map_or(source.len(), |newline| at + newline);
+    source[..end].rsplit('\n').take(2).any(|line| {
+        line.match_indices("${")
+            .any(|(at, _)| !line[..at].trim_end().ends_with(['"', '\'']))
+    })
 }
 
 /// Builds the tree from the parser's events. It has a stack and no recursion because the file

@@ -13,9 +13,11 @@ use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::facts;
 use crate::config::files::UnreadableSecret;
+use crate::config::mistakes;
 use crate::config::raw::Reference;
 use crate::config::redact::{has_secret_prefix, is_shown_variable, is_variable};
 use crate::config::tree::Span;
+use crate::config::values::Literal;
 use crate::secret::{self, Oddity, Secret};
 use crate::signature::{KeyError, NamedKey, NamedSecret, Scheme};
 
@@ -45,13 +47,13 @@ enum Origin<'a> {
 }
 
 impl Compiler<'_> {
-    /// Returns a route's secrets as keys for its scheme. `span` is the route's, `index` its number.
-    /// Adds those that cannot be read to `unreadable`.
+    /// Returns a route's secrets as keys for its scheme. `span` is the route's, `index` its number,
+    /// unless it is a copy of another route. Adds those that cannot be read to `unreadable`.
     pub(super) fn secrets(
         &self,
         field: &Field<Vec<Field<Reference>>>,
         span: Span,
-        index: usize,
+        index: Option<usize>,
         scheme: Option<&Scheme>,
         unreadable: &mut Vec<String>,
     ) -> Option<Vec<NamedKey>> {
@@ -83,7 +85,9 @@ impl Compiler<'_> {
             };
             let name = self.secret_name(reference, &secret.name, &mut names);
             self.warn_of_short(&secret.secret, reference.span);
-            self.check_reuse(&secret.secret, reference.span, index);
+            if let Some(index) = index {
+                self.check_reuse(&secret.secret, reference.span, index);
+            }
             let secret = NamedSecret { name, ..secret };
             let key = scheme.and_then(|scheme| self.key(&secret, scheme, reference.span));
             complete &= key.is_some();
@@ -294,6 +298,7 @@ impl Compiler<'_> {
             Origin::File(path) => (self.secret_file(path)?, path.span, file_name(&path.value)),
             Origin::Literal => {
                 let literal = reference.value.value.given().ok_or(SecretError::Wrong)?;
+                self.check_literal(literal)?;
                 let bytes = Zeroizing::new(literal.value.0.as_bytes().to_vec());
                 (bytes, literal.span, format!("secret-{}", position + 1))
             }
@@ -316,6 +321,10 @@ impl Compiler<'_> {
                 ),
             );
         }
+        if std::str::from_utf8(bytes).is_ok_and(mistakes::is_placeholder) {
+            let warning = Diagnostic::warning(at, "the secret is still a placeholder");
+            self.report(warning.help("anyone can guess it; replace it by the real one"));
+        }
         for oddity in secret::oddities(bytes) {
             self.report(oddity_warning(oddity, at));
         }
@@ -325,6 +334,21 @@ impl Compiler<'_> {
             secret,
             expires,
         })
+    }
+
+    /// Reports a secret that is written as the variable that has it. It would be used as it is, and
+    /// is known to anyone who has seen an example.
+    fn check_literal(&self, literal: &Located<Literal>) -> Result<(), SecretError> {
+        let Some(name) = mistakes::inserted_variable(&literal.value.0) else {
+            return Ok(());
+        };
+        let error = Diagnostic::error(literal.span, "no variable is inserted into a secret");
+        self.report(error.label(if is_shown_variable(name) {
+            format!("write `{{env: {name}}}`")
+        } else {
+            "write `{env: NAME}`".to_owned()
+        }));
+        Err(SecretError::Wrong)
     }
 
     /// Returns the content of a secret's file, or the last one if it cannot be read any more.
@@ -356,6 +380,10 @@ impl Compiler<'_> {
             .into_iter()
             .filter(|&present| present)
             .count();
+        if count == 0 && self.problems.any_error_in(reference.span) {
+            // The wrong key is reported.
+            return None;
+        }
         if count != 1 {
             let message = if count == 0 {
                 "this reference names no secret"
@@ -376,6 +404,16 @@ impl Compiler<'_> {
     }
 
     fn variable(&self, name: &Located<String>) -> Option<Zeroizing<Vec<u8>>> {
+        if let Some(bare) = mistakes::inserted_variable(&name.value) {
+            let error =
+                Diagnostic::error(name.span, "this is not the name of an environment variable");
+            self.report(error.label(if is_shown_variable(bare) {
+                format!("write the bare name: `env: {bare}`")
+            } else {
+                "write the bare name, without `$`".to_owned()
+            }));
+            return None;
+        }
         if !is_variable(&name.value) {
             self.report(
                 Diagnostic::error(name.span, "this is not the name of an environment variable")
