@@ -28,6 +28,7 @@ use crate::admin::ReloadRequest;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
@@ -87,7 +88,7 @@ pub struct App {
 }
 
 impl App {
-    /// Applies the routes and the certificates of a newly loaded configuration.
+    /// Applies the routes, the certificates and the log's settings of a newly loaded configuration.
     pub async fn reload(&mut self, config: Config) {
         let routes = config.routes.len();
         if self.gateway.header_timeout() > config.limits.header_timeout {
@@ -98,11 +99,13 @@ impl App {
             );
         }
         self.tls_listeners.replace_settings(config.listen);
+        log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
         tracing::info!(
             routes,
-            "routes and certificates reloaded; other changes take effect after a restart"
+            "routes, certificates and log settings reloaded; other changes take effect after a \
+             restart"
         );
     }
 
