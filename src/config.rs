@@ -1,9 +1,9 @@
 //! The configuration: turns a YAML file into everything the gateway needs, or into a report of
 //! every problem in it.
 //!
-//! Owns the format. `tree` parses YAML, `placement` corrects indentation, `de` deserialises the tree
-//! into `raw`'s types, `compile` checks them and compiles the result; all add their problems to one
-//! [`Report`]. `facts` has the default and the range of each key, `mistakes` the advice for common
+//! Owns the format. `tree` parses YAML, `placement` corrects indentation, `variables` inserts
+//! environment variables, `de` deserialises the tree into `raw`'s types, `compile` checks them and
+//! compiles the result; all add their problems to one [`Report`]. `facts` has the default and the range of each key, `mistakes` the advice for common
 //! ones. Nothing outside of this module sees a configuration key.
 
 mod compile;
@@ -11,6 +11,7 @@ mod de;
 mod diagnostics;
 mod facts;
 mod files;
+mod include;
 mod mistakes;
 mod placement;
 mod raw;
@@ -18,6 +19,7 @@ mod redact;
 pub mod schema;
 mod tree;
 mod values;
+mod variables;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -29,7 +31,7 @@ use jiff::Timestamp;
 
 pub use diagnostics::{Report, Severity};
 pub use facts::DEFAULT_PROVIDER;
-pub use files::{FileDigest, ReadFiles, SecretFiles};
+pub use files::{FileDigest, ReadFiles, RouteFiles, SecretFiles};
 pub(crate) use redact::is_shown_variable;
 
 use crate::event::EnvelopeSpec;
@@ -44,6 +46,8 @@ use crate::upstream::AllowedUpstream;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
 use files::UnreadableSecret;
+use include::Texts;
+use variables::Scope;
 
 /// A compiled configuration file.
 pub struct Config {
@@ -181,6 +185,7 @@ pub fn admin_endpoint(
         path.display().to_string(),
         source,
         &sources(path, env),
+        Scope::Keys(&["admin", "store"]),
         compile,
     )
     .map(|(compiled, _)| compiled)
@@ -196,6 +201,7 @@ pub fn store(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<store:
         path.display().to_string(),
         source,
         &sources(path, env),
+        Scope::Keys(&["store"]),
         compile::store,
     )
     .map(|(compiled, _)| compiled)
@@ -219,6 +225,7 @@ pub fn authentication(
         path.display().to_string(),
         source,
         &sources(path, env),
+        Scope::Keys(&["defaults", "routes", "routes_from"]),
         compile,
     )
     .map(|(compiled, _)| compiled)
@@ -230,32 +237,35 @@ fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sourc
         env,
         now: Timestamp::now(),
         unreadable: UnreadableSecret::Refuse,
+        route_files: &[],
+        files: &[],
     }
 }
 
 fn read(path: &Path) -> Result<String, Report> {
-    read_text(path).map_err(|problem| {
+    read_text(path, "the configuration", FILE_BYTES_MAX).map_err(|problem| {
         let problems = Problems::default();
         problems.push(Diagnostic::error(None, problem));
-        problems.into_report(path.display().to_string(), String::new(), Vec::new())
+        problems.into_report(Texts::new(path.to_owned(), String::new()))
     })
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
+/// Reads a file of at most `bytes_max` bytes; `name` is what messages call it.
+fn read_text(path: &Path, name: &str, bytes_max: usize) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot read the configuration: {error}"))?;
-    if bytes.len() > FILE_BYTES_MAX {
+        .and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot read {name}: {error}"))?;
+    if bytes.len() > bytes_max {
         let max = values::ByteSize(FILE_BYTES_MAX);
         return Err(format!("the configuration is larger than {max}"));
     }
-    String::from_utf8(bytes).map_err(|_| "the configuration is not UTF-8 text".into())
+    String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8 text"))
 }
 
 /// Checks a configuration's text. The report names it `file`.
 fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, Report> {
-    parse_for(file, source, sources, compile::compile)
+    parse_for(file, source, sources, Scope::Whole, compile::compile)
         .map(|(config, warnings)| Loaded { config, warnings })
 }
 
@@ -264,26 +274,39 @@ fn parse_for<T>(
     file: String,
     source: String,
     sources: &Sources<'_>,
+    scope: Scope,
     compile: impl FnOnce(&raw::File, &Sources<'_>, &Problems) -> Option<T>,
 ) -> Result<(T, Report), Report> {
     let problems = Problems::default();
-    let documents = tree::parse(&source, &problems);
-    let masks = match &documents {
+    let documents = tree::parse(&source, 0, &problems);
+    let mut texts = Texts::new(file.into(), source);
+    texts.masks = match &documents {
         Some(documents) => redact::mask_trees(documents),
-        None => redact::mask_text(&source),
+        None => redact::mask_text(&texts.text),
     };
+    let mut route_files = Vec::new();
     let root = documents.as_deref().and_then(<[_]>::first);
-    let raw: Option<raw::File> =
-        root.and_then(|root| de::from_tree(&placement::correct(root, &problems), &problems));
-    let compiled = raw.and_then(|raw| compile(&raw, sources, &problems));
+    let raw: Option<raw::File> = root.and_then(|root| {
+        let root = placement::correct(root, &problems);
+        let mut root = variables::insert(&root, sources.env, scope, &problems);
+        if scope.has("routes") {
+            (root, route_files) =
+                include::add_routes(root, sources.folder, sources.env, &mut texts, &problems);
+        }
+        de::from_tree(&root, &problems)
+    });
+    let sources = Sources {
+        route_files: &route_files,
+        files: &texts.files,
+        ..*sources
+    };
+    let compiled = raw.and_then(|raw| compile(&raw, &sources, &problems));
     if let Some(root) = root {
         mistakes::warn_of_placeholders(root, &problems);
     }
     match compiled {
-        Some(compiled) if !problems.any_error() => {
-            Ok((compiled, problems.into_report(file, source, masks)))
-        }
-        _ => Err(problems.into_report(file, source, masks)),
+        Some(compiled) if !problems.any_error() => Ok((compiled, problems.into_report(texts))),
+        _ => Err(problems.into_report(texts)),
     }
 }
 
@@ -305,6 +328,8 @@ pub fn load_text(
             env,
             now: Timestamp::now(),
             unreadable: UnreadableSecret::Refuse,
+            route_files: &[],
+            files: &[],
         },
     )
 }
@@ -323,6 +348,8 @@ pub fn check_text(source: &str) -> Result<Loaded, Report> {
         env: &env,
         now: Timestamp::UNIX_EPOCH,
         unreadable: UnreadableSecret::Refuse,
+        route_files: &[],
+        files: &[],
     };
     parse("hookstile.yaml".into(), source.into(), &sources)
 }

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
 use super::facts::{self, Amount, Quantity, Range};
-use super::files::{self, FileDigest, ReadFiles, UnreadableSecret};
+use super::files::{self, FileDigest, ReadFiles, RouteFiles, UnreadableSecret};
 use super::raw;
 use super::tree::Span;
 use super::{AdminEndpoint, Authentication, Config, Listen, Shutdown, values};
@@ -46,6 +46,20 @@ pub(super) struct Sources<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub now: Timestamp,
     pub unreadable: UnreadableSecret<'a>,
+    /// The files with routes, for each pattern of `routes_from`.
+    pub route_files: &'a [RouteFiles],
+    /// The offset at which each file of the configuration begins, with its path, in order.
+    pub files: &'a [(usize, PathBuf)],
+}
+
+impl Sources<'_> {
+    /// Returns the path that a value names: a relative one starts from the folder of its file.
+    fn path(&self, path: &Located<String>) -> PathBuf {
+        let included = self.files.iter().skip(1);
+        let file = included.take_while(|(start, _)| *start <= path.span.start);
+        let folder = file.last().and_then(|(_, file)| file.parent());
+        folder.unwrap_or(self.folder).join(&path.value)
+    }
 }
 
 /// The largest file that the configuration may name, in bytes. A device or a wrong path must not
@@ -98,7 +112,10 @@ pub(super) fn compile(
         shutdown,
         log,
         routes: routes?,
-        files: compiler.files.take(),
+        files: ReadFiles {
+            route_files: sources.route_files.to_vec(),
+            ..compiler.files.take()
+        },
     })
 }
 
@@ -510,7 +527,7 @@ impl Compiler<'_> {
 
     /// Returns the content of a file that the configuration names.
     fn read(&self, path: &Located<String>) -> Option<Zeroizing<Vec<u8>>> {
-        self.read_file(&path.value)
+        self.read_file(path)
             .map_err(|problem| self.report(Diagnostic::error(path.span, problem)))
             .ok()
     }
@@ -519,8 +536,8 @@ impl Compiler<'_> {
     ///
     /// # Errors
     /// The problem, for people.
-    fn read_file(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
-        let at: PathBuf = self.sources.folder.join(path);
+    fn read_file(&self, path: &Located<String>) -> Result<Zeroizing<Vec<u8>>, String> {
+        let at = self.sources.path(path);
         let read = File::open(&at).and_then(|file| {
             let is_readable_again = file.metadata()?.is_file();
             let content = files::read_up_to(file, FILE_BYTES_MAX + 1)?;

@@ -114,6 +114,10 @@ pub(super) use shorthand;
 /// A list. A list of one item may be written as that item.
 pub(super) struct OneOrMore<T>(pub Vec<Field<T>>);
 
+/// The name under which a type asks [`NodeDeserializer`] for text as text, and for anything else as
+/// a mapping.
+pub(super) const TEXT_OR_MAPPING: &str = "$hookstile::text_or_mapping";
+
 /// The name under which a type asks [`NodeDeserializer`] to accept a single item for a list.
 const ONE_OR_MORE: &str = "$hookstile::one_or_more";
 
@@ -246,7 +250,7 @@ impl<'a> NodeDeserializer<'a> {
                     label: Some(format!("expected {what}")),
                 };
             }
-            Value::Scalar { .. } => "",
+            Value::Scalar { .. } | Value::Wrong => "",
             Value::Sequence(_) => ", not a list",
             Value::Mapping(_) => ", not a mapping",
         };
@@ -318,7 +322,11 @@ impl<'a> NodeDeserializer<'a> {
                     }
                     None => None,
                 });
-                Err(self.expected_shape("a mapping (`key: value`)", example))
+                let what = match mapping {
+                    REFERENCE => "text, or a reference: `{env: NAME}` or `{file: PATH}`",
+                    _ => "a mapping (`key: value`)",
+                };
+                Err(self.expected_shape(what, example))
             }
         }
     }
@@ -526,6 +534,11 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
                 ..self
             });
         }
+        if name == TEXT_OR_MAPPING
+            && let Some(text) = self.node.text()
+        {
+            return visitor.visit_str(text);
+        }
         let is_mapping = matches!(self.node.value, Value::Mapping(_) | Value::Null);
         match name.strip_prefix(SHORTHAND) {
             Some(key) if !is_mapping => {
@@ -567,7 +580,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     /// it.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match &self.node.value {
-            Value::Null => Err(self.expected("a value")),
+            Value::Null | Value::Wrong => Err(self.expected("a value")),
             Value::Scalar { .. } => self.deserialize_str(visitor),
             Value::Sequence(_) => self.deserialize_seq(visitor),
             Value::Mapping(_) => self.deserialize_map(visitor),
@@ -601,6 +614,7 @@ impl<'de> de::SeqAccess<'de> for WithLocation<'_> {
             2 => seed
                 .deserialize(self.node.span.end.into_deserializer())
                 .map(Some),
+            _ if matches!(self.node.node.value, Value::Wrong) => Ok(None),
             _ => Ok(seed
                 .deserialize(self.node)
                 .map_err(|error| self.node.report(error))

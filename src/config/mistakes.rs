@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::diagnostics::{Diagnostic, Problems};
-use super::redact::bare_variable;
+use super::redact::{bare_variable, is_variable};
 use super::tree::{Node, Value};
 
 /// The advice for keys that a mapping does not have.
@@ -46,6 +46,8 @@ synonyms! {
         => "listen", "write `listen: [{address: 0.0.0.0:8080}]`";
     File: "webhooks webhook hooks endpoints paths sources services"
         => "routes", "write `routes:`";
+    File: "include includes import imports routesfile routefiles"
+        => "routes_from", "write `routes_from: [routes.d/*.yaml]`";
     File: "logging loglevel verbose verbosity debug level"
         => "log", "write `log: {level: info}`";
     File: "database databaseurl db postgres postgresql"
@@ -241,6 +243,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("shutdown", "`shutdown: {drain: 5s, grace: 15s}`"),
     ("log", "`log: {level: info}`"),
     ("defaults", "`defaults: {max_body: 1MiB}`"),
+    ("routes_from", "`routes_from: [routes.d/*.yaml]`"),
     (
         "routes",
         "`routes:`, and below it `- path: /webhooks/billing` with the route's other keys",
@@ -318,14 +321,30 @@ pub(super) fn is_placeholder(text: &str) -> bool {
             .any(|word| upper.contains(word))
 }
 
-/// Warns about each text that is still a placeholder, unless it is reported as wrong. Skips the texts of secrets, which `compile`
+/// Returns whether `text` has a variable without braces, such as `$HOST`. Only names in upper case
+/// count, since a path or a header may have any other text.
+fn has_bare_variable(text: &str) -> bool {
+    text.split('$').skip(1).any(|behind| {
+        let end = |c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+        let name = behind.split(end).next().unwrap_or_default();
+        name.len() > 1 && is_variable(name)
+    })
+}
+
+/// Warns about each text that is still a placeholder, unless it is reported as wrong, and about
+/// variables without braces. Skips the texts of secrets, which `compile`
 /// checks wherever they come from.
 pub(super) fn warn_of_placeholders(root: &Rc<Node>, problems: &Problems) {
     let mut nodes = vec![root];
     while let Some(node) = nodes.pop() {
         match &node.value {
-            Value::Null => {}
+            Value::Null | Value::Wrong => {}
             Value::Scalar { text, .. } => {
+                if has_bare_variable(text) {
+                    let warning =
+                        Diagnostic::warning(node.span, "a variable without braces is not replaced");
+                    problems.push(warning.label("write `${NAME}`"));
+                }
                 if is_placeholder(text) && !problems.any_error_in(node.span) {
                     let warning = Diagnostic::warning(node.span, "this is still a placeholder");
                     problems.push(warning.label("write your own here"));
@@ -348,6 +367,15 @@ pub(super) fn warn_of_placeholders(root: &Rc<Node>, problems: &Problems) {
 pub(super) fn inserted_variable(text: &str) -> Option<&str> {
     let bare = bare_variable(text);
     (bare.len() < text.len()).then_some(bare)
+}
+
+/// Returns whether `text` has `${NAME}` or `${NAME:-default}` in it.
+pub(super) fn has_variable(text: &str) -> bool {
+    text.split("${").skip(1).any(|behind| {
+        let name = behind.split_once('}').map(|(variable, _)| variable);
+        let name = name.map(|it| it.split_once(":-").map_or(it, |(name, _)| name));
+        name.is_some_and(is_variable)
+    })
 }
 
 #[cfg(test)]

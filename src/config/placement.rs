@@ -348,9 +348,12 @@ fn put_below(entries: &mut Vec<Entry>, key: &str, entry: Entry) {
             let before = items.iter().rposition(|item| item.span.start < span.start);
             let at = before.unwrap_or(0);
             let items = items.iter().enumerate();
-            let items = items.map(|(index, item)| match index == at {
-                true => with_entry(item),
-                false => Rc::clone(item),
+            let items = items.map(|(index, item)| {
+                if index == at {
+                    with_entry(item)
+                } else {
+                    Rc::clone(item)
+                }
             });
             Rc::new(Node {
                 span: target.value.span,

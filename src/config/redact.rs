@@ -40,7 +40,7 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
         Value::Scalar { text, .. } if sensitive || has_user_information(text) => {
             masks.push(node.span);
         }
-        Value::Null | Value::Scalar { .. } => {}
+        Value::Null | Value::Wrong | Value::Scalar { .. } => {}
         Value::Sequence(items) => items.iter().for_each(|item| visit(item, sensitive, masks)),
         Value::Mapping(entries) => {
             for entry in entries {

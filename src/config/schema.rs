@@ -87,6 +87,11 @@ from, `hookstile check --config FILE` reports every problem in one, and `hooksti
 the JSON Schema for editors. Complete examples are [`config/minimal.yaml`](../config/minimal.yaml)
 and [`config/hookstile.yaml`](../config/hookstile.yaml).
 
+Any value may have environment variables: `${NAME}`, or `${NAME:-default}` for one that may be unset
+or empty. They are replaced after parsing; `$${` is `${` itself. A variable that is not set and has
+no default is an error. Secrets are named instead, with `{env: NAME}`: the `value` of a reference has
+no variables. Inside of `{}` and `[]`, a value with a variable needs quotes.
+
 Where text is expected, a value is text: `on` is not converted to a boolean, nor `007` to a number.
 A key without a value, or with `null`, is an error; so is an unknown or a repeated key. Anchors and
 aliases work. Tags, merge keys and several documents in one file are errors.

@@ -192,7 +192,8 @@ impl Compiler<'_> {
             self.compare_with_signature(&envelope, scheme, span);
         }
         let target = self.target(raw.get(|route| &route.upstream), raw.span, listen);
-        let headers = self.headers(raw.get(|route| &route.headers), scheme);
+        let headers = raw.get(|route| &route.headers);
+        let headers = self.headers(headers, scheme, &mut unreadable);
         let methods = self.methods(raw.get(|route| &route.methods));
         let probes = self.probes(raw.get(|route| &route.probes), &methods);
         let events = self.events(raw.get(|route| &route.events), sender.as_ref());

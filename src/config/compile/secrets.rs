@@ -76,7 +76,7 @@ impl Compiler<'_> {
                 complete = false;
                 continue;
             };
-            let secret = match self.secret(reference, position) {
+            let secret = match self.secret(&reference.value, reference.span, position) {
                 Ok(secret) => secret,
                 Err(error) => {
                     complete &= self.tolerate(error, unreadable);
@@ -131,7 +131,7 @@ impl Compiler<'_> {
         let mut secrets = Vec::new();
         for (position, reference) in list.value.iter().enumerate() {
             let reference = reference.given()?;
-            let secret = self.secret(reference, position);
+            let secret = self.secret(&reference.value, reference.span, position);
             let secret = secret.map_err(|error| self.report_secret(error)).ok()?;
             self.warn_of_short(&secret.secret, reference.span);
             secrets.push(NamedSecret {
@@ -204,7 +204,7 @@ impl Compiler<'_> {
         reference: &Located<Reference>,
         unreadable: &mut Vec<String>,
     ) -> Result<Option<NamedSecret>, ()> {
-        match self.secret(reference, 0) {
+        match self.secret(&reference.value, reference.span, 0) {
             Ok(token) => {
                 self.check_expired(&token, reference.span);
                 self.warn_of_short(&token.secret, reference.span);
@@ -216,6 +216,28 @@ impl Compiler<'_> {
                 } else {
                     Err(())
                 }
+            }
+        }
+    }
+
+    /// Returns the secret of a header. Adds one that cannot be read to `unreadable`.
+    pub(super) fn header_secret(
+        &self,
+        reference: &Reference,
+        span: Span,
+        unreadable: &mut Vec<String>,
+    ) -> Option<Secret> {
+        let name = reference.name.given().map(|name| (name.span, "name"));
+        let expires = reference.expires.given().map(|end| (end.span, "expires"));
+        for (span, key) in name.into_iter().chain(expires) {
+            let message = format!("`{key}` has no effect on a header");
+            self.report(Diagnostic::warning(span, message).help("remove it"));
+        }
+        match self.secret(reference, span, 0) {
+            Ok(secret) => Some(secret.secret),
+            Err(error) => {
+                self.tolerate(error, unreadable);
+                None
             }
         }
     }
@@ -266,7 +288,7 @@ impl Compiler<'_> {
 
     /// Returns a token, or the URL of a database.
     pub(super) fn sole_secret(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
-        let token = self.secret(reference, 0);
+        let token = self.secret(&reference.value, reference.span, 0);
         let token = token.map_err(|error| self.report_secret(error)).ok()?;
         self.check_expired(&token, reference.span);
         Some(token)
@@ -275,10 +297,11 @@ impl Compiler<'_> {
     /// Returns the secret under its default name.
     fn secret(
         &self,
-        reference: &Located<Reference>,
+        reference: &Reference,
+        span: Span,
         position: usize,
     ) -> Result<NamedSecret, SecretError> {
-        let origin = self.origin(reference).ok_or(SecretError::Wrong)?;
+        let origin = self.origin(reference, span).ok_or(SecretError::Wrong)?;
         let (bytes, at, default_name) = match &origin {
             Origin::Variable(name) => (
                 self.variable(name).ok_or(SecretError::Wrong)?,
@@ -286,8 +309,7 @@ impl Compiler<'_> {
                 name.value.clone(),
             ),
             Origin::File(path)
-                if has_secret_prefix(&path.value)
-                    && !self.sources.folder.join(&path.value).exists() =>
+                if has_secret_prefix(&path.value) && !self.sources.path(path).exists() =>
             {
                 self.report(
                     Diagnostic::error(path.span, "this is not the path of a file")
@@ -297,7 +319,7 @@ impl Compiler<'_> {
             }
             Origin::File(path) => (self.secret_file(path)?, path.span, file_name(&path.value)),
             Origin::Literal => {
-                let literal = reference.value.value.given().ok_or(SecretError::Wrong)?;
+                let literal = reference.value.given().ok_or(SecretError::Wrong)?;
                 self.check_literal(literal)?;
                 let bytes = Zeroizing::new(literal.value.0.as_bytes().to_vec());
                 (bytes, literal.span, format!("secret-{}", position + 1))
@@ -309,8 +331,7 @@ impl Compiler<'_> {
         };
         let Ok(secret) = Secret::new(bytes) else {
             self.report(
-                Diagnostic::error(at, "the secret is empty")
-                    .help("anyone could sign with an empty secret"),
+                Diagnostic::error(at, "the secret is empty").help("anyone has an empty secret"),
             );
             return Err(SecretError::Wrong);
         };
@@ -328,7 +349,7 @@ impl Compiler<'_> {
         for oddity in secret::oddities(bytes) {
             self.report(oddity_warning(oddity, at));
         }
-        let expires = reference.value.expires.value().map(|end| end.0);
+        let expires = reference.expires.value().map(|end| end.0);
         Ok(NamedSecret {
             name: default_name.into(),
             secret,
@@ -339,8 +360,11 @@ impl Compiler<'_> {
     /// Reports a secret that is written as the variable that has it. It would be used as it is, and
     /// is known to anyone who has seen an example.
     fn check_literal(&self, literal: &Located<Literal>) -> Result<(), SecretError> {
-        let Some(name) = mistakes::inserted_variable(&literal.value.0) else {
-            return Ok(());
+        let text = &literal.value.0;
+        let name = match mistakes::inserted_variable(text) {
+            Some(name) => name,
+            None if mistakes::has_variable(text) => "",
+            None => return Ok(()),
         };
         let error = Diagnostic::error(literal.span, "no variable is inserted into a secret");
         self.report(error.label(if is_shown_variable(name) {
@@ -354,11 +378,11 @@ impl Compiler<'_> {
     /// Returns the content of a secret's file, or the last one if it cannot be read any more.
     fn secret_file(&self, path: &Located<String>) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         let UnreadableSecret::Tolerate(kept) = self.sources.unreadable else {
-            let content = self.read_file(&path.value);
+            let content = self.read_file(path);
             return content.map_err(|problem| SecretError::Unreadable(path.span, problem));
         };
-        let at = self.sources.folder.join(&path.value);
-        let content = match (self.read_file(&path.value), kept.get(&at)) {
+        let at = self.sources.path(path);
+        let content = match (self.read_file(path), kept.get(&at)) {
             (Ok(content), _) => content,
             (Err(problem), None) => return Err(SecretError::Unreadable(path.span, problem)),
             (Err(problem), Some(last)) => {
@@ -372,15 +396,15 @@ impl Compiler<'_> {
         Ok(content)
     }
 
-    fn origin<'r>(&self, reference: &'r Located<Reference>) -> Option<Origin<'r>> {
+    fn origin<'r>(&self, reference: &'r Reference, span: Span) -> Option<Origin<'r>> {
         let Reference {
             env, file, value, ..
-        } = &reference.value;
+        } = reference;
         let count = [!env.is_absent(), !file.is_absent(), !value.is_absent()]
             .into_iter()
             .filter(|&present| present)
             .count();
-        if count == 0 && self.problems.any_error_in(reference.span) {
+        if count == 0 && self.problems.any_error_in(span) {
             // The wrong key is reported.
             return None;
         }
@@ -391,7 +415,7 @@ impl Compiler<'_> {
                 "this reference names more than one secret"
             };
             self.report(
-                Diagnostic::error(reference.span, message)
+                Diagnostic::error(span, message)
                     .help("set exactly one of `env`, `file` and `value`"),
             );
             return None;
