@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::ReloadRequest;
+use crate::admin::{self, ReloadRequest};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
@@ -76,6 +76,7 @@ pub struct App {
     /// The addresses that senders connect to, with the ports that the system chose.
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
+    admin_listener: admin::Running,
     /// The TLS settings of the listeners in `data` that have TLS.
     tls_listeners: tls::Listeners,
     draining: watch::Sender<bool>,
@@ -88,7 +89,8 @@ pub struct App {
 }
 
 impl App {
-    /// Applies the routes, the certificates and the log's settings of a newly loaded configuration.
+    /// Applies the routes, the certificates, the admin tokens and the log's settings of a newly
+    /// loaded configuration.
     pub async fn reload(&mut self, config: Config) {
         let routes = config.routes.len();
         if self.gateway.header_timeout() > config.limits.header_timeout {
@@ -99,13 +101,15 @@ impl App {
             );
         }
         self.tls_listeners.replace_settings(config.listen);
+        self.admin_listener
+            .replace_tokens(start::access(&config.admin));
         log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
         tracing::info!(
             routes,
-            "routes, certificates and log settings reloaded; other changes take effect after a \
-             restart"
+            "routes, certificates, admin tokens and log settings reloaded; other changes take \
+             effect after a restart"
         );
     }
 
