@@ -89,8 +89,7 @@ pub struct App {
 }
 
 impl App {
-    /// Applies the routes, the certificates, the admin tokens and the log's settings of a newly
-    /// loaded configuration.
+    /// Applies the parts of a newly loaded configuration that need no restart.
     pub async fn reload(&mut self, config: Config) {
         let routes = config.routes.len();
         if self.gateway.header_timeout() > config.limits.header_timeout {
@@ -103,12 +102,13 @@ impl App {
         self.tls_listeners.replace_settings(config.listen);
         self.admin_listener
             .replace_tokens(start::access(&config.admin));
+        self.store.apply_settings(config.store);
         log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
         tracing::info!(
             routes,
-            "routes, certificates, admin tokens and log settings reloaded; other changes take \
+            "routes, certificates, credentials and log settings reloaded; other changes take \
              effect after a restart"
         );
     }
