@@ -24,10 +24,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{ConfigurationOnDisk, ReloadRequest};
+use crate::admin::{self, ConfigurationOnDisk, ReloadRequest};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
@@ -90,6 +91,7 @@ pub struct App {
     /// The addresses that senders connect to, with the ports that the system chose.
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
+    admin_listener: admin::Running,
     /// The TLS settings of the listeners in `data` that have TLS.
     tls_listeners: tls::Listeners,
     draining: watch::Sender<bool>,
@@ -102,7 +104,7 @@ pub struct App {
 }
 
 impl App {
-    /// Applies the routes and the certificates of a newly loaded configuration.
+    /// Applies the parts of a newly loaded configuration that need no restart.
     pub async fn reload(&mut self, config: Config) {
         let routes = config.routes.len();
         if self.gateway.header_timeout() > config.limits.header_timeout {
@@ -113,12 +115,17 @@ impl App {
             );
         }
         self.tls_listeners.replace_settings(config.listen);
+        self.admin_listener
+            .replace_tokens(start::access(&config.admin));
+        self.store.apply_settings(config.store);
+        log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
         self.configuration.accept();
         tracing::info!(
             routes,
-            "routes and certificates reloaded; other changes take effect after a restart"
+            "routes, certificates, credentials and log settings reloaded; other changes take \
+             effect after a restart"
         );
     }
 

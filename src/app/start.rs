@@ -117,7 +117,8 @@ impl App {
             registry,
             configuration,
             data: data.addresses,
-            admin,
+            admin: admin.address,
+            admin_listener: admin,
             tls_listeners: data.tls,
             draining,
             reloads,
@@ -252,15 +253,19 @@ fn start_admin(
     state: admin::AdminState,
     config: &config::Admin,
     notify: Option<notifications::Settings>,
-) -> io::Result<SocketAddr> {
-    let access = admin::Access {
+) -> io::Result<admin::Running> {
+    let running = admin::start(socket, state, access(config), notify)?;
+    tracing::info!(listener = "admin", address = %running.address, "listening");
+    Ok(running)
+}
+
+/// Returns what the admin listener admits.
+pub(super) fn access(config: &config::Admin) -> admin::Access<'_> {
+    admin::Access {
         token: config.token.as_ref(),
         read_token: config.read_token.as_ref(),
         hosts: &config.hosts,
-    };
-    let address = admin::start(socket, state, access, notify)?;
-    tracing::info!(listener = "admin", %address, "listening");
-    Ok(address)
+    }
 }
 
 /// Applies what operators change through other gateways, for as long as the store is open.

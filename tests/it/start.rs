@@ -3,6 +3,24 @@
 
 use crate::harness::*;
 
+/// One file for many stages: the address of the application and the budget are variables.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_choose_the_stage() {
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream)
+        .with("upstream", "\"http://${APP}/hooks\"")
+        .with("budget", "\"${BUDGET:-5s}\"");
+    let setup = Setup::from(route).env("APP", &upstream.address().to_string());
+    let gateway = Gateway::start(setup).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    // An operator's shell has other variables.
+    let status = crate::harness::command::run_cli(&gateway, "status").await;
+    status.assert(0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unusable_configuration_exits_78() {
     let upstream = Upstream::ok();
