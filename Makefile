@@ -1,14 +1,16 @@
-.PHONY: demo test check deny fuzz fuzz-coverage attack cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
+.PHONY: demo test check deny advisories dist image release-check fuzz fuzz-coverage attack cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
 export HOOKSTILE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
 export HOOKSTILE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
 
-# The main job, end to end, with nothing to configure.
+# The main job, with a dashboard and nothing to configure, until Ctrl-C. DEMO takes options: `make demo DEMO=--once`. It is
+# the same build as that of `make install`.
+DEMO ?=
 demo:
 	@scripts/install build
-	@cargo run --locked -- demo
+	@cargo run --release --locked -- demo $(DEMO)
 
 # All tests.
 test:
@@ -20,10 +22,31 @@ check: deny
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-# Licences, sources, bans and duplicates of the dependencies; `cargo deny check advisories` needs GitHub besides.
+# Licences, sources, bans and duplicates of the dependencies.
 deny:
 	@scripts/install check
 	$(THIRD_PARTY)/bin/cargo-deny check --deny warnings licenses bans sources
+
+# Known vulnerabilities of the dependencies; fetches the list of them.
+advisories:
+	@scripts/install check
+	$(THIRD_PARTY)/bin/cargo-deny check advisories
+
+# What a release consists of, in dist/: archive, Debian package, SBOM, Helm chart, checksums; some 10 minutes. DIST_BIN packs a
+# binary that is there, in a minute.
+DIST_BIN ?=
+dist:
+	@HOOKSTILE_BIN=$(DIST_BIN) scripts/dist
+
+# The image, from the binary of dist/, as an OCI archive there. Needs no daemon.
+image:
+	@scripts/image
+
+# `make dist` and `make image`, and whether they work: the packages in fresh roots, the unit under a running systemd, the
+# image as its user. RELEASE_CHECK=--no-boot leaves the unit out, --twice builds again and compares the bytes.
+RELEASE_CHECK ?=
+release-check:
+	@HOOKSTILE_BIN=$(DIST_BIN) scripts/release-check $(RELEASE_CHECK)
 
 # Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz. What is found is kept in fuzz/corpus.
 FUZZ_SECONDS ?= 60
@@ -105,5 +128,5 @@ bench-tools:
 # The program, for this user.
 install:
 	@scripts/install build
-	cargo install --locked --path .
+	HOOKSTILE_COMMIT=$$(git rev-parse HEAD 2>/dev/null) cargo install --locked --path .
 	@echo "manual pages: hookstile man --dir ~/.local/share/man/man1; completions: hookstile completions --help"

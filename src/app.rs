@@ -44,7 +44,7 @@ pub enum Error {
     /// The configuration is not valid; the report holds every problem.
     #[error("the configuration is not valid")]
     Config(Box<config::Report>),
-    #[error("cannot listen on {address}: {source}; is another process listening there?")]
+    #[error("cannot listen on {address}: {source}{}", listen_help(.address, .source))]
     Listen {
         address: SocketAddr,
         source: io::Error,
@@ -62,6 +62,19 @@ pub enum Error {
     /// The new binary could not be started; everything has stopped by then.
     #[error("cannot start the new binary: {0}")]
     Upgrade(io::Error),
+}
+
+/// Returns what to do about an address that cannot be listened on, as the end of the message.
+fn listen_help(address: &SocketAddr, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process is listening there",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; a port below 1024 needs the capability CAP_NET_BIND_SERVICE \
+             (`AmbientCapabilities=` in a systemd unit), or systemd holds it as a socket"
+        }
+        _ => "",
+    }
 }
 
 /// A running gateway with all its components.

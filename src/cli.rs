@@ -1,12 +1,14 @@
 //! The command line: parses arguments, calls the library and turns results into exit codes.
 //!
-//! Data goes to standard output, everything else to standard error.
+//! Data goes to standard output, everything else to standard error. A closed pipe ends a command
+//! without an error: `terminal` writes all output, because the macros of the standard library panic.
+
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod capture;
 pub mod catch;
 pub mod check;
 pub mod completions;
-pub mod deliveries;
 pub mod demo;
 pub mod events;
 pub mod init;
@@ -15,6 +17,7 @@ pub mod move_store;
 pub mod problems;
 pub mod rejections;
 pub mod reload;
+pub mod routes;
 pub mod schema;
 pub mod send;
 pub mod sign;
@@ -22,15 +25,21 @@ pub mod status;
 pub mod verify;
 
 mod admin;
+mod config_file;
+mod follow;
+mod hints;
 mod input;
+mod signer;
 mod terminal;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::app;
+use crate::config;
+use config_file::ConfigFileArgs;
 
 /// The exit code of a command that failed. Codes above 2 are those of sysexits.h.
 pub const FAILED: u8 = 1;
@@ -41,9 +50,26 @@ pub const UNREACHABLE: u8 = 69;
 /// `EX_NOPERM`: the admin listener requires another token.
 pub const NOT_AUTHORISED: u8 = 77;
 
+/// The version, and the commit and the target of the build, which `build.rs` sets. `-V` prints the
+/// version alone.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("HOOKSTILE_BUILD_COMMIT"),
+    ", ",
+    env!("HOOKSTILE_BUILD_TARGET"),
+    ")"
+);
+
 /// A reverse proxy that forwards only verified webhooks
 #[derive(Debug, Parser)]
-#[command(name = "hookstile", version, about, arg_required_else_help = true)]
+#[command(
+    name = "hookstile",
+    version,
+    long_version = LONG_VERSION,
+    about,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,12 +80,12 @@ enum Command {
     /// Run the gateway until SIGTERM. SIGHUP reloads the configuration, SIGUSR2 starts a new binary
     #[command(after_help = "Examples:
   hookstile run
-  hookstile run --config /etc/hookstile/hookstile.yaml")]
+  hookstile run -c /etc/hookstile/hookstile.yaml", aliases = ["serve", "start"])]
     Run {
-        /// The configuration file
-        #[arg(long, short, value_name = "FILE", default_value = "hookstile.yaml")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigFileArgs,
     },
+    #[command(alias = "validate")]
     Check(check::Args),
     Init(init::Args),
     /// Print the JSON Schema of the configuration
@@ -68,7 +94,9 @@ enum Command {
   hookstile schema | jq '.properties | keys'")]
     Schema,
     Sign(sign::Args),
+    #[command(alias = "trigger")]
     Send(send::Args),
+    #[command(alias = "listen")]
     Catch(catch::Args),
     Capture(capture::Args),
     Verify(verify::Args),
@@ -76,21 +104,39 @@ enum Command {
     #[command(subcommand)]
     Events(events::Command),
     #[command(subcommand)]
-    Deliveries(deliveries::Command),
-    #[command(subcommand)]
     Rejections(rejections::Command),
+    #[command(subcommand)]
+    Routes(routes::Command),
     Status(status::Args),
     Problems(problems::Args),
     Reload(reload::Args),
     MoveStore(move_store::Args),
     Completions(completions::Args),
     Man(man::Args),
+    // As `events redeliver`. It has that command's help.
+    #[command(hide = true, alias = "retry")]
+    Replay(events::aliases::Redeliver),
+    // As `events tail`.
+    #[command(hide = true)]
+    Logs(events::aliases::Tail),
+    /// As `--version`
+    #[command(hide = true)]
+    Version,
 }
 
 /// Parses the command line, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Run { config } => run(&config),
+    let command = match Cli::try_parse() {
+        Ok(Cli { command }) => command,
+        Err(mut error) => {
+            hints::improve(&mut error, &Cli::command());
+            // A closed pipe is not an error.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match command {
+        Command::Run { config } => run(&config.path()),
         Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Schema => schema::run(),
@@ -101,26 +147,36 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
-        Command::Deliveries(command) => deliveries::run(&command),
+        Command::Replay(args) => events::run(&events::Command::Redeliver(args)),
+        Command::Logs(args) => events::run(&events::Command::Tail(args)),
         Command::Rejections(command) => rejections::run(&command),
+        Command::Routes(command) => routes::run(&command),
         Command::Status(args) => status::run(&args),
         Command::Problems(args) => problems::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::MoveStore(args) => move_store::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Version => terminal::finish(Ok(Cli::command().render_version())),
     }
 }
 
-fn run(config: &std::path::Path) -> ExitCode {
+fn run(config: &Path) -> ExitCode {
+    if config == Path::new(config::STANDARD_INPUT) {
+        terminal::print_message(
+            "the gateway cannot run from standard input: a reload and an upgrade read the \
+             configuration again",
+        );
+        return ExitCode::from(USAGE);
+    }
     match app::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(app::Error::Config(report)) => {
-            check::print(&report, false);
+            check::print(&report);
             ExitCode::from(check::BAD_CONFIGURATION)
         }
         Err(error) => {
-            eprintln!("hookstile: {error}");
+            terminal::print_message(&error.to_string());
             ExitCode::from(FAILED)
         }
     }

@@ -16,8 +16,9 @@ pub mod schema;
 mod tree;
 mod values;
 
+use std::convert::Infallible;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,14 +105,22 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// The address of a gateway's admin listener and its store: enough to send it requests, or to read
-/// its store while it does not run.
+/// The address of a gateway's admin listener, and the token that it requires: enough to send it
+/// requests.
 #[derive(Debug)]
 pub struct AdminEndpoint {
     pub admin: SocketAddr,
     pub token: Option<NamedSecret>,
-    /// The folder of the embedded store; `None` with a shared store.
-    pub store: Option<PathBuf>,
+    /// The reason why the token could not be read.
+    pub token_problem: Option<String>,
+}
+
+/// The location of a gateway's store: enough to read it while the gateway does not run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum StoreFolder {
+    Embedded(PathBuf),
+    /// The store is in PostgreSQL.
+    Shared,
 }
 
 /// The part of a route that verifies requests: enough to verify one that was captured.
@@ -123,6 +132,22 @@ pub struct Authentication {
     pub envelope: EnvelopeSpec,
     /// The sender's handshake, if it sends one with a signed body.
     pub challenge: Option<Challenge>,
+    /// The preset; `None` for a custom scheme.
+    pub provider: Option<&'static str>,
+    /// The patterns of the event types that the route delivers; none for all types.
+    pub events: Vec<Box<str>>,
+    /// Where requests to the route are sent on this machine, or the reason why that is not known.
+    pub endpoint: Result<Endpoint, String>,
+}
+
+/// The place at which a route's requests are received.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    pub tls: bool,
+    /// The host that requests must name.
+    pub host: Option<Box<str>>,
+    pub path: Box<str>,
 }
 
 /// The name of a route, and the requests that it is for.
@@ -151,7 +176,7 @@ const FILE_BYTES_MAX: usize = 16 << 20;
 /// Returns a [`Report`] with all errors and warnings.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
     let source = read(path)?;
-    parse(path.display().to_string(), source, &sources(path, env))
+    parse(shown(path), source, &sources(path, env))
 }
 
 /// Loads a configuration that is to be served. As [`load`] does, but a secret whose file cannot be
@@ -169,30 +194,44 @@ pub fn load_to_serve(
         unreadable: UnreadableSecret::Tolerate(kept),
         ..sources(path, env)
     };
-    parse(path.display().to_string(), source, &sources)
+    parse(shown(path), source, &sources)
 }
 
-/// Loads only the keys by which a gateway is reached, as [`load`] does. The caller needs none of
-/// the routes' secrets, nor the token unless `with_token` is set.
+/// Checks a configuration as [`load`] does, but reads no secret and no key: neither files nor
+/// variables. They are listed in [`ReadFiles::unchecked`]. The result must not be served.
 ///
 /// # Errors
-/// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
+/// Returns a [`Report`] with all errors and warnings.
+pub fn load_without_secrets(path: &Path) -> Result<Loaded, Report> {
+    let source = read(path)?;
+    let sources = Sources {
+        unreadable: UnreadableSecret::Unchecked,
+        ..sources(path, &|_| None)
+    };
+    parse(shown(path), source, &sources)
+}
+
+/// Loads only the keys by which a gateway is reached, whatever is wrong elsewhere in the file: a
+/// gateway may run while its file is refused. The token is read only if `with_token` is set.
+///
+/// # Errors
+/// Returns a [`Report`] of why the address cannot be known.
 pub fn admin_endpoint(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
     with_token: bool,
 ) -> Result<AdminEndpoint, Report> {
-    let source = read(path)?;
-    let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
+    parse_section(path, env, "admin", |raw, sources, problems| {
         compile::admin_endpoint(raw, sources, problems, with_token)
-    };
-    parse_for(
-        path.display().to_string(),
-        source,
-        &sources(path, env),
-        compile,
-    )
-    .map(|(compiled, _)| compiled)
+    })
+}
+
+/// Loads only the store's location, whatever is wrong elsewhere in the file.
+///
+/// # Errors
+/// Returns a [`Report`] of why the location cannot be known.
+pub fn store_folder(path: &Path) -> Result<StoreFolder, Report> {
+    parse_section(path, &|_| None, "store", compile::store_folder)
 }
 
 /// Loads only the store's settings, as [`load`] does.
@@ -201,13 +240,8 @@ pub fn admin_endpoint(
 /// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
 pub fn store(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<store::Settings, Report> {
     let source = read(path)?;
-    parse_for(
-        path.display().to_string(),
-        source,
-        &sources(path, env),
-        compile::store,
-    )
-    .map(|(compiled, _)| compiled)
+    parse_for(shown(path), source, &sources(path, env), compile::store)
+        .map(|(compiled, _)| compiled)
 }
 
 /// Loads only what verifies the requests of the route with this name, as [`load`] does.
@@ -220,35 +254,26 @@ pub fn authentication(
     env: &dyn Fn(&str) -> Option<String>,
     route: &str,
 ) -> Result<Authentication, Report> {
-    let source = read(path)?;
-    let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
-        compile::authentication(raw, sources, problems, route)
-    };
-    parse_for(
-        path.display().to_string(),
-        source,
-        &sources(path, env),
-        compile,
-    )
-    .map(|(compiled, _)| compiled)
+    let named = chosen_authentication(path, env, |_| Ok::<_, Infallible>(route.to_owned()))?;
+    let Ok(named) = named;
+    Ok(named)
 }
 
-/// Loads only the names, hosts and paths of the routes, as [`load`] does.
+/// Loads only what verifies the requests of one route, as [`load`] does: of the one whose name
+/// `choose` returns. The inner error is that of `choose`.
 ///
 /// # Errors
-/// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
-pub fn route_addresses(
+/// Returns a [`Report`], as [`authentication`] does.
+pub fn chosen_authentication<E>(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<RouteAddress>, Report> {
+    choose: impl FnOnce(&[RouteAddress]) -> Result<String, E>,
+) -> Result<Result<Authentication, E>, Report> {
     let source = read(path)?;
-    parse_for(
-        path.display().to_string(),
-        source,
-        &sources(path, env),
-        |raw, sources, problems| Some(compile::route_addresses(raw, sources, problems)),
-    )
-    .map(|(compiled, _)| compiled)
+    let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
+        compile::authentication(raw, sources, problems, choose)
+    };
+    parse_for(shown(path), source, &sources(path, env), compile).map(|(compiled, _)| compiled)
 }
 
 fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sources<'a> {
@@ -260,24 +285,86 @@ fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sourc
     }
 }
 
+/// The path that stands for standard input.
+pub const STANDARD_INPUT: &str = "-";
+
+/// Returns the name of a configuration file for people.
+fn shown(path: &Path) -> String {
+    if path == Path::new(STANDARD_INPUT) {
+        "standard input".into()
+    } else {
+        path.display().to_string()
+    }
+}
+
 fn read(path: &Path) -> Result<String, Report> {
-    read_text(path).map_err(|problem| {
+    read_text(path).map_err(|error| {
         let problems = Problems::default();
-        problems.push(Diagnostic::error(None, problem));
-        problems.into_report(path.display().to_string(), String::new(), Vec::new())
+        problems.push(*error);
+        problems.into_report(shown(path), String::new(), Vec::new())
     })
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot read the configuration: {error}"))?;
+fn read_text(path: &Path) -> Result<String, Box<Diagnostic>> {
+    let bytes = if path == Path::new(STANDARD_INPUT) {
+        read_bytes(io::stdin().lock())
+    } else {
+        File::open(path).and_then(read_bytes)
+    };
+    let bytes = bytes.map_err(|error| {
+        let problem = Diagnostic::error(None, format!("cannot read the configuration: {error}"));
+        match error.kind() {
+            ErrorKind::NotFound => problem.help(
+                "`hookstile init` writes a configuration to start from; `-c FILE` or \
+                 HOOKSTILE_CONFIG names another file; without them it is hookstile.yaml in this \
+                 folder, or else /etc/hookstile/hookstile.yaml",
+            ),
+            ErrorKind::PermissionDenied => {
+                problem.help("run this as the gateway's user, or as root")
+            }
+            _ => problem,
+        }
+    })?;
     if bytes.len() > FILE_BYTES_MAX {
         let max = values::ByteSize(FILE_BYTES_MAX);
-        return Err(format!("the configuration is larger than {max}"));
+        let problem = format!("the configuration is larger than {max}");
+        return Err(Diagnostic::error(None, problem).into());
     }
-    String::from_utf8(bytes).map_err(|_| "the configuration is not UTF-8 text".into())
+    String::from_utf8(bytes)
+        .map_err(|_| Diagnostic::error(None, "the configuration is not UTF-8 text").into())
+}
+
+/// Reads at most one byte more than a configuration may have.
+fn read_bytes(input: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input
+        .take(FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Parses one section of a configuration and runs `compile` on it. Ignores what is wrong in the
+/// others: if the text as a whole is not YAML, only the section's own lines are parsed.
+fn parse_section<T>(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    section: &str,
+    compile: impl FnOnce(&raw::File, &Sources<'_>, &Problems) -> Option<T>,
+) -> Result<T, Report> {
+    let source = read(path)?;
+    let elsewhere = Problems::default();
+    let documents = tree::parse(&source, &elsewhere)
+        .or_else(|| tree::parse(&tree::blank_other_sections(&source, section), &elsewhere));
+    let masks = redact::mask_text(&source);
+    let problems = Problems::default();
+    let root = documents.as_deref().and_then(<[_]>::first);
+    let raw = match root {
+        // The section is absent, or has no value.
+        None => Some(raw::File::default()),
+        Some(root) => de::from_tree(&tree::section(root, section), &problems),
+    };
+    raw.and_then(|raw: raw::File| compile(&raw, &sources(path, env), &problems))
+        .ok_or_else(|| problems.into_report(shown(path), source, masks))
 }
 
 /// Checks a configuration's text. The report names it `file`.

@@ -15,6 +15,7 @@ mod route_snapshot;
 mod verified_requests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -52,6 +53,8 @@ pub struct Gateway {
     clock: Clock,
     test_marks: TestMarks,
     limits: Limits,
+    /// Set once it was logged that a peer outside of `trusted_proxies` sent `X-Forwarded-For`.
+    warned_of_proxy: AtomicBool,
     connection_limits: ConnectionLimits,
     verified_requests: VerifiedRequests,
     request_limits: RequestLimits,
@@ -101,6 +104,7 @@ impl Gateway {
             log_sampler,
             clock,
             limits,
+            warned_of_proxy: AtomicBool::new(false),
         })
     }
 

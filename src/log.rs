@@ -8,7 +8,7 @@ mod format;
 mod libraries;
 mod sampler;
 
-use std::io::{self, BufWriter, Stderr, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
@@ -32,7 +32,8 @@ use crate::outcome::Code;
 /// The `log` section of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    pub format: Format,
+    /// The format; `None` for [`Format::Pretty`] on a terminal, and else [`Format::Json`].
+    pub format: Option<Format>,
     pub level: LevelFilter,
 }
 
@@ -65,10 +66,17 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
         .buffered_lines_limit(BUFFERED_LINES_MAX)
         .lossy(true)
         .finish(standard_error);
+    let format = settings.format.unwrap_or_else(|| {
+        if io::stderr().is_terminal() {
+            Format::Pretty
+        } else {
+            Format::Json
+        }
+    });
     let filter = level_filter(settings.level);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
-        .event_format(settings.format);
+        .event_format(format);
     tracing_subscriber::registry()
         .with(filter)
         .with(libraries::LibraryLimit)
@@ -145,6 +153,10 @@ pub struct RequestLine {
     pub body_bytes: Option<usize>,
     pub peer: Option<IpAddr>,
     pub trace_id: Option<Box<str>>,
+    /// The method, if the route does not take it.
+    pub method: Option<Box<str>>,
+    /// The path without the query, if the request has no route.
+    pub path: Option<Box<str>>,
 }
 
 impl RequestLine {
@@ -162,6 +174,8 @@ impl RequestLine {
             route = self.route.as_deref(),
             outcome = code.as_str(),
             reason,
+            method = self.method.as_deref(),
+            path = self.path.as_deref(),
             event_id = self.event_id.as_deref(),
             event_type = self.event_type.as_deref(),
             secret = self.secret.as_deref(),

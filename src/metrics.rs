@@ -4,7 +4,8 @@
 //! configuration bounds the number of series. All series of a route exist, at 0, from the moment
 //! the route exists, except for the causes of failed attempts.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -223,10 +224,33 @@ pub struct Metrics {
     proxy_headers: [IntCounter; PROXY_HEADERS.len()],
     tls_handshakes: [IntCounter; HANDSHAKES.len()],
     tls_certificate_expiry: IntGaugeVec,
+    route_names: Mutex<RouteNames>,
     pub draining: IntGauge,
     config_last_reload_successful: IntGauge,
     config_last_reload_success_timestamp: IntGauge,
 }
+
+/// The routes that have series.
+#[derive(Default)]
+struct RouteNames {
+    configured: HashSet<Arc<str>>,
+    /// The routes that are no longer configured and have stored events.
+    removed: HashSet<Arc<str>>,
+}
+
+/// The stored events of a route that is no longer configured.
+#[derive(Debug, Clone)]
+pub struct RemovedQueue {
+    pub route: Arc<str>,
+    pub pending: u64,
+    pub dead: u64,
+    /// The age in seconds of the oldest pending event, or 0.
+    pub oldest_seconds: f64,
+}
+
+/// The limit of routes that are no longer configured and have series of their own. The others are
+/// counted together, as `route=""`.
+const REMOVED_SERIES_MAX: usize = 100;
 
 struct MetricFamilies {
     requests: IntCounterVec,
@@ -242,6 +266,7 @@ struct MetricFamilies {
     upstream_duration: HistogramVec,
     queue_events: IntGaugeVec,
     queue_oldest_age: GaugeVec,
+    queue_unconfigured: IntGaugeVec,
     queue_attempts: IntCounterVec,
     queue_dead_lettered: IntCounterVec,
     queue_delivery_delay: HistogramVec,
@@ -358,6 +383,7 @@ impl Metrics {
             proxy_headers: PROXY_HEADERS.map(|result| proxy_headers.with_label_values(&[result])),
             tls_handshakes: HANDSHAKES.map(|result| handshakes.with_label_values(&[result])),
             tls_certificate_expiry,
+            route_names: Mutex::default(),
             draining: gauge(
                 "draining",
                 "1 while the gateway drains before it stops, else 0.",
@@ -388,6 +414,12 @@ impl Metrics {
                 .signature_checks
                 .with_label_values(&[&**name, result, secret])
         };
+        let mut names = self.route_names();
+        names.configured.insert(Arc::clone(name));
+        if names.removed.remove(name) {
+            let _ = families.queue_unconfigured.remove_label_values(&[name]);
+        }
+        drop(names);
         let upstream = UpstreamMetrics {
             route: Arc::clone(name),
             failures: families.upstream_failures.clone(),
@@ -418,6 +450,7 @@ impl Metrics {
     /// flight are no longer exported.
     pub fn forget_route(&self, route: &RouteMetrics) {
         let (name, families) = (&*route.requests.route, &self.families);
+        self.route_names().configured.remove(name);
         for code in Code::ALL {
             let _ = families
                 .requests
@@ -447,20 +480,17 @@ impl Metrics {
                 .remove_label_values(&[name, result]);
             let _ = families.queue_attempts.remove_label_values(&[name, result]);
         }
+        families.forget_queue(name);
         for cause in Cause::ALL {
             let _ = families
                 .upstream_failures
                 .remove_label_values(&[name, cause.as_str()]);
-        }
-        for state in QUEUE_STATES {
-            let _ = families.queue_events.remove_label_values(&[name, state]);
         }
         for reason in DeadLetterReason::ALL {
             let _ = families
                 .queue_dead_lettered
                 .remove_label_values(&[name, reason.as_str()]);
         }
-        let _ = families.queue_oldest_age.remove_label_values(&[name]);
         let _ = families.last_verified.remove_label_values(&[name]);
         let _ = families.route_silent.remove_label_values(&[name]);
         for histogram in [
@@ -471,6 +501,52 @@ impl Metrics {
         ] {
             let _ = histogram.remove_label_values(&[name]);
         }
+    }
+
+    /// Sets the numbers of stored events of the routes that are no longer configured, in the order
+    /// of their importance. The series of the others are removed.
+    pub fn set_removed_queues(&self, queues: &[RemovedQueue]) {
+        let mut names = self.route_names();
+        // A route may have been configured again since the numbers were read.
+        let queues: Vec<_> = queues
+            .iter()
+            .filter(|queue| !names.configured.contains(&queue.route))
+            .collect();
+        let (own, others) = queues.split_at(queues.len().min(REMOVED_SERIES_MAX));
+        let now: HashSet<_> = own.iter().map(|queue| Arc::clone(&queue.route)).collect();
+        for name in names.removed.difference(&now) {
+            self.families.forget_queue(name);
+        }
+        let families = &self.families;
+        let unconfigured = &families.queue_unconfigured;
+        for queue in own {
+            let route = &*queue.route;
+            for (state, count) in QUEUE_STATES.iter().zip([queue.pending, 0, queue.dead]) {
+                let gauge = families.queue_events.with_label_values(&[route, state]);
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+            let age = families.queue_oldest_age.with_label_values(&[route]);
+            age.set(queue.oldest_seconds);
+            let events = i64::try_from(queue.pending.saturating_add(queue.dead));
+            unconfigured
+                .with_label_values(&[route])
+                .set(events.unwrap_or(i64::MAX));
+        }
+        let left = others.iter().map(|queue| queue.pending + queue.dead);
+        if others.is_empty() {
+            let _ = unconfigured.remove_label_values(&[""]);
+        } else {
+            unconfigured
+                .with_label_values(&[""])
+                .set(i64::try_from(left.sum::<u64>()).unwrap_or(i64::MAX));
+        }
+        names.removed = now;
+    }
+
+    fn route_names(&self) -> MutexGuard<'_, RouteNames> {
+        self.route_names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that a valid configuration was applied.
@@ -773,6 +849,17 @@ impl MetricFamilies {
                     &["route"],
                 )?,
             )?,
+            queue_unconfigured: register(
+                registry,
+                IntGaugeVec::new(
+                    opts(
+                        "queue_unconfigured_events",
+                        "Stored events, waiting and dead, of a route that is no longer configured. \
+                         They wait until it is back, or are moved to another route.",
+                    ),
+                    &["route"],
+                )?,
+            )?,
             queue_attempts: counter(
                 "queue_attempts_total",
                 "Delivery attempts for stored events, by result.",
@@ -789,6 +876,15 @@ impl MetricFamilies {
                 &DELAY_SECONDS,
             )?,
         })
+    }
+
+    /// Removes the gauges of a route's stored events.
+    fn forget_queue(&self, route: &str) {
+        for state in QUEUE_STATES {
+            let _ = self.queue_events.remove_label_values(&[route, state]);
+        }
+        let _ = self.queue_oldest_age.remove_label_values(&[route]);
+        let _ = self.queue_unconfigured.remove_label_values(&[route]);
     }
 
     fn queue_metrics(&self, route: &str, upstream: UpstreamMetrics) -> QueueMetrics {
@@ -835,10 +931,15 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, pr
 }
 
 fn register_build_info(registry: &Registry) -> Result<(), prometheus::Error> {
-    let help = "Always 1. The label is the running version.";
-    let build_info = IntGaugeVec::new(opts("build_info", help), &["version"])?;
+    let help = "Always 1. The labels are the running version, its commit and its target.";
+    let labels = ["version", "commit", "target"];
+    let build_info = IntGaugeVec::new(opts("build_info", help), &labels)?;
     register(registry, build_info)?
-        .with_label_values(&[env!("CARGO_PKG_VERSION")])
+        .with_label_values(&[
+            env!("CARGO_PKG_VERSION"),
+            env!("HOOKSTILE_BUILD_COMMIT"),
+            env!("HOOKSTILE_BUILD_TARGET"),
+        ])
         .set(1);
     Ok(())
 }
@@ -867,6 +968,65 @@ mod tests {
         metrics.register_route(&"billing".into(), ["current".into(), "old".into()].iter())
     }
 
+    fn removed(route: &str, pending: u64) -> RemovedQueue {
+        RemovedQueue {
+            route: route.into(),
+            pending,
+            dead: 2,
+            oldest_seconds: 7.5,
+        }
+    }
+
+    #[test]
+    fn removed_queue_has_series_while_it_holds_events() {
+        let metrics = Metrics::new().unwrap();
+        let before = series(&metrics);
+        metrics.set_removed_queues(&[removed("old", 3)]);
+        let added: Vec<_> = series(&metrics)
+            .into_iter()
+            .filter(|line| !before.contains(line))
+            .collect();
+        let expected = [
+            r#"hookstile_queue_events{route="old",state="dead"} 2"#,
+            r#"hookstile_queue_events{route="old",state="delivering"} 0"#,
+            r#"hookstile_queue_events{route="old",state="pending"} 3"#,
+            r#"hookstile_queue_oldest_event_age_seconds{route="old"} 7.5"#,
+            r#"hookstile_queue_unconfigured_events{route="old"} 5"#,
+        ];
+        assert_eq!(added, expected);
+        metrics.set_removed_queues(&[]);
+        assert_eq!(series(&metrics), before);
+    }
+
+    #[test]
+    fn returned_route_keeps_its_queue_series() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_removed_queues(&[removed("billing", 3)]);
+        let route = billing(&metrics);
+        route.queue.set_depth(4, 0, 0, 1.0);
+        for queues in [vec![removed("billing", 3)], vec![]] {
+            metrics.set_removed_queues(&queues);
+            let series = series(&metrics);
+            let pending = r#"hookstile_queue_events{route="billing",state="pending"} 4"#;
+            assert!(series.iter().any(|line| line == pending), "{series:?}");
+            let unconfigured = "hookstile_queue_unconfigured_events";
+            assert!(!series.iter().any(|line| line.starts_with(unconfigured)));
+        }
+    }
+
+    #[test]
+    fn series_of_removed_queues_are_bounded() {
+        let metrics = Metrics::new().unwrap();
+        let queues: Vec<_> = (0..REMOVED_SERIES_MAX + 2)
+            .map(|number| removed(&format!("old-{number}"), 1))
+            .collect();
+        metrics.set_removed_queues(&queues);
+        let series = series(&metrics);
+        let of = |text: &str| series.iter().filter(|line| line.contains(text)).count();
+        assert_eq!(of("queue_unconfigured_events"), REMOVED_SERIES_MAX + 1);
+        assert_eq!(of(r#"queue_unconfigured_events{route=""} 6"#), 1);
+    }
+
     /// `HOOKSTILE_REGENERATE=1 cargo test --lib metrics` regenerates the page.
     #[test]
     fn reference_lists_every_metric() {
@@ -874,6 +1034,7 @@ mod tests {
         let route = billing(&metrics);
         route.record_attempt(UpstreamResult::ConnectError, Some(Cause::Refused), 0.1);
         metrics.set_certificate_expiry("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
+        metrics.set_removed_queues(&[removed("old", 1)]);
         let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
             "# Metrics\n\nThe admin listener serves these at `/metrics`, in Prometheus' text \

@@ -49,6 +49,8 @@ pub(crate) enum ProblemCode {
     DeadLetters,
     /// Stored events wait for long, and attempts do not fail.
     EventsLate,
+    /// Events are stored for a route that is no longer configured.
+    RouteRemoved,
     /// Requests of a route are rejected.
     RequestsRejected,
     /// Nothing was verified for longer than the route's `expect_every`.
@@ -116,6 +118,18 @@ pub(crate) struct GatewayFacts {
     pub draining: bool,
     /// The requests of the last hour that matched no route.
     pub unmatched: u64,
+    pub removed: Vec<RemovedFacts>,
+}
+
+/// The stored events of a route that is no longer configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RemovedFacts {
+    pub name: Arc<str>,
+    pub pending: u64,
+    pub dead: u64,
+    pub oldest_waiting: Option<Timestamp>,
+    /// The end of the oldest event's retry horizon. The event waits all the same.
+    pub horizon_ends: Option<Timestamp>,
 }
 
 /// A configuration on disk that is not valid.
@@ -229,7 +243,7 @@ impl Severity {
 
 impl ProblemCode {
     /// Every code.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::ConfigurationRefused,
         Self::StoreUnavailable,
         Self::StoreFull,
@@ -238,6 +252,7 @@ impl ProblemCode {
         Self::UpstreamFailing,
         Self::DeadLetters,
         Self::EventsLate,
+        Self::RouteRemoved,
         Self::RequestsRejected,
         Self::SenderSilent,
         Self::TooManyCopies,
@@ -257,6 +272,7 @@ impl ProblemCode {
             Self::UpstreamFailing => "upstream_failing",
             Self::DeadLetters => "dead_letters",
             Self::EventsLate => "events_late",
+            Self::RouteRemoved => "route_removed",
             Self::RequestsRejected => "requests_rejected",
             Self::SenderSilent => "sender_silent",
             Self::TooManyCopies => "too_many_copies",
@@ -326,6 +342,12 @@ pub(crate) fn problems(
         problems.extend(delivery::idle_queue(route, now));
         problems.extend(secret_problem(route, now));
     }
+    problems.extend(
+        gateway
+            .removed
+            .iter()
+            .map(|removed| removed_route(removed, now)),
+    );
     problems.extend(noise.problem(gateway.unmatched));
     problems.sort_by_key(Problem::rank);
     problems
@@ -377,6 +399,66 @@ fn gateway_problems(gateway: &GatewayFacts) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+/// Returns the problem of a route that is no longer configured. Its events wait for ever, so nothing
+/// gives them up; the end of the horizon says how long they are worth delivering.
+fn removed_route(removed: &RemovedFacts, now: Timestamp) -> Problem {
+    let RemovedFacts {
+        name,
+        pending,
+        dead,
+        ..
+    } = removed;
+    let dead_letters = words::counted(*dead, "dead letter", "dead letters");
+    let (severity, summary) = if *pending == 0 {
+        let are = if *dead == 1 { "is" } else { "are" };
+        (
+            Severity::Warning,
+            format!("no longer configured; {dead_letters} {are} left"),
+        )
+    } else {
+        let wait = if *pending == 1 { "waits" } else { "wait" };
+        let oldest = removed.oldest_waiting.map_or_else(String::new, |at| {
+            format!("; the oldest arrived {} ago", words::age(at, now))
+        });
+        let and_dead = if *dead == 0 {
+            String::new()
+        } else {
+            format!(", with {dead_letters}")
+        };
+        (
+            Severity::Critical,
+            format!(
+                "no longer configured; {} {wait} for it{and_dead}{oldest}",
+                words::events(*pending)
+            ),
+        )
+    };
+    let horizon = removed
+        .horizon_ends
+        .filter(|_| *pending > 0)
+        .map_or_else(String::new, |end| {
+            let verb = if end > now { "ends" } else { "ended" };
+            let at = words::time(end, now);
+            format!(" `retry.horizon` {verb} at {at}; they wait all the same.")
+        });
+    Problem {
+        route: Some(Arc::clone(name)),
+        at_risk: AtRisk {
+            events: pending + dead,
+            oldest: removed.oldest_waiting,
+            gives_up_at: None,
+        },
+        ..Problem::new(
+            ProblemCode::RouteRemoved,
+            severity,
+            summary,
+            &format!(
+                "Configure the route again, or move its events: `hookstile routes move {name} TO`.{horizon}"
+            ),
+        )
+    }
 }
 
 fn secret_problem(route: &RouteFacts, now: Timestamp) -> Option<Problem> {

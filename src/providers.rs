@@ -19,7 +19,7 @@ use crate::route::OnDuplicate;
 use crate::signature::Scheme;
 
 pub use catalogue::{PRESETS, UNKNOWN_SENDER};
-pub use sample::{Sample, sample, sample_for_envelope};
+pub use sample::{Sample, sample, sample_for_envelope, sample_for_scheme};
 
 /// A provider that a route can name.
 pub struct Preset {

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod automatic_redelivery;
+mod moving;
 mod route_worker;
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
@@ -25,6 +26,7 @@ use crate::metrics::QueueMetrics;
 use crate::route::{Replay, Route};
 use crate::store::{self, Store, StoreError};
 use crate::upstream::Client;
+pub(crate) use moving::{MoveError, MovedEvents};
 
 /// The dispatcher of stored events.
 pub(crate) struct Queue {
@@ -48,8 +50,13 @@ struct RouteQueues {
     by_route: HashMap<Arc<str>, RouteQueue>,
     /// Routes that an operator paused.
     paused: HashSet<Arc<str>>,
+    gates: HashMap<Arc<str>, Gate>,
     workers: JoinSet<()>,
 }
+
+/// The gate of a route. Each attempt at one of its events holds it for reading; moving its events to
+/// another route holds it for writing, so that no event is attempted on both.
+type Gate = Arc<RwLock<()>>;
 
 /// The handle of a route's worker.
 struct RouteQueue {
@@ -156,6 +163,7 @@ impl Queue {
             store_routes.push(store::StoreRoute {
                 route: Arc::clone(&route.name),
                 retain: route.retain,
+                horizon: route.retry.horizon,
                 concurrency: route.queue_concurrency,
             });
             let paused = queues.paused.contains(&route.name);
@@ -169,7 +177,8 @@ impl Queue {
                 queue.route.send_replace(worker_route);
                 continue;
             }
-            let (queue, worker) = self.new_route_queue(&route.name, worker_route);
+            let gate = Arc::clone(queues.gates.entry(Arc::clone(&route.name)).or_default());
+            let (queue, worker) = self.new_route_queue(&route.name, worker_route, gate);
             queues.by_route.insert(Arc::clone(&route.name), queue);
             queues.workers.spawn(worker.run());
         }
@@ -240,6 +249,7 @@ impl Queue {
         &self,
         name: &Arc<str>,
         route: WorkerRoute,
+        gate: Gate,
     ) -> (RouteQueue, route_worker::RouteWorker) {
         let delivering = Arc::new(AtomicU64::new(0));
         let (route, receiver) = watch::channel(route);
@@ -251,6 +261,7 @@ impl Queue {
             route: receiver,
             woken: self.store().queue_notifier(name),
             delivering: Arc::clone(&delivering),
+            gate,
             phase: self.phase.subscribe(),
         };
         (RouteQueue { route, delivering }, worker)

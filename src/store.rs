@@ -21,13 +21,15 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
+use domain::RecordLimits;
 use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
     AttemptHistory, AttemptOutcome, ClaimTerms, DeliveryChange, DeliveryId, DeliveryState, DueAt,
     Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload,
-    Payloads, Requeue, RequeueResult, Retain, Revision, RowId, SettledRow, Settlement, StoreRoute,
+    Payloads, RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId, SettledRow,
+    Settlement, StoreRoute,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
 pub use migration::{MoveError, MoveSummary, move_into_shared};
@@ -36,6 +38,9 @@ pub use records::{
     AttemptRecord, DeliveryFilter, DeliveryRecord, DueEvent, DueEvents, LISTED_BODY_MAX,
     QueuedEvent, RESPONSE_BODY_MAX, ResponseRecord, RouteDeliveryStats,
 };
+
+/// The limit of removed routes that are listed.
+const REMOVED_ROUTES_MAX: usize = 1_000;
 
 /// Approximate bytes that a delivery's row and its index entries use besides the payload. Counted
 /// against the retention limits.
@@ -292,6 +297,43 @@ impl Store {
         dispatch_async!(self, store => store.record_attempt(id, number, attempt, next))
     }
 
+    /// Moves up to `limit` events in this state, pending or dead, from one route to another, oldest
+    /// first and in one transaction. Returns their number. A pending event becomes due at once, and
+    /// its retry horizon begins again. Leaves events that another gateway is attempting. The caller
+    /// makes sure that this one attempts none of them.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    pub async fn move_events(
+        &self,
+        from: Arc<str>,
+        to: Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        dispatch_async!(self, store => store.move_events(from, to, state, limit))
+    }
+
+    /// Returns whether another gateway has this route configured.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub async fn is_served_elsewhere(&self, route: &str) -> Result<bool, StoreError> {
+        match &self.engine {
+            Engine::Embedded(_) => Ok(false),
+            Engine::Shared(store) => Box::pin(store.is_served_elsewhere(route)).await,
+        }
+    }
+
+    /// Returns the routes that no gateway has configured and that have stored events: those with
+    /// the most pending ones first, up to a thousand.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError> {
+        dispatch_async!(self, store => store.removed_routes())
+    }
+
     /// Returns a delivery's route and the ledger keys of the event: its own, then that of its body
     /// if the ledger counts copies of it. Without such a body there is none once the event is
     /// delivered. Returns `None` if there is no such delivery.
@@ -481,19 +523,21 @@ impl Store {
         }
     }
 
-    /// Loads a queued event with its payload, for an attempt that takes up to `attempt_timeout`.
-    /// Returns `None` when the event is no longer pending, or is leased by another gateway.
+    /// Loads a queued event of a route with its payload, for an attempt that takes up to
+    /// `attempt_timeout`. Returns `None` when the event is no longer pending on this route, or is
+    /// leased by another gateway.
     ///
     /// # Errors
     /// Fails when the store cannot be read.
     pub async fn load_event(
         &self,
+        route: Arc<str>,
         id: DeliveryId,
         attempt_timeout: Duration,
     ) -> Result<Option<QueuedEvent>, StoreError> {
         match &self.engine {
-            Engine::Embedded(store) => store.load_event(id).await,
-            Engine::Shared(store) => Box::pin(store.load_event(id, attempt_timeout)).await,
+            Engine::Embedded(store) => store.load_event(route, id).await,
+            Engine::Shared(store) => Box::pin(store.load_event(route, id, attempt_timeout)).await,
         }
     }
 

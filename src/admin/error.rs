@@ -60,6 +60,25 @@ pub(crate) enum OperationError {
          header, it may hold the body: forget that as `sha256:…`."
     )]
     NoSuchEvent,
+    #[error("Events are moved from one route to another: name two routes.")]
+    SameRoute,
+    #[error("There is no route of this ID to move the events to; it must be configured.")]
+    UnknownTarget,
+    #[error(
+        "The route to move the events to has no queue: it delivers with `delivery: proxy`. Choose \
+         a route with `queue` or `spill`."
+    )]
+    NoQueue,
+    #[error(
+        "The route is configured, here or on another gateway, and delivers its events itself. Only \
+         the events of a route that is no longer configured can be moved."
+    )]
+    StillConfigured,
+    #[error(
+        "An attempt at one of the route's events began before it was removed, and has not ended; \
+         try again in a moment."
+    )]
+    AttemptInFlight,
     #[error("{0}")]
     Webhook(#[from] WebhookError),
     #[error(
@@ -156,6 +175,8 @@ impl OperationError {
             | Self::NoSuchEvent
             | Self::Webhook(WebhookError::Unknown) => StatusCode::NOT_FOUND,
             Self::InFlight
+            | Self::StillConfigured
+            | Self::AttemptInFlight
             | Self::PayloadNotKept
             | Self::RedeliveryRunning
             | Self::CannotSign
@@ -165,6 +186,9 @@ impl OperationError {
             ) => StatusCode::CONFLICT,
             Self::Webhook(WebhookError::Invalid(_))
             | Self::PaceTooSlow
+            | Self::SameRoute
+            | Self::UnknownTarget
+            | Self::NoQueue
             | Self::Reload(ReloadError::Invalid(_))
             | Self::NotInHeader => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoAnswer(_) => StatusCode::BAD_GATEWAY,
@@ -186,8 +210,12 @@ impl OperationError {
             Self::NotInHeader => "not_in_header",
             Self::NoAnswer(_) => "no_answer",
             Self::NoSuchDelivery => "unknown_delivery",
+            Self::InFlight | Self::AttemptInFlight => "in_flight",
+            Self::SameRoute => "same_route",
+            Self::UnknownTarget => "unknown_target",
+            Self::NoQueue => "no_queue",
+            Self::StillConfigured => "still_configured",
             Self::NoSuchCapture => "unknown_capture",
-            Self::InFlight => "in_flight",
             Self::PayloadNotKept => "payload_not_kept",
             Self::RedeliveryRunning => "redelivery_under_way",
             Self::PaceTooSlow => "pace_too_slow",

@@ -30,6 +30,7 @@ use super::operations::Operations;
 use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, RedeliveryQuery, TestEvent};
 use super::shape::deliveries::Redelivered;
 use super::shape::problems::{GatewayProblem, Problems};
+use super::shape::removed::{MovedEvents, RemovedRoute};
 use super::shape::webhooks::TestResult;
 use crate::store::DeliveryFilter;
 use crate::webhooks::NewWebhook;
@@ -171,6 +172,16 @@ impl Query {
         .await
     }
 
+    /// Lists the routes that are no longer configured and have stored events, up to a thousand.
+    #[graphql(complexity = "LIST_COST + child_complexity")]
+    async fn removed_routes(&self, context: &Context<'_>) -> Nullable<Vec<RemovedRoute>> {
+        field(async {
+            let removed = operations(context).removed_routes().await.map_err(failed)?;
+            Ok(removed.into_iter().map(Into::into).collect())
+        })
+        .await
+    }
+
     async fn webhook(&self, context: &Context<'_>, id: ID) -> Nullable<Webhook> {
         field(async {
             let route = operations(context).route(route_name(&id)?).await;
@@ -302,7 +313,7 @@ impl Mutation {
     }
 
     /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
-    /// same name exists again.
+    /// same name exists again, or until they are moved to another route.
     async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<bool> {
         field(async {
             operations(context)
@@ -425,6 +436,20 @@ impl Mutation {
             let query = RedeliveryQuery::new(selection, Vec::new(), per_second, dry_run)?;
             let report = operations(context).recover(operator, query).await;
             Ok(report.map_err(failed)?.into())
+        })
+        .await
+    }
+
+    /// Moves the waiting events and the dead letters of a route that is no longer configured to
+    /// another route, with their IDs, payloads, attempts and records.
+    #[graphql(complexity = "REDELIVERY_COST + child_complexity")]
+    async fn move_events(&self, context: &Context<'_>, id: ID, to: ID) -> Nullable<MovedEvents> {
+        field(async {
+            let operator = operator(context)?;
+            let from = route_name(&id)?;
+            let to = route_name(&to).map_err(|_| failed(OperationError::UnknownTarget))?;
+            let moved = operations(context).move_events(operator, from, to).await;
+            Ok(moved.map_err(failed)?.into())
         })
         .await
     }

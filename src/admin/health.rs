@@ -9,11 +9,14 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use tokio::sync::Mutex;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::AdminState;
+use crate::metrics::RemovedQueue;
+use crate::store::RemovedRoute;
 
 /// Returns the routes, which need no token and accept any `Host`: orchestrators and Prometheus use
 /// addresses of their own.
@@ -107,6 +110,18 @@ struct Rendered {
     paid_until: Instant,
 }
 
+fn removed_queues(routes: &[RemovedRoute]) -> Vec<RemovedQueue> {
+    let now = Timestamp::now();
+    let age = |at: Timestamp| now.duration_since(at).as_secs_f64().max(0.0);
+    let queues = routes.iter().map(|removed| RemovedQueue {
+        route: Arc::clone(&removed.route),
+        pending: removed.pending,
+        dead: removed.dead,
+        oldest_seconds: removed.oldest_waiting.map_or(0.0, age),
+    });
+    queues.collect()
+}
+
 impl MetricsPage {
     /// Returns metrics that were rendered after this call. Calls that wait for a rendering share
     /// the next one, so that no response is older than its request.
@@ -124,8 +139,13 @@ impl MetricsPage {
             }
         }
         let at = Instant::now();
+        // The store has logged an error. What is known from before is then shown again.
+        let removed = state.store.removed_routes().await.ok();
         let rendered = tokio::task::spawn_blocking(move || {
             state.queue.update_gauges();
+            if let Some(removed) = removed {
+                state.metrics.set_removed_queues(&removed_queues(&removed));
+            }
             state.activity.sample(Instant::now());
             state
                 .metrics

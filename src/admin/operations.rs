@@ -9,6 +9,7 @@ pub(super) mod obstacle;
 pub(super) mod problems;
 pub(super) mod recovery;
 pub(super) mod rejections;
+pub(super) mod removed;
 pub(super) mod routes;
 pub(super) mod status;
 pub(super) mod test_event;

@@ -10,6 +10,7 @@ mod names;
 pub(crate) mod problem;
 pub(crate) mod problems;
 pub(crate) mod rejections;
+pub(crate) mod removed;
 pub(crate) mod webhooks;
 
 pub(crate) use super::webhook_id::{route_of, webhook_id};
@@ -17,4 +18,4 @@ pub(crate) use deliveries::{Attempt, Deliveries, Delivery, OneDelivery, Redelive
 pub(crate) use gateway::{Done, Reloaded, Status};
 pub(crate) use problem::Problem;
 pub(crate) use rejections::Rejected;
-pub(crate) use webhooks::{LongStats, Webhook};
+pub(crate) use webhooks::{LongStats, Webhook, Webhooks};

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::chores::Chores;
 use super::{App, Error, Sockets, reload, supervisor, upgrade};
+use crate::admin::reachable;
 use crate::config::{self, FileDigest, SecretFiles};
 use crate::log;
 
@@ -92,6 +93,7 @@ impl App {
         mut files: reload::FileWatch,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Ended {
+        tracing::info!("the dashboard is at http://{}/", reachable(self.admin));
         supervisor::ready(&self.data, self.admin);
         match self.wait_for_end(&mut signals, &mut files, env).await {
             Leave::Stop(drain) => self.stop_unless_interrupted(drain, &mut signals).await,

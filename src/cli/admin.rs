@@ -3,39 +3,43 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::{HeaderValue, Response, StatusCode, Uri};
 
 use super::check::{self, BAD_CONFIGURATION};
+use super::config_file::ConfigArgs;
 use super::{FAILED, NOT_AUTHORISED, UNREACHABLE, USAGE, terminal};
 use crate::admin::reachable;
-use crate::admin::shape::Problem;
-use crate::config::{self, AdminEndpoint, Report};
+use crate::admin::shape::{Problem, Webhooks};
+use crate::config::{self, Report};
 use crate::secret::Secret;
 
 /// The arguments that select a gateway.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct GatewayArgs {
-    /// URL of the admin listener [default: from the configuration, else port 9180 of this machine]
+    /// URL or address of the admin listener [default: `HOOKSTILE_ADMIN`, else from the
+    /// configuration, else port 9180 of this machine]
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     admin: Option<String>,
-    /// Configuration file to read the admin listener's address and token from [default:
-    /// hookstile.yaml, if it exists and --admin is not given]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 /// A client of the admin listener.
+#[derive(Clone)]
 pub(super) struct AdminClient {
     agent: Agent,
     url: String,
     token: Option<HeaderValue>,
+    /// The advice for the case that the gateway requires another token.
+    token_advice: String,
 }
 
 /// The error of a command. Each variant has an exit code.
@@ -47,11 +51,8 @@ pub(super) enum CommandError {
     Configuration(Box<Report>),
     #[error("the admin listener at {url} cannot be reached: {reason}")]
     Unreachable { url: String, reason: String },
-    #[error(
-        "{url} requires an admin token: set {TOKEN_VARIABLE}, or give the configuration that has \
-         it with --config"
-    )]
-    NotAuthorised { url: String },
+    #[error("{url} requires an admin token: {advice}")]
+    NotAuthorised { url: String, advice: String },
     /// The token is valid, but does not permit this.
     #[error("{0}")]
     Forbidden(Box<Problem>),
@@ -67,7 +68,9 @@ pub(super) enum CommandError {
 
 /// The variable with the admin token. Takes precedence over the configuration's token.
 const TOKEN_VARIABLE: &str = "HOOKSTILE_ADMIN_TOKEN";
-const CONFIG: &str = "hookstile.yaml";
+/// The variable with the admin listener's URL or address. Takes precedence over the configuration's
+/// address.
+const URL_VARIABLE: &str = "HOOKSTILE_ADMIN";
 const DEFAULT_URL: &str = "http://127.0.0.1:9180";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,52 +80,59 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 const RESPONSE_BYTES_MAX: u64 = 300 << 20;
 
 impl GatewayArgs {
-    /// Returns the configuration to read: the one given, else the one in the current folder unless
-    /// `--admin` is given.
+    /// Returns the configuration to read the store's location from.
     pub(super) fn configuration(&self) -> Option<PathBuf> {
-        self.config.clone().or_else(|| {
-            Some(PathBuf::from(CONFIG)).filter(|path| self.admin.is_none() && path.is_file())
-        })
+        self.config.found()
     }
 
     /// Creates the client for this gateway.
     pub(super) fn admin(&self) -> Result<AdminClient, CommandError> {
-        let env = |name: &str| std::env::var(name).ok();
-        let from_env = env(TOKEN_VARIABLE)
-            .filter(|token| !token.is_empty())
-            .map(String::into_bytes);
-        let endpoint = self
-            .configuration()
-            .map(|path| admin_endpoint(&path, from_env.is_none()))
-            .transpose()?;
-        let url = match (&self.admin, &endpoint) {
-            (Some(url), _) => url.clone(),
+        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let from_env = env(URL_VARIABLE)
+            .map(|url| parse_url(&url))
+            .transpose()
+            .map_err(|problem| CommandError::Usage(format!("{URL_VARIABLE}: {problem}")))?;
+        let token = env(TOKEN_VARIABLE);
+        // A token must reach no other gateway than the one it is for. So a file that is merely
+        // there is not read where the URL is given.
+        let config = match (&self.admin, &from_env) {
+            (Some(_), _) => self.config.config.clone(),
+            (None, Some(_)) => self.config.named(),
+            (None, None) => self.config.found(),
+        };
+        let endpoint = config
+            .as_deref()
+            .map(|path| {
+                let env = |name: &str| std::env::var(name).ok();
+                config::admin_endpoint(path, &env, token.is_none())
+            })
+            .transpose()
+            .map_err(|report| CommandError::Configuration(Box::new(report)))?;
+        let url = match (self.admin.clone().or(from_env), &endpoint) {
+            (Some(url), _) => url,
             (None, Some(endpoint)) => local_url(endpoint.admin)?,
             (None, None) => DEFAULT_URL.into(),
         };
-        let from_config = || {
-            endpoint
-                .as_ref()?
-                .token
-                .as_ref()
-                .map(|token| Secret::expose(&token.secret).to_vec())
+        let (from_config, problem) =
+            endpoint.map_or((None, None), |found| (found.token, found.token_problem));
+        let token_advice = match (&token, &from_config, problem) {
+            (Some(_), _, _) => format!("the one in {TOKEN_VARIABLE} is not valid"),
+            (None, Some(_), _) => format!(
+                "the one in the configuration is not valid; set {TOKEN_VARIABLE} for this command"
+            ),
+            (None, None, Some(problem)) => {
+                format!("{problem}; set {TOKEN_VARIABLE} for this command")
+            }
+            (None, None, None) => format!(
+                "set {TOKEN_VARIABLE} for this command, or give the configuration that has it \
+                 with --config"
+            ),
         };
-        let token = from_env
-            .or_else(from_config)
-            .map(|token| bearer_header(&token))
-            .transpose()?;
-        Ok(AdminClient::new(url, token))
+        let from_config = from_config.map(|token| Secret::expose(&token.secret).to_vec());
+        let token = token.map(String::into_bytes).or(from_config);
+        let token = token.map(|token| bearer_header(&token)).transpose()?;
+        Ok(AdminClient::new(url, token, token_advice))
     }
-}
-
-/// Reads the admin listener's address, and its token if `with_token`, from a configuration.
-pub(super) fn admin_endpoint(
-    config: &Path,
-    with_token: bool,
-) -> Result<AdminEndpoint, CommandError> {
-    let env = |name: &str| std::env::var(name).ok();
-    config::admin_endpoint(config, &env, with_token)
-        .map_err(|report| CommandError::Configuration(Box::new(report)))
 }
 
 fn bearer_header(token: &[u8]) -> Result<HeaderValue, CommandError> {
@@ -143,8 +153,11 @@ fn local_url(address: SocketAddr) -> Result<String, CommandError> {
     Ok(format!("http://{}", reachable(address)))
 }
 
-/// Parses a URL; also accepts `host:port`.
+/// Parses a URL; also accepts an address, such as a configuration has, and `host:port`.
 fn parse_url(text: &str) -> Result<String, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(format!("http://{}", reachable(address)));
+    }
     let url = if text.contains("://") {
         text.to_owned()
     } else {
@@ -165,7 +178,7 @@ fn parse_url(text: &str) -> Result<String, String> {
 }
 
 impl AdminClient {
-    fn new(url: String, token: Option<HeaderValue>) -> Self {
+    fn new(url: String, token: Option<HeaderValue>, token_advice: String) -> Self {
         let config = Agent::config_builder()
             // No proxy may see the token and the events; the gateway is usually on this machine.
             .proxy(None)
@@ -178,6 +191,7 @@ impl AdminClient {
             agent: config.into(),
             url,
             token,
+            token_advice,
         }
     }
 
@@ -239,7 +253,7 @@ impl AdminClient {
     ) -> Result<T, CommandError> {
         let unreachable = |error: ureq::Error| CommandError::Unreachable {
             url: self.url.clone(),
-            reason: error.to_string(),
+            reason: unreachable_reason(&error),
         };
         let mut response = result.map_err(unreachable)?;
         let status = response.status();
@@ -252,6 +266,7 @@ impl AdminClient {
         if status == StatusCode::UNAUTHORIZED {
             return Err(CommandError::NotAuthorised {
                 url: self.url.clone(),
+                advice: self.token_advice.clone(),
             });
         }
         if !status.is_success() {
@@ -259,7 +274,9 @@ impl AdminClient {
                 Ok(problem) if status == StatusCode::FORBIDDEN => {
                     CommandError::Forbidden(problem.into())
                 }
-                Ok(problem) if status.is_client_error() => CommandError::Rejected(problem.into()),
+                Ok(problem) if status.is_client_error() => {
+                    CommandError::Rejected(self.with_routes(problem).into())
+                }
                 Ok(problem) => CommandError::Failed(problem.to_string()),
                 Err(_) => CommandError::Failed(format!(
                     "{} responded with {status}; is it a gateway's admin listener?",
@@ -277,12 +294,77 @@ impl AdminClient {
     }
 }
 
+impl AdminClient {
+    /// Adds the names of all routes to the problem that there is no route of a name.
+    fn with_routes(&self, mut problem: Problem) -> Problem {
+        if problem.code != "unknown_webhook" {
+            return problem;
+        }
+        if let Ok(all) = self.get::<Webhooks>("/webhooks", &[]) {
+            let names: Vec<_> = all
+                .webhooks
+                .iter()
+                .map(|webhook| webhook.name.as_str())
+                .collect();
+            problem.detail = match &names[..] {
+                [] => "There is no such route; the gateway has none.".into(),
+                names => format!(
+                    "There is no such route; the routes are: {}.",
+                    names.join(", ")
+                ),
+            };
+        }
+        problem
+    }
+}
+
+/// Describes why the admin listener did not respond.
+fn unreachable_reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => format!(
+            "connection refused. Is the gateway running? --admin or {URL_VARIABLE} names another \
+             address"
+        ),
+        error => error.to_string(),
+    }
+}
+
 impl CommandError {
+    /// Prints the error and returns the exit code. With `json`, also prints it as a JSON document
+    /// to standard output.
+    pub(super) fn exit_with(self, json: bool) -> ExitCode {
+        if json && !matches!(self, Self::Output(_)) {
+            let _ = terminal::print(&terminal::json_line(&self.to_json()));
+        }
+        self.exit()
+    }
+
+    /// Describes the error as a JSON document.
+    pub(super) fn to_json(&self) -> Value {
+        let (code, problems) = match self {
+            Self::Usage(_) => ("usage", None),
+            Self::Configuration(report) => ("invalid_configuration", Some(report.to_json())),
+            Self::Unreachable { .. } => ("unreachable", None),
+            Self::NotAuthorised { .. } => ("unauthorized", None),
+            Self::Forbidden(problem) | Self::Rejected(problem) => (problem.code.as_str(), None),
+            Self::Failed(_) | Self::Output(_) => ("failed", None),
+        };
+        let detail = match self {
+            Self::Forbidden(problem) | Self::Rejected(problem) => problem.detail.clone(),
+            error => error.to_string(),
+        };
+        let mut document = json!({"success": false, "code": code, "detail": detail});
+        if let Some(problems) = problems {
+            document["problems"] = problems;
+        }
+        document
+    }
+
     /// Prints the error and returns the exit code.
     pub(super) fn exit(self) -> ExitCode {
         let code = match &self {
             Self::Configuration(report) => {
-                check::print(report, false);
+                check::print(report);
                 return ExitCode::from(BAD_CONFIGURATION);
             }
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -330,6 +412,12 @@ mod tests {
                 Ok("http://localhost:9180"),
                 "{text}"
             );
+        }
+        for (address, url) in [
+            ("0.0.0.0:9180", "http://127.0.0.1:9180"),
+            ("[::]:9180", "http://[::1]:9180"),
+        ] {
+            assert_eq!(parse_url(address).as_deref(), Ok(url));
         }
         for text in [
             "https://localhost:9180",

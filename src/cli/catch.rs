@@ -99,7 +99,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
         runtime.shutdown_background();
         result
     });
-    result.map_or_else(CommandError::exit, |()| ExitCode::SUCCESS)
+    result.map_or_else(|error| error.exit_with(args.json), |()| ExitCode::SUCCESS)
 }
 
 async fn receive(address: SocketAddr, receiver: Arc<Receiver>) -> Result<(), CommandError> {

@@ -1,12 +1,13 @@
 //! `hookstile check`: reports every problem of a configuration, without starting the gateway.
 
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde_json::json;
+
+use super::config_file::ConfigFileArgs;
 use super::terminal;
 use crate::app::OpenFiles;
-use crate::config::{self, Report, Severity};
+use crate::config::{self, Config, Loaded, Report, Severity};
 use crate::ledger::KnownBy;
 use crate::route::{OnDuplicate, Route};
 
@@ -19,79 +20,97 @@ pub const BAD_CONFIGURATION: u8 = 78;
 /// with or without warnings; 78 if it is invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookstile check --config /etc/hookstile/hookstile.yaml
-  hookstile check --json | jq -r .message")]
+  hookstile check
+  hookstile check -c /etc/hookstile/hookstile.yaml
+  hookstile check --without-secrets --json - < hookstile.yaml | jq -r '.problems[].message'")]
 pub struct Args {
-    /// File to check
-    #[arg(long, value_name = "FILE", default_value = "hookstile.yaml")]
-    pub config: PathBuf,
-    /// Print the problems as JSON on standard output, one object per line
+    #[command(flatten)]
+    config: ConfigFileArgs,
+    /// Read no secrets, tokens and TLS keys, and list them instead: for CI, or before systemd's
+    /// credentials exist
     #[arg(long)]
-    pub json: bool,
+    without_secrets: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
-/// Checks `args.config` with the environment variables of this process.
-pub fn run(args: &Args) -> ExitCode {
-    let env = |name: &str| std::env::var(name).ok();
-    match config::load(&args.config, &env) {
-        Ok(mut loaded) => {
-            // The service may run with another limit than this shell, so this is a warning.
-            let connections = loaded.config.limits.connections;
-            if let Some(shortage) = OpenFiles::attainable().shortage(connections) {
-                loaded
-                    .warnings
-                    .add_warning(shortage.to_string(), shortage.help());
-            }
-            print(&loaded.warnings, args.json);
-            if !args.json {
-                let routes = loaded.config.routes.len();
-                let warnings = loaded.warnings.count(Severity::Warning);
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "{}: valid, {}, {}",
-                    args.config.display(),
-                    plural(routes, "route"),
-                    plural(warnings, "warning")
-                );
-                for route in &loaded.config.routes {
-                    if let Some(text) = acknowledged_unseen(route) {
-                        let _ = writeln!(std::io::stderr(), "route `{}`: {text}", route.name);
-                    }
-                }
-            }
-            ExitCode::SUCCESS
-        }
-        Err(report) => {
-            print(&report, args.json);
-            if !args.json {
-                let (errors, warnings) = (
-                    report.count(Severity::Error),
-                    report.count(Severity::Warning),
-                );
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "{}: {}, {}",
-                    args.config.display(),
-                    plural(errors, "error"),
-                    plural(warnings, "warning")
-                );
-            }
-            ExitCode::from(BAD_CONFIGURATION)
+/// Checks a configuration with the environment variables of this process.
+pub(super) fn run(args: &Args) -> ExitCode {
+    let path = args.config.path();
+    let loaded = if args.without_secrets {
+        config::load_without_secrets(&path)
+    } else {
+        config::load(&path, &|name| std::env::var(name).ok())
+    };
+    let result = loaded.map(|Loaded { config, warnings }| {
+        let warnings = with_open_files(warnings, &config);
+        (config, warnings)
+    });
+    let (config, report) = match &result {
+        Ok((config, warnings)) => (Some(config), warnings),
+        Err(report) => (None, report),
+    };
+    if args.json {
+        let document = terminal::json_line(&to_json(config, report));
+        // A closed pipe is not an error.
+        let _ = terminal::print(&document);
+    } else {
+        print(report);
+        print_summary(config, report);
+    }
+    ExitCode::from(if config.is_some() {
+        0
+    } else {
+        BAD_CONFIGURATION
+    })
+}
+
+/// Adds a warning if too few files may be open. It is not an error, because the service may run
+/// with another limit than this shell.
+fn with_open_files(mut warnings: Report, config: &Config) -> Report {
+    let connections = config.limits.connections;
+    if let Some(shortage) = OpenFiles::attainable().shortage(connections) {
+        warnings.add_warning(shortage.to_string(), shortage.help());
+    }
+    warnings
+}
+
+fn to_json(config: Option<&Config>, report: &Report) -> serde_json::Value {
+    json!({
+        "success": config.is_some(),
+        "file": report.file(),
+        "routes": config.map(|config| config.routes.len()),
+        "errors": report.count(Severity::Error),
+        "warnings": report.count(Severity::Warning),
+        "problems": report.to_json(),
+        "unchecked": config.map(|config| &config.files.unchecked),
+    })
+}
+
+fn print_summary(config: Option<&Config>, report: &Report) {
+    let counted = match config {
+        Some(config) => format!("valid, {}", plural(config.routes.len(), "route")),
+        None => plural(report.count(Severity::Error), "error"),
+    };
+    let warnings = plural(report.count(Severity::Warning), "warning");
+    terminal::print_line(&format!("{}: {counted}, {warnings}", report.file()));
+    let Some(config) = config else { return };
+    if !config.files.unchecked.is_empty() {
+        let unchecked = config.files.unchecked.join(", ");
+        terminal::print_line(&format!("not checked: {unchecked}"));
+    }
+    for route in &config.routes {
+        if let Some(text) = acknowledged_unseen(route) {
+            terminal::print_line(&format!("route `{}`: {text}", route.name));
         }
     }
 }
 
-/// Prints a report: JSON to standard output, or text to standard error, in colour on a terminal
-/// unless `NO_COLOR` is set.
-pub(super) fn print(report: &Report, json: bool) {
-    // A closed pipe is not an error.
-    let _ = if json {
-        std::io::stdout().write_all(report.to_json_lines().as_bytes())
-    } else {
-        let mut stderr = std::io::stderr();
-        let text = report.to_text(terminal::supports_colour(&stderr));
-        stderr.write_all(text.as_bytes())
-    };
+/// Prints a report to standard error, in colour on a terminal unless `NO_COLOR` is set.
+pub(super) fn print(report: &Report) {
+    let text = report.to_text(terminal::supports_colour(&std::io::stderr()));
+    terminal::print_raw(&text);
 }
 
 /// Returns a sentence about the verified events that a route answers with 200 and does not deliver.

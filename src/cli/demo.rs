@@ -1,9 +1,10 @@
-//! `hookstile demo`: runs a sender, the gateway and a receiver in one process, and shows the
-//! outcome of each event.
+//! `hookstile demo`: runs a sender, the gateway and its applications in one process. It goes on until
+//! it is interrupted (`live`), or sends each event once and shows its outcome.
 //!
-//! All traffic uses real sockets on free ports of the loopback interface. Only the sender and the
-//! receiver are simulated.
+//! All traffic uses real sockets on the loopback interface. Only the sender and the applications are
+//! simulated.
 
+mod live;
 mod receiver;
 mod sender;
 mod table;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::FAILED;
+use super::admin::CommandError;
+use super::{FAILED, terminal};
 use crate::app::{self, App, Sockets};
 use crate::config;
 use crate::providers::{orbvpn, vpn_enterprise};
@@ -26,16 +28,25 @@ use receiver::{Receiver, ReceiverCounts};
 use sender::{GatewayResponse, Sender};
 use table::Table;
 
-/// Run a sender, the gateway and a receiver in one process, and show the outcome of each event
+/// Show the gateway at work, with its dashboard, until Ctrl-C
 ///
-/// Sends every known event type, then four requests that the gateway must reject or time out. Needs
-/// no configuration and no running gateway.
+/// Runs the gateway with a sender and two applications, one of which fails and recovers. Needs no
+/// configuration and keeps nothing. With --once, sends every known event type and four requests
+/// that the gateway must reject or time out, shows the outcome of each, and ends; exit status 1 if
+/// any was not as expected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile demo
-  hookstile demo --json | jq -r '[.event_type, .outcome] | @tsv'")]
+  hookstile demo --once
+  hookstile demo --once --json | jq -r '[.event_type, .outcome] | @tsv'")]
 pub struct Args {
-    /// Print one JSON object per line instead of a table
+    /// Send each event once, show its outcome and end
+    #[arg(long)]
+    once: bool,
+    /// Address of the dashboard [default: 127.0.0.1:9180, or any free port if that is in use]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["once", "json"])]
+    admin: Option<SocketAddr>,
+    /// With --once, print one JSON object per line instead of a table; implies --once
     #[arg(long)]
     json: bool,
 }
@@ -59,52 +70,62 @@ struct DemoStep {
 pub(super) fn run(args: &Args) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("hookstile: cannot start: {error}");
-            return ExitCode::from(FAILED);
-        }
+        Err(error) => return CommandError::Failed(format!("cannot start: {error}")).exit(),
     };
-    match runtime.block_on(run_steps(args)) {
+    let result = if args.once || args.json {
+        runtime.block_on(run_steps(args.json))
+    } else {
+        runtime.block_on(live::run(args.admin)).map(|()| true)
+    };
+    // Do not wait for connections that are still open.
+    runtime.shutdown_background();
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
-        Err(problem) => {
-            eprintln!("hookstile: {problem}");
-            ExitCode::from(FAILED)
-        }
+        Err(error) => error.exit(),
     }
 }
 
 /// Runs all steps and returns whether each had the expected result.
-async fn run_steps(args: &Args) -> Result<bool, String> {
+async fn run_steps(json: bool) -> Result<bool, CommandError> {
     let receiver = Receiver::start(SECRET)
         .await
-        .map_err(|error| format!("cannot start the receiver: {error}"))?;
-    let store = tempfile::tempdir()
-        .map_err(|error| format!("cannot create a folder for the store: {error}"))?;
-    let app = start_gateway(receiver.address, store.path()).await?;
+        .map_err(|error| CommandError::Failed(format!("cannot start the receiver: {error}")))?;
+    let store = store_folder()?;
+    let app = start_gateway(routes_for_steps(receiver.address, store.path())).await?;
     let address = app.data[0];
-    eprintln!(
+    terminal::print_line(&format!(
         "gateway   http://{address}   metrics http://{}/metrics",
         app.admin
-    );
-    eprintln!(
+    ));
+    terminal::print_line(&format!(
         "receiver  http://{}   behind the gateway; verifies every signature again",
         receiver.address
-    );
+    ));
 
-    let steps = demo_steps()?;
+    let steps = demo_steps().map_err(CommandError::Failed)?;
     let sender = Sender::new(address);
-    let mut table = Table::new(args.json, steps.len());
+    let mut table = Table::new(json, steps.len())?;
     for step in steps {
         let before = receiver.counts();
-        let response = sender.post(step.path, &step.signature, &step.body).await?;
+        let response = sender
+            .post(step.path, &step.signature, &step.body)
+            .await
+            .map_err(CommandError::Failed)?;
         let counts = receiver.counts().since(&before);
         let as_expected = matches_expectation(&step, &response, counts);
-        table.row(&step, &response, counts, as_expected);
+        table.row(&step, &response, counts, as_expected)?;
     }
-    let all_as_expected = table.end();
+    let all_as_expected = table.end()?;
     app.stop(Duration::ZERO).await;
     Ok(all_as_expected)
+}
+
+/// Creates the folder of the store. It is deleted when it is dropped.
+fn store_folder() -> Result<tempfile::TempDir, CommandError> {
+    tempfile::tempdir().map_err(|error| {
+        CommandError::Failed(format!("cannot create a folder for the store: {error}"))
+    })
 }
 
 fn matches_expectation(
@@ -119,9 +140,9 @@ fn matches_expectation(
         && received.verified == expected
 }
 
-async fn start_gateway(receiver: SocketAddr, store: &Path) -> Result<App, String> {
+fn routes_for_steps(receiver: SocketAddr, store: &Path) -> String {
     let store = store.display();
-    let yaml = format!(
+    format!(
         r#"
 store: {{path: "{store}"}}
 listen: [{{address: "127.0.0.1:0"}}]
@@ -142,13 +163,16 @@ routes:
     budget: 1500ms
     upstream: http://{receiver}/slow
 "#
-    );
+    )
+}
+
+async fn start_gateway(yaml: String) -> Result<App, CommandError> {
     let env = |name: &str| (name == "DEMO_SECRET").then(|| SECRET.to_owned());
-    let loaded =
-        config::load_text("demo.yaml", yaml, &env).map_err(|report| report.to_text(false))?;
+    let loaded = config::load_text("demo.yaml", yaml, &env)
+        .map_err(|report| CommandError::Configuration(Box::new(report)))?;
     App::start(loaded.config, Sockets::default())
         .await
-        .map_err(|error: app::Error| error.to_string())
+        .map_err(|error: app::Error| CommandError::Failed(error.to_string()))
 }
 
 /// Returns the steps: every event type of both providers, then the requests that must fail.

@@ -1,25 +1,36 @@
-//! `hookstile events`: shows deliveries, through the admin listener or from the store's files, and
-//! redelivers or forgets events.
+//! `hookstile events`: shows and follows deliveries, through the admin listener or from the store's
+//! files, and redelivers or forgets events.
+
+pub(super) mod aliases {
+    //! The arguments of the commands that have another name at the top level, too.
+
+    pub(in crate::cli) use super::redeliver::Args as Redeliver;
+    pub(in crate::cli) use super::tail::Args as Tail;
+}
 
 mod forget;
 mod list;
 mod redeliver;
 mod selection;
-pub(super) mod show;
+mod show;
+mod tail;
 
 use std::process::ExitCode;
 
-use super::admin::{self, AdminClient, CommandError, GatewayArgs};
+use super::admin::{AdminClient, CommandError, GatewayArgs};
 use super::terminal;
 use crate::admin::DeliveryPage;
-use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, webhook_id};
+use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, route_of, webhook_id};
+use crate::config::{self, StoreFolder};
 use crate::store::{DeliveryFilter, DeliveryId, OfflineStore, OpenError};
 
-/// Show deliveries and dead letters; redeliver or forget events
+/// Show and follow events and dead letters; redeliver or forget events
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     List(list::Args),
     Show(show::Args),
+    Tail(tail::Args),
+    #[command(alias = "replay", alias = "retry", alias = "resend")]
     Redeliver(redeliver::Args),
     Forget(forget::Args),
 }
@@ -41,13 +52,14 @@ enum DeliverySource {
 }
 
 pub(super) fn run(command: &Command) -> ExitCode {
-    let result = match command {
-        Command::List(args) => list::run(args),
-        Command::Show(args) => show::run(args),
-        Command::Redeliver(args) => redeliver::run(args),
-        Command::Forget(args) => forget::run(args),
+    let (result, json) = match command {
+        Command::List(args) => (list::run(args), args.json),
+        Command::Show(args) => (show::run(args), args.json),
+        Command::Tail(args) => (tail::run(args), args.json),
+        Command::Redeliver(args) => (redeliver::run(args), args.json),
+        Command::Forget(args) => (forget::run(args), args.json),
     };
-    result.unwrap_or_else(CommandError::exit)
+    result.unwrap_or_else(|error| error.exit_with(json))
 }
 
 impl DeliverySourceArgs {
@@ -60,13 +72,13 @@ impl DeliverySourceArgs {
                 "--offline requires the configuration with the store's path: --config FILE".into(),
             )
         })?;
-        let folder = admin::admin_endpoint(&config, false)?
-            .store
-            .ok_or_else(|| {
-                CommandError::Usage(
-                    "the store is in PostgreSQL: query a running gateway, without --offline".into(),
-                )
-            })?;
+        let folder = config::store_folder(&config)
+            .map_err(|report| CommandError::Configuration(Box::new(report)))?;
+        let StoreFolder::Embedded(folder) = folder else {
+            return Err(CommandError::Usage(
+                "the store is in PostgreSQL: query a running gateway, without --offline".into(),
+            ));
+        };
         OfflineStore::open(&folder)
             .map(DeliverySource::Store)
             .map_err(store_error)
@@ -94,29 +106,67 @@ impl DeliverySource {
         }
     }
 
-    fn delivery(&self, id: &str) -> Result<OneDelivery, CommandError> {
-        let id = delivery_id(id).map_err(CommandError::Rejected)?;
-        match self {
+    /// Returns the delivery that `id` names; see [`Self::resolve`].
+    fn delivery(&self, id: &str, route: Option<&str>) -> Result<OneDelivery, CommandError> {
+        self.resolve(id, route, |id| match self {
             Self::Admin(admin) => admin.get(&format!("/deliveries/{id}"), &[]),
             Self::Store(store) => match store.delivery(id).map_err(store_error)? {
                 Some(view) => Ok(OneDelivery {
                     success: true,
                     delivery: Delivery::whole(view),
                 }),
-                None => Err(CommandError::Rejected(
-                    unknown_delivery(&id.to_string()).into(),
-                )),
+                None => Err(CommandError::Rejected(unknown(&id.to_string()).into())),
             },
+        })
+    }
+
+    /// Runs `act` on the delivery that `id` names: by its own ID, or by its event's. An event is
+    /// found by the newest delivery of it, and must be on one route only, or on `route`.
+    fn resolve<T>(
+        &self,
+        id: &str,
+        route: Option<&str>,
+        act: impl Fn(DeliveryId) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        if let Some(delivery) = delivery_id(id) {
+            match act(delivery) {
+                Err(CommandError::Rejected(problem)) if problem.code == UNKNOWN_DELIVERY => {}
+                done => return done,
+            }
         }
+        match &self.newest_of_event(id, route)?[..] {
+            [] => Err(CommandError::Rejected(unknown(id).into())),
+            [one] => act(parsed_id(one)?),
+            several => Err(CommandError::Rejected(ambiguous(id, several).into())),
+        }
+    }
+
+    /// Returns the newest delivery of an event on each route, or on `route` alone.
+    fn newest_of_event(
+        &self,
+        event_id: &str,
+        route: Option<&str>,
+    ) -> Result<Vec<Delivery<u32>>, CommandError> {
+        let filter = DeliveryFilter {
+            route: route.map(Into::into),
+            event_id: Some(event_id.into()),
+            limit: PAGE_SIZE,
+            ..DeliveryFilter::default()
+        };
+        let mut newest: Vec<Delivery<u32>> = Vec::new();
+        for delivery in self.page(&filter)?.deliveries {
+            let is_known = |other: &Delivery<u32>| other.webhook_id == delivery.webhook_id;
+            if !newest.iter().any(is_known) {
+                newest.push(delivery);
+            }
+        }
+        Ok(newest)
     }
 }
 
 impl AdminClient {
     /// Returns up to `filter.limit` deliveries, the newest first.
-    pub(super) fn deliveries_page(
-        &self,
-        filter: &DeliveryFilter,
-    ) -> Result<Deliveries, CommandError> {
+    fn deliveries_page(&self, filter: &DeliveryFilter) -> Result<Deliveries, CommandError> {
         let mut query = vec![
             ("limit", filter.limit.to_string()),
             ("event_data", filter.with_bodies.to_string()),
@@ -152,25 +202,50 @@ fn store_error(error: OpenError) -> CommandError {
     })
 }
 
-fn delivery_id(text: &str) -> Result<DeliveryId, Box<Problem>> {
-    text.parse().map_err(|_| unknown_delivery(text).into())
+const UNKNOWN_DELIVERY: &str = "unknown_delivery";
+
+/// Parses the ID of a delivery. A number alone may be an event's ID.
+fn delivery_id(text: &str) -> Option<DeliveryId> {
+    text.strip_prefix("del_")?.parse().ok().map(DeliveryId)
 }
 
-/// Returns the problem that the admin listener reports for an unknown delivery.
-fn unknown_delivery(id: &str) -> Problem {
-    let detail = format!("There is no delivery {id}.");
+/// Returns the ID of a delivery in a response.
+fn parsed_id(delivery: &Delivery<u32>) -> Result<DeliveryId, CommandError> {
+    delivery_id(&delivery.id)
+        .ok_or_else(|| CommandError::Failed("the response holds an invalid delivery ID".into()))
+}
+
+/// Returns the problem that an ID names neither a delivery nor an event.
+fn unknown(id: &str) -> Problem {
     Problem {
-        code: "unknown_delivery".into(),
-        detail,
+        code: UNKNOWN_DELIVERY.into(),
+        detail: format!("There is no delivery {id}, nor any of an event with this ID."),
+        ..Problem::default()
+    }
+}
+
+/// Returns the problem that an event ID names deliveries of several routes.
+fn ambiguous(id: &str, deliveries: &[Delivery<u32>]) -> Problem {
+    let shown = deliveries.iter().map(|delivery| {
+        let route = route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id);
+        format!("{} ({route})", delivery.id)
+    });
+    let shown: Vec<_> = shown.collect();
+    Problem {
+        code: "ambiguous_event".into(),
+        detail: format!(
+            "Several routes have the event {id}: {}. Give one of these IDs, or --route.",
+            shown.join(", ")
+        ),
         ..Problem::default()
     }
 }
 
 /// Deliveries per request.
-pub(super) const PAGE_SIZE: usize = 100;
+const PAGE_SIZE: usize = 100;
 
 /// Returns the cursor of the next page, if there is one.
-pub(super) fn next_cursor(page: &Deliveries) -> Result<Option<DeliveryId>, CommandError> {
+fn next_cursor(page: &Deliveries) -> Result<Option<DeliveryId>, CommandError> {
     let cursor = page.next_cursor.as_deref().filter(|_| page.has_more);
     cursor
         .map(str::parse)
@@ -180,7 +255,7 @@ pub(super) fn next_cursor(page: &Deliveries) -> Result<Option<DeliveryId>, Comma
 
 /// Writes a document on one line. JSON has line feeds only between its tokens, where a space means
 /// the same.
-pub(super) fn one_line(document: &impl serde::Serialize) -> Result<String, CommandError> {
+fn one_line(document: &impl serde::Serialize) -> Result<String, CommandError> {
     let text =
         serde_json::to_string(document).map_err(|error| CommandError::Failed(error.to_string()))?;
     Ok(terminal::escape_json(&text))

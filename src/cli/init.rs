@@ -2,11 +2,12 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::USAGE;
-use crate::providers::{self, PRESETS, PresetHandshake};
+use super::{FAILED, USAGE, input, terminal};
+use crate::config::STANDARD_INPUT;
+use crate::providers::{self, PresetHandshake};
 
 /// Write a commented starter configuration
 ///
@@ -17,55 +18,60 @@ use crate::providers::{self, PRESETS, PresetHandshake};
   hookstile init --provider stripe --output stripe.yaml")]
 pub struct Args {
     /// Provider that sends the webhooks
-    #[arg(long, value_name = "NAME", default_value = "vpn-enterprise")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = input::provider_names(),
+        default_value = "vpn-enterprise"
+    )]
     pub provider: String,
-    /// File to write
-    #[arg(long, value_name = "FILE", default_value = "hookstile.yaml")]
+    /// File to write, or - for standard output
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_OUTPUT)]
     pub output: PathBuf,
 }
 
 /// Writes `args.output`, unless the file exists or the provider is unknown.
-pub fn run(args: &Args) -> ExitCode {
-    let mut stderr = io::stderr();
+pub(super) fn run(args: &Args) -> ExitCode {
     let output = args.output.display();
     let Some(text) = starter(&args.provider) else {
-        let known: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-        let _ = writeln!(
-            stderr,
-            "error: unknown provider `{}`; known: {}",
-            args.provider.escape_debug(),
-            known.join(", ")
-        );
+        // The parser of the argument knows the same names.
+        terminal::print_message("unknown provider");
         return ExitCode::from(USAGE);
     };
+    if args.output == Path::new(STANDARD_INPUT) {
+        return terminal::finish(Ok(text));
+    }
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(&args.output);
     match written.and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => {
-            let _ = writeln!(
-                stderr,
-                "wrote {output}; next: hookstile check --config {output}"
-            );
+            let option = if args.output == Path::new(DEFAULT_OUTPUT) {
+                String::new()
+            } else {
+                format!(" -c {output}")
+            };
+            terminal::print_line(&format!("wrote {output}; next: hookstile check{option}"));
             ExitCode::SUCCESS
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let _ = writeln!(
-                stderr,
-                "error: {output} already exists; choose another file with --output"
-            );
-            ExitCode::FAILURE
+            terminal::print_message(&format!(
+                "{output} already exists; choose another file with --output"
+            ));
+            ExitCode::from(FAILED)
         }
         Err(error) => {
-            let _ = writeln!(stderr, "error: cannot write {output}: {error}");
-            ExitCode::FAILURE
+            terminal::print_message(&format!("cannot write {output}: {error}"));
+            ExitCode::from(FAILED)
         }
     }
 }
 
+const DEFAULT_OUTPUT: &str = "hookstile.yaml";
+
 /// Returns the starter configuration for a provider, or `None` if no preset has that name.
-pub fn starter(provider: &str) -> Option<String> {
+fn starter(provider: &str) -> Option<String> {
     let preset = providers::find(provider)?;
     let challenge = if matches!(preset.handshake, PresetHandshake::Query) {
         VERIFY_TOKEN
@@ -96,8 +102,9 @@ const PUBLIC_URL: &str =
 
 const STARTER: &str = "\
 # hookstile configuration.
-#   Check it:  hookstile check --config FILE
-#   Run it:    hookstile run --config FILE
+#   Check it:  hookstile check
+#   Run it:    hookstile run
+#   Try it:    hookstile send --route webhooks-PROVIDER
 #   All keys:  docs/configuration.md, or `hookstile schema` for your editor
 
 # Webhooks arrive here. For a public endpoint, add `tls:` or put a TLS proxy in front of it, and
@@ -105,7 +112,7 @@ const STARTER: &str = "\
 listen:
   - address: 127.0.0.1:8080
 
-# Dashboard (/ui), API, metrics (/metrics) and health checks (/healthz, /readyz). Keep this listener
+# Dashboard (/), API, metrics (/metrics) and health checks (/healthz, /readyz). Keep this listener
 # private. An address that other machines can reach requires `token:`.
 admin:
   address: 127.0.0.1:9180
@@ -132,6 +139,7 @@ EXTRAS    # Your application. It receives only verified events, unchanged, each 
 mod tests {
     use super::*;
     use crate::config;
+    use crate::providers::PRESETS;
 
     #[test]
     fn starter_is_valid_for_every_provider() {

@@ -8,24 +8,33 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
-use crate::config;
+use crate::config::{self, STANDARD_INPUT};
 use crate::providers::PRESETS;
 use crate::secret::Secret;
 use crate::store::DeliveryState;
 
 /// The location of a secret. Never the secret itself: every user of the machine can see arguments.
 #[derive(Debug, Clone, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(super) struct SecretArgs {
     /// Environment variable that holds the secret
     #[arg(long, value_name = "VAR")]
     pub secret_env: Option<String>,
-    /// File that holds the secret; a trailing newline is ignored
+    /// File that holds the secret, or - for standard input; a trailing newline is ignored
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 }
 
 impl SecretArgs {
+    pub(super) fn is_given(&self) -> bool {
+        self.secret_env.is_some() || self.secret_file.is_some()
+    }
+
+    /// Returns whether standard input holds the secret.
+    pub(super) fn is_standard_input(&self) -> bool {
+        self.secret_file.as_deref() == Some(Path::new(STANDARD_INPUT))
+    }
+
     /// Returns the name of the secret: its variable's, or its file's.
     pub(super) fn source_name(&self) -> String {
         let file = self
@@ -46,7 +55,7 @@ impl SecretArgs {
                 value.into_bytes()
             }
             (None, Some(path)) => {
-                let content = std::fs::read(path)
+                let content = read_file(Some(path))
                     .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
                 Secret::without_newline(&content).to_vec()
             }
@@ -108,18 +117,20 @@ impl SecretsArgs {
 
 /// Reads a body from a file, or from standard input.
 pub(super) fn read_body(path: Option<&Path>) -> Result<Vec<u8>, String> {
-    let read = |path: Option<&Path>| -> io::Result<Vec<u8>> {
-        let mut body = Vec::new();
-        match path {
-            Some(path) => File::open(path)?.read_to_end(&mut body)?,
-            None => io::stdin().lock().read_to_end(&mut body)?,
-        };
-        Ok(body)
-    };
-    read(path).map_err(|error| match path {
+    read_file(path).map_err(|error| match path {
         Some(path) => format!("cannot read the body from {}: {error}", path.display()),
         None => format!("cannot read the body from standard input: {error}"),
     })
+}
+
+/// Reads a file; without a path, or with `-`, standard input.
+fn read_file(path: Option<&Path>) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    match path.filter(|path| *path != Path::new(STANDARD_INPUT)) {
+        Some(path) => File::open(path)?.read_to_end(&mut content)?,
+        None => io::stdin().lock().read_to_end(&mut content)?,
+    };
+    Ok(content)
 }
 
 /// Returns the clap parser for the name of a provider with a preset.

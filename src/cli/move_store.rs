@@ -1,8 +1,9 @@
 //! `hookstile move-store`: moves an embedded store into the configured PostgreSQL database.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::config_file::ConfigArgs;
 use super::{FAILED, check, terminal};
 use crate::config;
 use crate::metrics::Metrics;
@@ -18,34 +19,34 @@ use crate::store::{self, Settings};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   systemctl stop hookstile
-  hookstile move-store --from /var/lib/hookstile --config /etc/hookstile/hookstile.yaml
+  hookstile move-store --from /var/lib/hookstile -c /etc/hookstile/hookstile.yaml
   systemctl start hookstile")]
 pub struct Args {
     /// Folder of the embedded store, the former `store.path`
     #[arg(long, value_name = "FOLDER")]
     from: PathBuf,
-    /// Configuration file with `store.postgres`
-    #[arg(long, short, value_name = "FILE", default_value = "hookstile.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
-    let store = match config::store(&args.config, &env) {
+    let path = args.config.path();
+    let store = match config::store(&path, &env) {
         Ok(store) => store,
         Err(report) => {
-            check::print(&report, false);
+            check::print(&report);
             return ExitCode::from(check::BAD_CONFIGURATION);
         }
     };
     let Settings::Shared(to) = store else {
         terminal::print_message(&format!(
             "{}: the configuration has no `store.postgres` to move to",
-            args.config.display()
+            path.display()
         ));
         return ExitCode::from(check::BAD_CONFIGURATION);
     };
-    match move_store(args, *to) {
+    match move_store(&args.from, *to) {
         Ok(summary) => {
             terminal::print_message(&summary);
             ExitCode::SUCCESS
@@ -58,18 +59,14 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn move_store(
-    args: &Args,
+    from: &Path,
     to: store::SharedSettings,
 ) -> Result<String, Box<dyn std::error::Error>> {
     let metrics = Metrics::new()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let moved = runtime.block_on(store::move_into_shared(
-        &args.from,
-        to,
-        metrics.store().clone(),
-    ))?;
+    let moved = runtime.block_on(store::move_into_shared(from, to, metrics.store().clone()))?;
     Ok(format!(
         "moved {}, {} and {}; the folder is now {}",
         check::plural(moved.ids, "ID"),

@@ -1,8 +1,10 @@
-//! `hookstile rejections`: lists requests that were not delivered.
+//! `hookstile rejections`: lists and follows requests that were not delivered.
+
+mod tail;
 
 use std::process::ExitCode;
 
-use super::admin::{CommandError, GatewayArgs};
+use super::admin::{AdminClient, CommandError, GatewayArgs};
 use super::terminal;
 use crate::admin::shape::rejections::{Rejection, Rejections};
 use crate::admin::shape::webhook_id;
@@ -11,6 +13,18 @@ use crate::admin::shape::webhook_id;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     List(ListArgs),
+    Tail(tail::Args),
+}
+
+/// The requests to list.
+#[derive(Debug, Clone, clap::Args)]
+struct Selection {
+    /// Route of the requests [default: all, and requests without a route]
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// Outcome, such as duplicate or ignored [default: all]
+    #[arg(long, value_name = "OUTCOME")]
+    outcome: Option<String>,
 }
 
 /// List rejected, duplicate and ignored requests, newest first
@@ -23,12 +37,8 @@ pub enum Command {
 pub struct ListArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// Route of the requests [default: all, and requests without a route]
-    #[arg(long, value_name = "NAME")]
-    route: Option<String>,
-    /// Outcome, such as duplicate or ignored [default: all]
-    #[arg(long, value_name = "OUTCOME")]
-    outcome: Option<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// Maximum number of requests
     #[arg(
         long,
@@ -43,22 +53,35 @@ pub struct ListArgs {
 }
 
 pub(super) fn run(command: &Command) -> ExitCode {
-    let result = match command {
-        Command::List(args) => list(args),
+    let (result, json) = match command {
+        Command::List(args) => (list(args), args.json),
+        Command::Tail(args) => (tail::run(args), args.json),
     };
-    result.unwrap_or_else(CommandError::exit)
+    result.unwrap_or_else(|error| error.exit_with(json))
+}
+
+impl Selection {
+    /// Returns the newest rejections, the newest first.
+    fn rejections(&self, admin: &AdminClient, limit: u64) -> Result<Rejections, CommandError> {
+        let path = match &self.route {
+            None => "/rejections".to_owned(),
+            Some(route) => {
+                let id = webhook_id(route);
+                let id: String = form_urlencoded::byte_serialize(id.as_bytes()).collect();
+                format!("/webhooks/{id}/rejections")
+            }
+        };
+        let mut query = vec![("limit", limit.to_string())];
+        if let Some(outcome) = &self.outcome {
+            query.push(("outcome", outcome.clone()));
+        }
+        admin.get(&path, &query)
+    }
 }
 
 fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
-    let path = args.route.as_ref().map_or_else(
-        || "/rejections".to_owned(),
-        |route| format!("/webhooks/{}/rejections", webhook_id(route)),
-    );
-    let mut query = vec![("limit", args.limit.to_string())];
-    if let Some(outcome) = &args.outcome {
-        query.push(("outcome", outcome.clone()));
-    }
-    let page = args.gateway.admin()?.get::<Rejections>(&path, &query)?;
+    let admin = args.gateway.admin()?;
+    let page = args.selection.rejections(&admin, args.limit)?;
     if args.json {
         let text = serde_json::to_string(&page)
             .map_err(|error| CommandError::Failed(error.to_string()))?;
@@ -71,7 +94,7 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
         ];
         let mut rows = vec![heading.map(str::to_owned)];
         rows.extend(page.rejections.iter().map(row));
-        let mut lines = terminal::columns(&rows).into_iter();
+        let mut lines = terminal::table(&rows).into_iter();
         if let Some(line) = lines.next() {
             terminal::print(&line)?;
         }
@@ -85,12 +108,16 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(rejection: &Rejection) -> [String; 8] {
-    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-    let outcome = match &rejection.reason {
+/// Returns outcome and reason, as in `invalid_signature/mismatch`.
+fn kind(rejection: &Rejection) -> String {
+    match &rejection.reason {
         Some(reason) => format!("{}/{reason}", rejection.outcome),
         None => rejection.outcome.clone(),
-    };
+    }
+}
+
+fn row(rejection: &Rejection) -> [String; 8] {
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let more = match rejection.left_out {
         0 => String::new(),
         count => format!("+{count}"),
@@ -99,7 +126,7 @@ fn row(rejection: &Rejection) -> [String; 8] {
         terminal::time(Some(rejection.at)),
         text(&rejection.route),
         rejection.status.to_string(),
-        outcome,
+        kind(rejection),
         text(&rejection.event_type),
         text(&rejection.event_id),
         rejection

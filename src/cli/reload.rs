@@ -16,7 +16,7 @@ use crate::admin::shape::{Problem, Reloaded};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile reload
-  hookstile reload --config /etc/hookstile/hookstile.yaml")]
+  hookstile reload -c /etc/hookstile/hookstile.yaml")]
 pub struct Args {
     #[command(flatten)]
     gateway: GatewayArgs,
@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    reload(args).unwrap_or_else(CommandError::exit)
+    reload(args).unwrap_or_else(|error| error.exit_with(args.json))
 }
 
 fn reload(args: &Args) -> Result<ExitCode, CommandError> {

@@ -12,7 +12,8 @@ use http::{HeaderName, HeaderValue, Uri, header};
 use jiff::Timestamp;
 
 use super::admin::CommandError;
-use super::input::{self, SecretArgs};
+use super::input;
+use super::signer::SignerArgs;
 use super::{FAILED, terminal};
 use client::Client;
 use request::SignedRequest;
@@ -24,23 +25,21 @@ use tamper::Tamper;
 /// response was 2xx, else 1. With --tamper: 0 if every request was rejected with a 4xx, else 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  hookstile send --route billing
   hookstile send http://127.0.0.1:8080/webhooks/stripe --provider stripe \\
     --secret-env WEBHOOK_SECRET --times 2
   hookstile send https://example.com/hooks --provider github --secret-file key \\
     --body push.json --tamper signature")]
 pub struct Args {
-    /// URL to send to, http or https
+    /// URL to send to, http or https [default: with --route, the route on this machine]
     #[arg(value_name = "URL", value_parser = parse_url)]
-    target: String,
-    /// Provider to imitate: its signature scheme and its event format
-    #[arg(long, value_name = "NAME", value_parser = input::provider_names())]
-    provider: String,
+    target: Option<String>,
     #[command(flatten)]
-    secret: SecretArgs,
-    /// File with the body, sent unchanged [default: a generated event]
+    signer: SignerArgs,
+    /// File with the body, sent unchanged, or - for standard input [default: a generated event]
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// Event type [default: one of the provider's]
+    /// Event type [default: one of the provider's that the route delivers]
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
     /// Event ID [default: a new one]
@@ -81,21 +80,22 @@ pub struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    send(args).unwrap_or_else(CommandError::exit)
+    send(args).unwrap_or_else(|error| error.exit_with(args.json))
 }
 
 fn send(args: &Args) -> Result<ExitCode, CommandError> {
     let request = SignedRequest::new(args)?;
+    let target = &request.target;
     if args.verbose && !args.json {
-        print_head(args, &request);
+        print_head(&request);
     }
-    let client = Client::new(&args.target, args.timeout);
+    let client = Client::new(target, args.timeout);
     let mut as_expected = true;
     for _ in 0..args.times {
-        let response = client.post(&args.target, &request).map_err(|reason| {
+        let response = client.post(target, &request).map_err(|reason| {
             CommandError::Failed(format!(
                 "cannot send to {}: {reason}",
-                terminal::visible(&args.target, false)
+                terminal::visible(target, false)
             ))
         })?;
         let text = if args.json {
@@ -116,8 +116,9 @@ fn send(args: &Args) -> Result<ExitCode, CommandError> {
     })
 }
 
-fn print_head(args: &Args, request: &SignedRequest) {
-    terminal::print_message(&format!("POST {}", terminal::visible(&args.target, false)));
+fn print_head(request: &SignedRequest) {
+    let target = terminal::visible(&request.target, false);
+    terminal::print_message(&format!("POST {target}"));
     for (name, value) in &request.headers {
         terminal::print_message(&format!(
             "  {name}: {}",

@@ -1,13 +1,15 @@
 //! `hookstile sign`: prints the signature headers for a body, or the body with its signature.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use jiff::Timestamp;
 
-use super::input::{self, SecretArgs};
+use super::admin::CommandError;
+use super::input;
+use super::signer::{Signer, SignerArgs};
 use super::terminal;
-use crate::providers;
+use crate::config::STANDARD_INPUT;
 use crate::signature::{SignError, Signed};
 
 /// Sign a body as a provider would, and print the headers to send
@@ -15,17 +17,14 @@ use crate::signature::{SignError, Signed};
 #[command(after_help = "Examples:
   echo '{\"id\":\"evt_1\",\"type\":\"user.created\"}' > event.json
   hookstile sign --provider vpn-enterprise --secret-env WEBHOOK_SECRET --body event.json
-  curl -H \"$(hookstile sign --provider vpn-enterprise --secret-file key --body event.json)\" \\
-    --data-binary @event.json http://127.0.0.1:8080/webhooks/vpn-enterprise")]
+  hookstile sign --route billing --body event.json |
+    curl -H @- --data-binary @event.json http://127.0.0.1:8080/webhooks/billing")]
 pub struct Args {
-    /// Provider whose signature scheme to use
-    #[arg(long, value_name = "NAME", value_parser = input::provider_names())]
-    provider: String,
     #[command(flatten)]
-    secret: SecretArgs,
-    /// File with the body [default: standard input]
-    #[arg(long, value_name = "FILE")]
-    body: Option<PathBuf>,
+    signer: SignerArgs,
+    /// File with the body, or - for standard input
+    #[arg(long, value_name = "FILE", default_value = STANDARD_INPUT)]
+    body: PathBuf,
     /// Event ID, if the scheme signs it [default: a new one]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -44,20 +43,27 @@ pub struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    terminal::finish(output(args))
+    match output(args) {
+        Ok(output) => terminal::finish(Ok(output)),
+        Err(error) => error.exit_with(args.json),
+    }
 }
 
-fn output(args: &Args) -> Result<String, String> {
-    let preset = providers::find(&args.provider).ok_or("unknown provider")?;
-    let secret = args.secret.read()?;
-    let body = input::read_body(args.body.as_deref())?;
-    let mut scheme = (preset.scheme)();
+fn output(args: &Args) -> Result<String, CommandError> {
+    if args.signer.secret.is_standard_input() && args.body == Path::new(STANDARD_INPUT) {
+        let problem = "standard input cannot be both the secret and the body: give --body FILE";
+        return Err(CommandError::Usage(problem.into()));
+    }
+    let Signer {
+        secret, mut scheme, ..
+    } = args.signer.signer()?;
+    let body = input::read_body(Some(&args.body)).map_err(CommandError::Failed)?;
     if args.in_body {
-        let body =
-            String::from_utf8(body).map_err(|_| "the body is not UTF-8, so it is not JSON")?;
+        let body = String::from_utf8(body)
+            .map_err(|_| CommandError::Failed("the body is not UTF-8, so it is not JSON".into()))?;
         return scheme
             .sign_in_body(&secret, &body)
-            .map_err(|error| error.to_string());
+            .map_err(|error| CommandError::Failed(error.to_string()));
     }
     if let Some(url) = &args.url {
         scheme.signed = scheme.signed.with_url(url);
@@ -69,10 +75,12 @@ fn output(args: &Args) -> Result<String, String> {
         args.at.unwrap_or_else(Timestamp::now),
         Some(&id),
     );
-    let signed = signed.map_err(|error| match error {
-        SignError::NoUrl => format!("{error}: give --url"),
-        SignError::NotInHeader => format!("{error}: give --in-body"),
-        _ => error.to_string(),
+    let signed = signed.map_err(|error| {
+        CommandError::Failed(match error {
+            SignError::NoUrl => format!("{error}: give --url"),
+            SignError::NotInHeader => format!("{error}: give --in-body"),
+            _ => error.to_string(),
+        })
     })?;
     Ok(if args.json {
         to_json(&signed)

@@ -47,13 +47,15 @@ struct StatusDocument<'a> {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    show(args).unwrap_or_else(CommandError::exit)
+    match args.gateway.admin() {
+        Ok(admin) => show(args, &admin).unwrap_or_else(CommandError::exit),
+        Err(error) => error.exit_with(args.json),
+    }
 }
 
-fn show(args: &Args) -> Result<ExitCode, CommandError> {
-    let admin = args.gateway.admin()?;
+fn show(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
     if args.watch {
-        return watch(&admin);
+        return watch(admin);
     }
     let result = admin.get::<shape::Status>("/status", &[]);
     if args.json {

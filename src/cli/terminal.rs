@@ -42,8 +42,17 @@ pub(super) fn finish(output: Result<String, String>) -> ExitCode {
 
 /// Prints a message to standard error, ignoring errors. It may quote text from outside.
 pub(super) fn print_message(message: &str) {
-    let line = visible(message, true);
-    let _ = writeln!(io::stderr().lock(), "hookstile: {line}");
+    print_line(&format!("hookstile: {message}"));
+}
+
+/// Prints a line to standard error, ignoring errors. It may quote text from outside.
+pub(super) fn print_line(line: &str) {
+    print_raw(&format!("{}\n", visible(line, true)));
+}
+
+/// Prints text to standard error as it is, ignoring errors.
+pub(super) fn print_raw(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Escapes the control characters of text from outside, the marks that change its direction, and
@@ -102,8 +111,34 @@ pub(super) fn json_fields(headers: &HeaderMap) -> Map<String, Value> {
         .collect()
 }
 
+/// Prints rows as [`table`] formats them.
+pub(super) fn print_table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
+    table(rows).iter().try_for_each(|line| print(line))
+}
+
+/// Formats rows as [`columns`] does. On a terminal, cuts the widest columns to fit its width.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let stdout = io::stdout();
+    let size = stdout
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(&stdout).ok())
+        .flatten();
+    let width = size.map_or(0, |size| usize::from(size.ws_col));
+    columns_within(rows, if width == 0 { usize::MAX } else { width })
+}
+
 /// Formats rows as lines with aligned columns; the first row is the heading.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    columns_within(rows, usize::MAX)
+}
+
+/// The width below which no column is cut: a shorter text says too little.
+const COLUMN_MIN: usize = 8;
+
+/// The spaces between two columns.
+const GAP: usize = 2;
+
+fn columns_within<const N: usize>(rows: &[[String; N]], available: usize) -> Vec<String> {
     let rows: Vec<[Cow<'_, str>; N]> = rows
         .iter()
         .map(|row| row.each_ref().map(|cell| visible(cell, false)))
@@ -114,15 +149,35 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
             *width = (*width).max(cell.chars().count());
         }
     }
+    let total = |widths: &[usize; N]| widths.iter().sum::<usize>() + GAP * N.saturating_sub(1);
+    while total(&widths) > available {
+        let widest = widths.iter_mut().max_by_key(|width| **width);
+        match widest.filter(|width| **width > COLUMN_MIN) {
+            Some(widest) => *widest -= 1,
+            None => break,
+        }
+    }
     rows.iter()
         .map(|row| {
-            let cells = row
-                .iter()
-                .zip(widths)
-                .map(|(cell, width)| format!("{cell:width$}"));
+            let cells = row.iter().zip(widths).map(|(cell, width)| {
+                let cell = cut(cell, width);
+                format!("{cell:width$}")
+            });
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         })
         .collect()
+}
+
+/// Cuts a text to a width in characters.
+fn cut(text: &str, width: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(width) {
+        None => text.into(),
+        Some(_) => text
+            .chars()
+            .take(width.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
+    }
 }
 
 /// Formats a time to the second, or `-` for none.
@@ -190,5 +245,18 @@ mod tests {
             columns(&rows),
             ["ID        ROUTE", "del_1000  ü", "del_1     -"]
         );
+    }
+
+    #[test]
+    fn widest_columns_are_cut_to_fit() {
+        let rows = [
+            ["ID", "EVENT", "TYPE"],
+            ["del_1", "evt_0123456789", "user.created"],
+        ]
+        .map(|row| row.map(str::to_owned));
+        let lines = columns_within(&rows, 27);
+        assert_eq!(lines[1], "del_1  evt_0123…  user.cre…");
+        assert!(columns_within(&rows, 1)[1].starts_with("del_1  evt_012…"));
+        assert_eq!(columns_within(&rows, 35), columns(&rows));
     }
 }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::check::{self, BAD_CONFIGURATION};
+use super::config_file::ConfigArgs;
 use super::input::{self, SecretsArgs};
 use super::terminal::{self, visible};
 use super::{FAILED, USAGE};
@@ -62,10 +63,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "config",
         value_parser = PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name)))]
     provider: Option<String>,
-    /// Configuration file with the route that the request was sent to [default: hookstile.yaml,
-    /// without --provider]
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Name of the route; all its secrets are tried, including expired ones [default: the only
     /// route, or the one with the host and path of the request]
     #[arg(long, value_name = "NAME", conflicts_with = "provider")]
@@ -83,9 +82,6 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
-
-/// The configuration that is read if neither it nor a provider is given.
-const CONFIG: &str = "hookstile.yaml";
 
 /// The error of a request that could not be verified.
 enum VerifyError {
@@ -126,7 +122,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
             ExitCode::from(USAGE)
         }
         Err(VerifyError::Config(report)) => {
-            check::print(&report, false);
+            check::print(&report);
             ExitCode::from(BAD_CONFIGURATION)
         }
     }
@@ -134,19 +130,11 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn verify(args: &Args) -> Result<Verdict, VerifyError> {
     let captured = args.captured()?;
-    let config = match (&args.config, &args.provider) {
-        (None, Some(_)) => None,
-        (config, _) => Some(config.as_deref().unwrap_or(Path::new(CONFIG))),
-    };
-    let routes = args.routes(config)?;
-    let captured = args.choose_request(captured, &routes)?;
-    let mut authentication = match config {
-        Some(config) => {
-            let route = choose_route(&captured, &routes)?;
-            let env = |name: &str| std::env::var(name).ok();
-            config::authentication(config, &env, &route.name).map_err(VerifyError::Config)?
-        }
-        None => args.preset()?,
+    let with_config = args.provider.is_none();
+    let (captured, mut authentication) = if with_config {
+        args.choose(captured)?
+    } else {
+        (args.choose_request(captured, &[])?, args.preset()?)
     };
     let request = args.with_body(&captured)?;
     if let Some(note) = captured.note {
@@ -163,7 +151,7 @@ fn verify(args: &Args) -> Result<Verdict, VerifyError> {
             secret,
             expires: None,
         },
-        configured: config.is_none(),
+        configured: !with_config,
     });
     let candidates: Vec<_> = configured.chain(extra).collect();
     if candidates.is_empty() {
@@ -251,23 +239,28 @@ impl Args {
         })
     }
 
-    /// Returns the routes that the request may be for; none without a configuration.
-    fn routes(&self, config: Option<&Path>) -> Result<Vec<RouteAddress>, VerifyError> {
-        let Some(config) = config else {
-            return Ok(Vec::new());
+    /// Chooses one request of a capture and its route, and loads what verifies it.
+    fn choose(&self, captured: Vec<Captured>) -> Result<(Captured, Authentication), VerifyError> {
+        let mut chosen = None;
+        let choose = |routes: &[RouteAddress]| {
+            let is_named = |route: &&RouteAddress| {
+                let name = self.route.as_ref();
+                name.is_none_or(|name| *name == route.name)
+            };
+            let routes: Vec<_> = routes.iter().filter(is_named).cloned().collect();
+            let captured = self.choose_request(captured, &routes)?;
+            let route = match &self.route {
+                Some(name) => name.clone(),
+                None => choose_route(&captured, &routes)?.name.clone(),
+            };
+            chosen = Some(captured);
+            Ok::<_, String>(route)
         };
         let env = |name: &str| std::env::var(name).ok();
-        let mut routes = config::route_addresses(config, &env).map_err(VerifyError::Config)?;
-        if let Some(name) = &self.route {
-            routes.retain(|route| route.name == *name);
-            if routes.is_empty() {
-                // Its error names the routes.
-                let missing =
-                    config::authentication(config, &env, name).map_err(VerifyError::Config);
-                missing?;
-            }
-        }
-        Ok(routes)
+        let authentication = config::chosen_authentication(&self.config.path(), &env, choose)
+            .map_err(VerifyError::Config)??;
+        let captured = chosen.ok_or_else(|| "no request was chosen".to_owned())?;
+        Ok((captured, authentication))
     }
 
     /// Chooses one request out of those of a capture.
@@ -315,6 +308,9 @@ impl Args {
                 ..(preset.defaults.envelope)()
             },
             challenge: preset.handshake.challenge(),
+            provider: Some(preset.name),
+            events: Vec::new(),
+            endpoint: Err("no route is given".into()),
         })
     }
 }

@@ -32,7 +32,10 @@ use super::facts::{self, Amount, Quantity, Range};
 use super::files::{self, FileDigest, ReadFiles, UnreadableSecret};
 use super::raw;
 use super::tree::Span;
-use super::{AdminEndpoint, Authentication, Config, Listen, RouteAddress, Shutdown, values};
+use super::{
+    AdminEndpoint, Authentication, Config, Endpoint, Listen, RouteAddress, Shutdown, StoreFolder,
+    values,
+};
 use crate::gateway::Limits;
 use crate::log;
 use crate::store;
@@ -52,6 +55,9 @@ pub(super) struct Sources<'a> {
 /// The largest file that the configuration may name, in bytes. A device or a wrong path must not
 /// fill the memory.
 const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// The database URL in a check without secrets. No connection is made.
+const UNCHECKED_DATABASE: &str = "postgres://localhost/unchecked";
 
 /// Compiles the whole configuration. `None` if a part without which there is none is wrong;
 /// `problems` may hold errors in any case.
@@ -113,7 +119,8 @@ fn redelivers_dead_letters(field: &Field<raw::DeadLetters>) -> bool {
     })
 }
 
-/// Compiles the admin endpoint and the store's folder alone, as [`compile`] does.
+/// Compiles the admin endpoint alone. `None` if its address is wrong. Nothing else is refused: a
+/// token that cannot be read is a property of the result.
 pub(super) fn admin_endpoint(
     file: &raw::File,
     sources: &Sources<'_>,
@@ -121,27 +128,49 @@ pub(super) fn admin_endpoint(
     with_token: bool,
 ) -> Option<AdminEndpoint> {
     let compiler = Compiler::new(sources, problems);
-    let (no_admin, no_store) = (raw::Admin::default(), raw::Store::default());
-    let (admin, store) = (
-        file.admin.value().unwrap_or(&no_admin),
-        file.store.value().unwrap_or(&no_store),
-    );
-    let token = if with_token {
-        compiler.admin_token(&admin.token)?
-    } else {
-        None
+    let absent = raw::Admin::default();
+    let admin = match &file.admin {
+        Field::Absent => &absent,
+        Field::Wrong => return None,
+        Field::Given(admin) => &admin.value,
+    };
+    let address = match &admin.address {
+        Field::Absent => facts::ADMIN_ADDRESS.default,
+        Field::Wrong => return None,
+        Field::Given(address) => address.value.0,
+    };
+    let token = with_token.then(|| compiler.admin_token(&admin.token));
+    let token_problem = match token {
+        Some(None) => problems.last_error(),
+        _ => None,
     };
     Some(AdminEndpoint {
-        admin: admin
-            .address
-            .value()
-            .map_or(facts::ADMIN_ADDRESS.default, |address| address.0),
-        token,
-        store: store
-            .postgres
-            .is_absent()
-            .then(|| compiler.store_folder(&store.path)),
+        admin: address,
+        token: token.flatten().flatten(),
+        token_problem,
     })
+}
+
+/// Compiles the location of the embedded store alone.
+pub(super) fn store_folder(
+    file: &raw::File,
+    sources: &Sources<'_>,
+    problems: &Problems,
+) -> Option<StoreFolder> {
+    let compiler = Compiler::new(sources, problems);
+    let absent = raw::Store::default();
+    let store = match &file.store {
+        Field::Absent => &absent,
+        Field::Wrong => return None,
+        Field::Given(store) => &store.value,
+    };
+    if !store.postgres.is_absent() {
+        return Some(StoreFolder::Shared);
+    }
+    match store.path {
+        Field::Wrong => None,
+        _ => Some(StoreFolder::Embedded(compiler.store_folder(&store.path))),
+    }
 }
 
 /// Compiles the store's settings alone, as [`compile`] does.
@@ -153,47 +182,65 @@ pub(super) fn store(
     Compiler::new(sources, problems).store(&file.store)
 }
 
-/// Compiles the authentication of the route with this name alone, as [`compile`] does.
-pub(super) fn authentication(
+/// Compiles the authentication of one route alone, as [`compile`] does: of the one whose name
+/// `choose` returns.
+pub(super) fn authentication<E>(
     file: &raw::File,
     sources: &Sources<'_>,
     problems: &Problems,
-    route: &str,
-) -> Option<Authentication> {
+    choose: impl FnOnce(&[RouteAddress]) -> Result<String, E>,
+) -> Option<Result<Authentication, E>> {
     let compiler = Compiler::new(sources, problems);
     let absent = raw::Route::default();
     let layered = layered(file, &absent);
     let identities = compiler.identities(&layered);
+    let addresses: Vec<_> = identities.iter().filter_map(Identity::address).collect();
+    let route = match choose(&addresses) {
+        Ok(route) => route,
+        Err(error) => return Some(Err(error)),
+    };
     let names: Vec<_> = identities
         .iter()
         .map(|identity| identity.name.as_ref().map(|name| &*name.value))
         .collect();
-    let Some(index) = names.iter().position(|name| *name == Some(route)) else {
+    let Some(index) = names.iter().position(|name| *name == Some(&*route)) else {
         let known: Vec<_> = names.into_iter().flatten().collect();
         let error = Diagnostic::error(None, format!("no route has the name `{route}`"));
         compiler.report(error.help(format!("the routes are: {}", known.join(", "))));
         return None;
     };
-    compiler.authentication(&layered[index])
+    let endpoint = endpoint(&file.listen, &identities[index]);
+    compiler.authentication(&layered[index], endpoint).map(Ok)
 }
 
-/// Compiles the names, hosts and paths of the routes alone, as [`compile`] does.
-pub(super) fn route_addresses(
-    file: &raw::File,
-    sources: &Sources<'_>,
-    problems: &Problems,
-) -> Vec<RouteAddress> {
-    let compiler = Compiler::new(sources, problems);
-    let absent = raw::Route::default();
-    let identities = compiler.identities(&layered(file, &absent));
-    let address = |identity: Identity| {
-        Some(RouteAddress {
-            name: identity.name?.value,
-            host: identity.host,
-            path: identity.path?.value,
-        })
-    };
-    identities.into_iter().filter_map(address).collect()
+/// Returns the place at which a route's requests are received on this machine: a listener without
+/// TLS, if there is one.
+fn endpoint(
+    field: &Field<Vec<Field<raw::Listen>>>,
+    identity: &Identity,
+) -> Result<Endpoint, String> {
+    let list = field.value().into_iter().flatten().filter_map(Field::value);
+    let direct = list.filter(|listen| !facts::PROXY_PROTOCOL.value_of(&listen.proxy_protocol));
+    let mut listeners: Vec<_> = direct
+        .filter_map(|listen| Some((listen.address.value()?.0, !listen.tls.is_absent())))
+        .collect();
+    if field.is_absent() {
+        listeners.push((facts::LISTEN_ADDRESS, false));
+    }
+    let (address, tls) = listeners
+        .into_iter()
+        .min_by_key(|(_, tls)| *tls)
+        .ok_or("the configuration has no listener that senders reach directly; give the URL")?;
+    if address.port() == 0 {
+        return Err("the configuration lets the system choose the port; give the URL".into());
+    }
+    let path = identity.path.as_ref().ok_or("the route has no path")?;
+    Ok(Endpoint {
+        address,
+        tls,
+        host: identity.host.as_deref().map(Into::into),
+        path: path.value.as_str().into(),
+    })
 }
 
 /// Returns the routes as written, over `defaults`, or over `absent` where there are none.
@@ -265,9 +312,12 @@ impl Compiler<'_> {
             );
         }
         let url = self.required(&postgres.value.url, postgres.span, "database", "url")?;
-        let secret = self.sole_secret(url)?;
-        let text =
-            std::str::from_utf8(secret.secret.expose()).map_err(|_| "it is not UTF-8".to_owned());
+        let secret = self.sole_secret(url).ok()?;
+        let text = match &secret {
+            Some(secret) => std::str::from_utf8(secret.secret.expose()),
+            None => Ok(UNCHECKED_DATABASE),
+        };
+        let text = text.map_err(|_| "it is not UTF-8".to_owned());
         match text.and_then(store::Database::parse) {
             Ok(database) => Some(store::Settings::Shared(Box::new(store::SharedSettings {
                 database,
@@ -594,7 +644,7 @@ fn log_settings(field: &Field<raw::Log>) -> log::Settings {
         raw::LogLevel::Trace => LevelFilter::TRACE,
     };
     log::Settings {
-        format: facts::LOG_FORMAT.value_of(&log.format),
+        format: log.format.value().copied(),
         level,
     }
 }

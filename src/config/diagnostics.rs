@@ -1,5 +1,5 @@
 //! The problems of a configuration and their presentation: text in rustc's style for people, JSON
-//! lines for scripts.
+//! for scripts.
 //!
 //! Owns collecting, ordering and rendering. `tree`, `de` and `compile` find the problems; `redact`
 //! chooses the parts of the file that are not shown.
@@ -102,6 +102,15 @@ impl Problems {
             .any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    /// Returns the message of the error that was found last.
+    pub(super) fn last_error(&self) -> Option<String> {
+        let diagnostics = self.0.borrow();
+        let mut errors = diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error);
+        errors.next_back().map(|error| error.message.clone())
+    }
+
     pub(super) fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
         let mut diagnostics = self.0.into_inner();
         diagnostics.sort_by_key(|diagnostic| diagnostic.span);
@@ -122,6 +131,11 @@ impl Problems {
 }
 
 impl Report {
+    /// Returns the name of the file, for people.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     pub fn is_empty(&self) -> bool {
         self.diagnostics.is_empty()
     }
@@ -188,13 +202,13 @@ impl Report {
         }
     }
 
-    /// Renders one JSON object per line: `severity`, `file` and `message`, and if known `line` and
-    /// `column` (both from 1, columns in characters), `label` (the text beside the caret), `help`,
-    /// and `also` with the `line`, `column` and `message` of a second location.
-    pub fn to_json_lines(&self) -> String {
+    /// Renders each problem as a JSON object: `severity`, `file` and `message`, and if known `line`
+    /// and `column` (both from 1, columns in characters), `label` (the text beside the caret),
+    /// `help`, and `also` with the `line`, `column` and `message` of a second location.
+    pub fn to_json(&self) -> serde_json::Value {
         self.diagnostics
             .iter()
-            .map(|diagnostic| self.json(diagnostic).to_string() + "\n")
+            .map(|diagnostic| self.json(diagnostic))
             .collect()
     }
 

@@ -19,7 +19,6 @@ use crate::activity::CAPTURED_BYTES_MAX;
 use crate::event::{IdNames, MissingId};
 use crate::handshake::HandshakeResponder;
 use crate::ledger::{InFlightPolicy, UnsignedPolicy};
-use crate::log;
 use crate::providers::UNKNOWN_SENDER;
 use crate::route::{DeliveryMode, OnDuplicate, Replay};
 use crate::signature::{Algorithm, Encoding, KeyEncoding, SignedTime, TimeUnit};
@@ -98,7 +97,6 @@ pub(super) const ADMIN_ADDRESS: Choice<SocketAddr> = Choice::new(loopback(9180))
 /// The default is more than an application has, and bounds what a token for the API can fill: a
 /// webhook is at most 64 KiB, and has its own metrics.
 pub(super) const MAX_WEBHOOKS: Amount<usize> = MANY.or(10_000);
-pub(super) const LOG_FORMAT: Choice<log::Format> = Choice::new(log::Format::Json);
 pub(super) const LOG_LEVEL: Choice<LogLevel> = Choice::new(LogLevel::Info);
 
 // `store`

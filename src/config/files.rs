@@ -28,6 +28,9 @@ pub struct ReadFiles {
     pub named: BTreeMap<PathBuf, Option<FileDigest>>,
     /// Those of secrets, also those that could not be read and whose last content is used.
     pub secrets: SecretFiles,
+    /// The secrets and keys that were not read because the check is without them: variables and
+    /// files, by name.
+    pub unchecked: Vec<String>,
 }
 
 /// The consequence of a secret's file that cannot be read.
@@ -37,6 +40,9 @@ pub(super) enum UnreadableSecret<'a> {
     Refuse,
     /// Its last content stays in effect. If there is none, its route is off line.
     Tolerate(&'a SecretFiles),
+    /// It is not known: no secret is read, neither a file nor a variable. The result cannot be
+    /// served.
+    Unchecked,
 }
 
 impl FileDigest {

@@ -238,8 +238,7 @@ pub(super) struct Shutdown {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Log {
-    /// The format of log lines.
-    #[schemars(transform = facts::LOG_FORMAT.schema())]
+    /// The format of log lines. Default: `pretty` on a terminal, and else `json`.
     pub format: Field<log::Format>,
     /// The least severe level that is logged.
     #[schemars(transform = facts::LOG_LEVEL.schema())]
@@ -285,7 +284,8 @@ pub(super) enum AutomaticRedelivery {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Route {
     /// The route's unique name in metrics, logs and the ledger. A renamed route no longer knows the
-    /// event IDs that it has seen. Default: derived from the path; `/webhooks/vpn-enterprise`
+    /// event IDs that it has seen, and its stored events wait under the old name until they are
+    /// moved (`hookstile routes move`). Default: derived from the path; `/webhooks/vpn-enterprise`
     /// becomes `webhooks-vpn-enterprise`.
     #[schemars(transform = facts::NAME.schema())]
     pub name: Field<String>,

@@ -82,7 +82,7 @@ const INTRODUCTION: &str = "\
 # Configuration
 
 The configuration is a YAML file, by default `hookstile.yaml`. `hookstile init` writes one to start
-from, `hookstile check --config FILE` reports every problem in one, and `hookstile schema` prints
+from, `hookstile check FILE` reports every problem in one, and `hookstile schema` prints
 the JSON Schema for editors. Complete examples are [`config/minimal.yaml`](../config/minimal.yaml)
 and [`config/hookstile.yaml`](../config/hookstile.yaml).
 

@@ -120,7 +120,8 @@ fn reports_match_the_committed_cases() {
             Err(report) => report,
         };
         assert!(
-            !report.to_text(true).contains("canary") && !report.to_json_lines().contains("canary")
+            !report.to_text(true).contains("canary")
+                && !report.to_json().to_string().contains("canary")
         );
         assert!(!format!("{report:?}").contains("canary"));
         assert_current(&path.with_extension("txt"), &report.to_text(false));
@@ -128,15 +129,12 @@ fn reports_match_the_committed_cases() {
 }
 
 #[test]
-fn json_lines_have_every_problem() {
+fn json_has_every_problem() {
     let report = parse_text("routes:\n  - {path: /ä, name: a, nam: b}\n")
         .err()
         .unwrap();
-    let lines = report.to_json_lines();
-    let lines: Vec<Json> = lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let problems = report.to_json();
+    let lines = problems.as_array().unwrap();
     assert_eq!(
         lines.len(),
         report.count(Severity::Error) + report.count(Severity::Warning)
@@ -842,7 +840,8 @@ fn rejected_values_are_masked() {
     ] {
         let report = parse_text(source).err().unwrap();
         assert!(
-            !report.to_string().contains("canary") && !report.to_json_lines().contains("canary"),
+            !report.to_string().contains("canary")
+                && !report.to_json().to_string().contains("canary"),
             "{report}"
         );
     }
@@ -880,7 +879,7 @@ fn secret_in_place_of_a_variable_is_never_shown() {
         let path = folder.path().join("hookstile.yaml");
         fs::write(&path, &source).unwrap();
         let report = load(&path, &|_| None).err().unwrap();
-        let shown = format!("{report}{report:?}{}", report.to_json_lines());
+        let shown = format!("{report}{report:?}{}", report.to_json());
         assert!(!shown.contains(secret), "{source}: {shown}");
     }
     for name in [
@@ -965,7 +964,9 @@ fn fuzzing_findings_compile_or_give_a_report() {
         match check_text(&source) {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
             Err(report) => {
-                assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty());
+                assert!(
+                    !report.to_text(false).is_empty() && !report.to_json().to_string().is_empty()
+                );
             }
         }
     }
@@ -1014,7 +1015,7 @@ proptest! {
             Err(report) => report,
         };
         let (plain, coloured) = (report.to_text(false), report.to_text(true));
-        let shown = format!("{plain}{coloured}{}{report:?}", report.to_json_lines());
+        let shown = format!("{plain}{coloured}{}{report:?}", report.to_json());
         prop_assert!(!shown.contains("canary"), "{}", shown);
     }
 }
@@ -1027,23 +1028,59 @@ fn admin_endpoint_needs_no_route_secrets() {
     fs::write(&file, format!("{MINIMAL}{admin}\nstore: {{path: kept}}\n")).unwrap();
     let found = admin_endpoint(&file, &|_| None, false).unwrap();
     assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap());
-    assert_eq!(
-        (found.store, found.token.is_none()),
-        (Some(folder.path().join("kept")), true)
-    );
-    let with_token = |env: &dyn Fn(&str) -> Option<String>| {
-        admin_endpoint(&file, env, true).map(|found| found.token)
-    };
-    assert!(
-        with_token(&|_| None)
-            .unwrap_err()
-            .to_string()
-            .contains("ADMIN_TOKEN")
-    );
-    let token = with_token(&|name| (name == "ADMIN_TOKEN").then(|| "t".into()))
-        .unwrap()
-        .unwrap();
+    assert_eq!((found.token.is_none(), found.token_problem), (true, None));
+    let unset = admin_endpoint(&file, &|_| None, true).unwrap();
+    assert!(unset.token_problem.unwrap().contains("ADMIN_TOKEN"));
+    let env = |name: &str| (name == "ADMIN_TOKEN").then(|| "t".into());
+    let token = admin_endpoint(&file, &env, true).unwrap().token.unwrap();
     assert_eq!(token.secret.expose(), b"t");
+    let kept = folder.path().join("kept");
+    assert_eq!(store_folder(&file).unwrap(), StoreFolder::Embedded(kept));
+}
+
+#[test]
+fn section_is_read_from_a_refused_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    let admin = "admin:\n  # ours\n  address: 192.0.2.7:9180\n  tokn: x\n";
+    for text in [
+        format!("routs: []\n{admin}store: {{postgres: {{url: {{env: URL}}}}}}\n"),
+        format!("# ä\nroutes:\n  - path: [ä\n{admin}store:\n  postgres: {{url: {{env: URL}}}}\n"),
+        format!("{admin}routes: \"\nstore:\n  postgres: {{url: {{env: URL}}}}\n"),
+        format!("{admin}administration: [\nstore:\n  postgres: {{}}\nroutes: ]"),
+    ] {
+        fs::write(&file, &text).unwrap();
+        let found = admin_endpoint(&file, &|_| None, true).unwrap();
+        assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap(), "{text}");
+        assert_eq!(store_folder(&file).unwrap(), StoreFolder::Shared, "{text}");
+    }
+    fs::write(&file, "admin: {address: nowhere}\n").unwrap();
+    let report = admin_endpoint(&file, &|_| None, true).unwrap_err();
+    assert!(report.to_string().contains("nowhere"), "{report}");
+}
+
+#[test]
+fn check_without_secrets_reads_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    let text = "listen: [{address: 127.0.0.1:0, tls: {certificate: a.crt, key: a.key}}]
+admin: {token: {file: token}, read_token: {file: read}}
+store: {postgres: {url: {env: URL}}}
+routes:
+  - {path: /a, provider: github, secrets: [{env: A}, {file: b}], upstream: http://127.0.0.1:1}
+  - {path: /b, provider: meta, secrets: [{env: A}], challenge: {verify_token: {env: C}},
+     upstream: http://127.0.0.1:1}
+";
+    fs::write(&file, text).unwrap();
+    assert!(load(&file, &|_| None).is_err());
+    let loaded = load_without_secrets(&file).unwrap();
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let mut unchecked = loaded.config.files.unchecked;
+    unchecked.sort();
+    assert_eq!(unchecked, ["A", "C", "URL", "a.key", "b", "read", "token"]);
+    fs::write(&file, text.replace("path: /b", "pth: /b")).unwrap();
+    let report = load_without_secrets(&file).err().unwrap();
+    assert!(report.to_string().contains("pth"), "{report}");
 }
 
 #[test]

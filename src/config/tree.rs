@@ -101,6 +101,45 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
     Some(builder.documents)
 }
 
+/// Returns a mapping with one of its entries only. Another node is returned as it is.
+pub(super) fn section(root: &Rc<Node>, key: &str) -> Rc<Node> {
+    let Value::Mapping(entries) = &root.value else {
+        return Rc::clone(root);
+    };
+    let section = entries
+        .iter()
+        .filter(|entry| !entry.rejected && entry.key.text() == Some(key))
+        .map(|entry| Entry {
+            key: Rc::clone(&entry.key),
+            value: Rc::clone(&entry.value),
+            rejected: false,
+        });
+    Rc::new(Node {
+        span: root.span,
+        value: Value::Mapping(section.collect()),
+    })
+}
+
+/// Blanks all lines but those of one section of a block mapping: from its key to the next line
+/// that is not indented. The bytes that are left keep their places.
+pub(super) fn blank_other_sections(source: &str, key: &str) -> String {
+    let mut is_kept = false;
+    let mut text = String::with_capacity(source.len());
+    for line in source.split_inclusive('\n') {
+        if !line.starts_with([' ', '\t', '#', '\r', '\n']) {
+            let rest = line.strip_prefix(key);
+            is_kept = rest.is_some_and(|rest| rest.trim_start().starts_with(':'));
+        }
+        if is_kept {
+            text.push_str(line);
+        } else {
+            let blank = |byte| if byte == b'\n' { '\n' } else { ' ' };
+            text.extend(line.bytes().map(blank));
+        }
+    }
+    text
+}
+
 /// Builds the tree from the parser's events. It has a stack and no recursion because the file
 /// determines the depth.
 struct Builder<'a> {

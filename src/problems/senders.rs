@@ -87,7 +87,9 @@ fn rejected(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     } else if window.good > 0 {
         parts.push("the others verify".into());
     }
-    parts.extend(route.explanation.clone());
+    if top.kind.code == Code::InvalidSignature {
+        parts.extend(route.explanation.clone());
+    }
     let gives_up_at = later(since, route.provider_horizon);
     if let Some(at) = gives_up_at.filter(|_| severity == Severity::Critical) {
         parts.push(format!("the provider gives up at {}", words::time(at, now)));

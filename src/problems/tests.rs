@@ -455,6 +455,7 @@ fn gateway_comes_before_its_routes() {
         store_full: true,
         draining: true,
         unmatched: 0,
+        removed: Vec::new(),
     };
     let problems = problems(&gateway, &[billing()], at(NOW));
     let codes: Vec<_> = problems
@@ -486,4 +487,41 @@ fn codes_are_listed_and_differ() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), ProblemCode::Noise as usize + 1);
+}
+
+#[test]
+fn removed_route_is_critical_while_events_wait() {
+    let mut removed = RemovedFacts {
+        name: "old".into(),
+        pending: 3,
+        dead: 1,
+        oldest_waiting: Some(at("2026-06-01T15:40:00Z")),
+        horizon_ends: Some(at("2026-06-04T15:40:00Z")),
+    };
+    let listed = |removed: &RemovedFacts| {
+        let gateway = GatewayFacts {
+            removed: vec![removed.clone()],
+            ..GatewayFacts::default()
+        };
+        problems(&gateway, &[], at(NOW)).remove(0)
+    };
+    let problem = listed(&removed);
+    assert_eq!(problem.severity, Severity::Critical);
+    assert_eq!(problem.at_risk.events, 4);
+    assert!(
+        problem.summary.starts_with(
+            "no longer configured; 3 events wait for it, with 1 dead letter; the oldest"
+        ),
+        "{}",
+        problem.summary
+    );
+    assert!(problem.advice.contains("hookstile routes move old TO"));
+    assert!(problem.advice.contains("they wait all the same"));
+    (removed.pending, removed.oldest_waiting) = (0, None);
+    let problem = listed(&removed);
+    assert_eq!(problem.severity, Severity::Warning);
+    assert_eq!(
+        problem.summary,
+        "no longer configured; 1 dead letter is left"
+    );
 }

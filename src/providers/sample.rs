@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Preset;
 use crate::event::{EnvelopeSpec, IdSource, Source};
 use crate::json::Pointer;
+use crate::signature::Scheme;
 
 /// A sample event before it is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,16 +21,22 @@ pub struct Sample {
 /// the same bytes; another ID gives another body, also for providers without IDs.
 pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
     let scheme = (preset.scheme)();
-    let data = json!({ "made_up_by": "hookstile", "reference": id, "made_at": format!("{at:.3}") });
-    let sample = sample_for_envelope(
-        &(preset.defaults.envelope)(),
-        &|header| scheme.signs_header(header),
-        kind,
-        id,
-        at,
-        data,
-    );
+    let sample = sample_for_scheme(&(preset.defaults.envelope)(), &scheme, kind, id, at);
     sample.expect("every preset's pointers lead through objects")
+}
+
+/// Makes an event as [`sample`] does, for any envelope and scheme. `None` as
+/// [`sample_for_envelope`].
+pub fn sample_for_scheme(
+    envelope: &EnvelopeSpec,
+    scheme: &Scheme,
+    kind: &str,
+    id: &str,
+    at: Timestamp,
+) -> Option<Sample> {
+    let data = json!({ "made_up_by": "hookstile", "reference": id, "made_at": format!("{at:.3}") });
+    let is_signed = |header: &HeaderName| scheme.signs_header(header);
+    sample_for_envelope(envelope, &is_signed, kind, id, at, data)
 }
 
 /// Makes an event for any envelope. `is_signed` returns whether signing adds a header. `None` if the

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::Gate;
 use crate::backoff::{AttemptFailure, DeadLetterReason, RetryDecision};
 use crate::cause::Cause;
 use crate::clock::Clock;
@@ -27,6 +28,7 @@ pub(super) struct DeliveryAttempt {
     pub clock: Clock,
     pub route: Arc<Route>,
     pub metrics: QueueMetrics,
+    pub gate: Gate,
     /// The progress of the attempt. Dropped when the attempt is over.
     pub stage: watch::Sender<AttemptStage>,
 }
@@ -43,13 +45,15 @@ impl DeliveryAttempt {
     /// Runs the attempt. Returns the ID of the delivery, so that the worker knows which one ended.
     pub(super) async fn run(self) -> DeliveryId {
         let _permit = self.route.admission.acquire().await;
+        let _not_moved = self.gate.read().await;
+        let route = Arc::clone(&self.route.name);
         match self
             .store
-            .load_event(self.id, self.route.attempt_timeout)
+            .load_event(route, self.id, self.route.attempt_timeout)
             .await
         {
             Ok(Some(queued)) => self.deliver(queued).await,
-            // The delivery has ended in another way meanwhile.
+            // The delivery has ended in another way meanwhile, or was moved to another route.
             Ok(None) => {}
             // The store has logged the reason. Waits, because the worker queries the store again at
             // once when this returns.

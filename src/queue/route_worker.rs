@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::{AttemptStage, DeliveryAttempt};
-use super::{Phase, WorkerRoute};
+use super::{Gate, Phase, WorkerRoute};
 use crate::clock::Clock;
 use crate::route::Route;
 use crate::store::{DeliveryId, Store, StoreError};
@@ -42,6 +42,7 @@ pub(super) struct RouteWorker {
     /// store is reopened.
     pub woken: Arc<Notify>,
     pub delivering: Arc<AtomicU64>,
+    pub gate: Gate,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -160,6 +161,7 @@ impl RouteWorker {
                 clock: self.clock.clone(),
                 route: Arc::clone(route),
                 metrics: current.metrics.clone(),
+                gate: Arc::clone(&self.gate),
                 stage,
             };
             in_flight.attempts.spawn(attempt.run());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,13 @@ impl Retain {
         keep: Duration::from_secs(7 * 86_400),
         max_bytes: Some(1 << 30),
     };
+
+    pub(super) fn limits(self) -> RecordLimits {
+        RecordLimits {
+            keep: self.keep,
+            max_bytes: self.max_bytes,
+        }
+    }
 
     /// Returns whether the payload of a delivery in this state is kept.
     pub fn keeps_payload(self, state: DeliveryState) -> bool {
@@ -300,9 +307,35 @@ pub enum AttemptOutcome {
 pub struct StoreRoute {
     pub route: Arc<str>,
     pub retain: Retain,
+    /// The time from an event's arrival after which it is no longer retried.
+    pub horizon: Duration,
     /// The number of concurrent attempts at the route's queued events. After a crash, that many may
     /// have an unknown outcome.
     pub concurrency: usize,
+}
+
+/// The limits of a route's records. The store keeps the last ones of each route, so that the
+/// records of a route that is no longer configured are kept for as long as was promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RecordLimits {
+    /// The time for which a record and its payload are kept.
+    pub keep: Duration,
+    /// The limit of the records and payloads, in bytes; `None` is no limit.
+    pub max_bytes: Option<u64>,
+}
+
+/// A route that no gateway has configured, and that has stored events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedRoute {
+    pub route: Arc<str>,
+    /// The number of events that wait for the route.
+    pub pending: u64,
+    pub dead: u64,
+    /// The arrival of the oldest event that waits.
+    pub oldest_waiting: Option<Timestamp>,
+    /// The time until the retry horizon of that event ends; negative if it has ended. `None` if no
+    /// event waits, or if the route was removed by an earlier version.
+    pub horizon_left: Option<SignedDuration>,
 }
 
 /// The `reason` of a pending delivery that the gateway redelivers by itself. If it becomes a dead

@@ -48,7 +48,8 @@ use super::{
     ClaimResult, ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord,
     DeliveryState, DueAt, DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow,
     KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES,
-    Requeue, RequeueResult, Retain, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
+    REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
+    RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };
 pub(super) use attempt_journal::JournalEntry;
 pub use offline::OfflineStore;
@@ -455,16 +456,61 @@ impl Store {
         Ok(due)
     }
 
-    /// Loads a queued event with its payload. Returns `None` when it is no longer pending.
+    /// Loads a queued event with its payload. Returns `None` when it is no longer pending on this
+    /// route.
     ///
     /// # Errors
     /// Fails when the store cannot be read.
     pub(super) async fn load_event(
         &self,
+        route: Arc<str>,
         id: DeliveryId,
     ) -> Result<Option<QueuedEvent>, StoreError> {
         let now = self.inner.shared.uptime.now();
-        self.read(move |reader| reader.load_event(id, now)).await
+        self.read(move |reader| reader.load_event(&route, id, now))
+            .await
+    }
+
+    /// Moves up to `limit` events in this state from one route to another, oldest first. Returns
+    /// their number.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    pub(super) async fn move_events(
+        &self,
+        from: Arc<str>,
+        to: Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        self.write(|done| Job::MoveEvents {
+            from,
+            to,
+            state,
+            limit,
+            done,
+        })
+        .await
+    }
+
+    /// Returns the routes that are not active and have stored events.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub(super) async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError> {
+        let shared = &self.inner.shared;
+        let removed = shared.removed_routes();
+        if removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = shared.uptime.now();
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            let routes = removed.into_iter();
+            routes
+                .map(|(route, counts)| reader.removed_route(route, counts, now))
+                .collect()
+        })
+        .await
     }
 
     /// Records the outcome of attempt number `number` at a queued event.

@@ -84,6 +84,15 @@ pub(super) struct RouteRow {
     pub created_ms: i64,
     pub last_success_ms: Option<i64>,
     pub last_failure_ms: Option<i64>,
+    /// The last settings, if a version that keeps them has served the route.
+    pub settings: Option<RouteSettings>,
+}
+
+/// The last active settings of a route.
+pub(super) struct RouteSettings {
+    pub keep_ms: i64,
+    pub max_bytes: Option<i64>,
+    pub horizon_ms: i64,
 }
 
 pub(super) struct DayRow {

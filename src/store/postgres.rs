@@ -5,6 +5,8 @@
 //! * `schema` has the tables, and warns when the server may lose acknowledged writes;
 //! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
 //! * `queue` leases queued events to one gateway; `query` runs operators' queries;
+//! * `removed` knows which gateway has which route configured, and moves the events of a route that
+//!   none has;
 //! * `import` fills empty tables with the contents of an embedded store;
 //! * `upkeep` counts uptime, polls for changes by other gateways, and deletes what has expired.
 //!
@@ -18,6 +20,7 @@ mod import;
 mod pool;
 mod query;
 mod queue;
+mod removed;
 mod rows;
 mod schema;
 mod tls;
@@ -37,9 +40,9 @@ use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
     AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryFilter, DeliveryId,
-    DeliveryRecord, DueAt, DueEvents, Durability, EventKey, ProblemAnnouncement, QueuedEvent,
-    Requeue, RequeueResult, Retain, Revision, RouteDeliveryStats, RowId, Settlement, StoreError,
-    StoreRoute,
+    DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, EventKey, ProblemAnnouncement,
+    QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Revision,
+    RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
@@ -81,6 +84,8 @@ const BACKLOG_MAX_BYTES: usize = 64 << 20;
 const ID_BYTES: u64 = 250;
 /// The pause before the active routes are sent again.
 const UPDATE_ROUTES_RETRY: Duration = Duration::from_secs(1);
+/// The time that a gateway which stops waits for its removal from the list of gateways.
+const UNREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The number of concurrent queries for operators. They may take long, and must not delay events.
 const OPERATOR_READ_CONCURRENCY: usize = 2;
 /// The pause before a claim that raced with another transaction is tried again.
@@ -119,7 +124,8 @@ struct Shared {
     /// The numbers of IDs that each route holds, estimated while the store is nearly full.
     route_ids: Mutex<HashMap<Box<str>, u64>>,
     notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
-    retains: Mutex<HashMap<Arc<str>, Retain>>,
+    /// The routes that this gateway has configured.
+    active: Mutex<HashMap<Arc<str>, StoreRoute>>,
     ids: AtomicU64,
     bytes: AtomicU64,
     bytes_in_use: AtomicU64,
@@ -228,8 +234,32 @@ impl Shared {
         }
     }
 
-    fn retain(&self, route: &str) -> Option<Retain> {
-        lock(&self.retains).get(route).copied()
+    /// Registers the routes that this gateway has configured now.
+    async fn register(&self, connection: &PooledConnection) -> Result<u64, QueryError> {
+        let active = lock(&self.active).clone();
+        removed::register(connection, self.owner, &active).await
+    }
+
+    /// Returns the limits of the records of a route that this gateway has configured.
+    fn record_limits(&self, route: &str) -> Option<RecordLimits> {
+        let active = lock(&self.active);
+        active.get(route).map(|route| route.retain.limits())
+    }
+
+    /// Returns the routes with stored events that this gateway has not configured: those with the
+    /// most pending ones first.
+    fn unconfigured_routes(&self) -> Vec<(Box<str>, RouteCounts)> {
+        let active = lock(&self.active);
+        let has_events = |counts: &RouteCounts| counts.pending > 0 || counts.dead > 0;
+        let mut routes: Vec<_> = lock(&self.route_counts)
+            .iter()
+            .filter(|(route, counts)| has_events(counts) && !active.contains_key(&***route))
+            .map(|(route, counts)| (route.clone(), *counts))
+            .collect();
+        routes.sort_unstable_by(|(one, first), (other, second)| {
+            second.pending.cmp(&first.pending).then(one.cmp(other))
+        });
+        routes
     }
 }
 
@@ -281,7 +311,7 @@ impl Store {
             route_counts: Mutex::default(),
             route_ids: Mutex::default(),
             notifiers: Mutex::default(),
-            retains: Mutex::default(),
+            active: Mutex::default(),
             ids: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             bytes_in_use: AtomicU64::new(0),
@@ -341,7 +371,7 @@ impl Store {
         let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog as u64;
         shared.pools(used).check_room(|| {
             route
-                .filter(|_| lock(&shared.retains).len() > 1)
+                .filter(|_| lock(&shared.active).len() > 1)
                 .map(|route| shared.holding(route))
         })
     }
@@ -540,29 +570,62 @@ impl Store {
     }
 
     pub(super) fn update_routes(&self, routes: Vec<StoreRoute>) {
-        let names: Vec<String> = routes.iter().map(|route| route.route.to_string()).collect();
-        *lock(&self.shared().retains) = routes
+        *lock(&self.shared().active) = routes
             .into_iter()
-            .map(|route| (route.route, route.retain))
+            .map(|route| (Arc::clone(&route.route), route))
             .collect();
         let store = self.clone();
         tokio::spawn(async move {
-            let sql = "
-                INSERT INTO hookstile.routes SELECT name,
-                    (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-                FROM unnest($1::text[]) AS r (name) ORDER BY name ON CONFLICT DO NOTHING";
-            let names = &names;
-            while store
-                .execute(on!(connection => connection.execute_cached(sql, &[names])))
-                .await
-                .is_err()
-            {
+            while store.register_routes().await.is_err() {
                 if store.shared().pool.is_closed() {
                     return;
                 }
                 tokio::time::sleep(UPDATE_ROUTES_RETRY).await;
             }
         });
+    }
+
+    /// Registers the routes that are active now.
+    async fn register_routes(&self) -> Result<(), StoreError> {
+        let shared = self.shared();
+        self.execute(on!(connection => shared.register(connection)))
+            .await
+    }
+
+    pub(super) async fn move_events(
+        &self,
+        from: Arc<str>,
+        to: Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        let route_names = (&*from, &*to);
+        let work = on!(connection => removed::move_events(connection, route_names, state, limit));
+        // Not repeated after a timeout, because its events would be missing in the count.
+        let moved = self.run("commit", OnTimeout::Fail, work).await?;
+        if moved > 0 && state == DeliveryState::Pending {
+            self.shared().notify_route(&to);
+        }
+        Ok(moved)
+    }
+
+    pub(super) async fn is_served_elsewhere(&self, route: &str) -> Result<bool, StoreError> {
+        let owner = self.shared().owner;
+        self.query(on!(connection => removed::is_served_elsewhere(connection, owner, route)))
+            .await
+    }
+
+    pub(super) async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError> {
+        let candidates = self.shared().unconfigured_routes();
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (candidates, owner) = (&candidates, self.shared().owner);
+        let mut removed = self
+            .query(on!(connection => removed::removed_routes(connection, owner, candidates)))
+            .await?;
+        removed.truncate(REMOVED_ROUTES_MAX);
+        Ok(removed)
     }
 
     pub(super) async fn due_events(
@@ -593,14 +656,15 @@ impl Store {
 
     pub(super) async fn load_event(
         &self,
+        route: Arc<str>,
         id: DeliveryId,
         attempt_timeout: Duration,
     ) -> Result<Option<QueuedEvent>, StoreError> {
-        let owner = self.shared().owner;
+        let (route, owner) = (&*route, self.shared().owner);
         self.run(
             "read",
             OnTimeout::Fail,
-            on!(connection => queue::load_event(connection, id, owner, attempt_timeout)),
+            on!(connection => queue::load_event(connection, route, id, owner, attempt_timeout)),
         )
         .await
     }
@@ -703,6 +767,10 @@ impl Store {
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let owner = self.shared().owner;
+        // Without this, its routes count as configured until it has not been seen for some time.
+        let work = on!(connection => removed::unregister(connection, owner));
+        let _ = tokio::time::timeout(UNREGISTER_TIMEOUT, self.execute(work)).await;
         self.shared().pool.close();
     }
 

@@ -67,6 +67,10 @@ on_each_engine! {
     growing_route_leaves_room_for_other_routes
     large_payloads_of_a_route_leave_room_for_others
     only_route_may_fill_the_store
+    moved_events_are_due_on_the_other_route
+    events_are_moved_oldest_first
+    removed_route_is_listed_while_it_has_events
+    removed_route_keeps_its_retention
 }
 
 async fn settled_events_survive_a_restart(test_store: &TestStore) {
@@ -693,6 +697,7 @@ async fn retention_deletes_only_ended_records(test_store: &TestStore) {
         vec![StoreRoute {
             route: "billing".into(),
             retain,
+            horizon: WINDOW,
             concurrency: 1,
         }]
     };
@@ -822,12 +827,13 @@ async fn concurrent_settlements_share_commits(test_store: &TestStore) {
 }
 
 /// The active routes of these names.
-fn active(names: &[&str]) -> Vec<StoreRoute> {
+pub(super) fn active(names: &[&str]) -> Vec<StoreRoute> {
     names
         .iter()
         .map(|name| StoreRoute {
             route: (*name).into(),
             retain: RETAIN,
+            horizon: WINDOW,
             concurrency: 1,
         })
         .collect()
@@ -903,6 +909,174 @@ async fn only_route_may_fill_the_store(test_store: &TestStore) {
 }
 
 /// Waits until the upkeep has deleted all records but these.
+async fn moved_events_are_due_on_the_other_route(test_store: &TestStore) {
+    let store = test_store.open().await;
+    let (waiting, dead) = (
+        queued(&store, 1, "waiting").await,
+        queued(&store, 2, "dead").await,
+    );
+    let retry = AttemptOutcome::Retry {
+        after: Duration::from_secs(3_600),
+        possibly_delivered: false,
+    };
+    record_attempt(&store, waiting, 1, attempt(500), retry).await;
+    let rejected = AttemptOutcome::Dead(DeadLetterReason::Rejected);
+    record_attempt(&store, dead, 1, attempt(404), rejected).await;
+    wait_for_counts(&store, (1, 1)).await;
+    let waker = store.queue_notifier(&"next".into());
+    let move_all = async |state| {
+        let moved = store.move_events("billing".into(), "next".into(), state, 10);
+        moved.await.unwrap()
+    };
+    for moved in [1, 0] {
+        assert_eq!(move_all(DeliveryState::Pending).await, moved);
+        assert_eq!(move_all(DeliveryState::Dead).await, moved);
+    }
+    waker.notified().await;
+    wait_for_counts(&store, (0, 0)).await;
+    let due = store.due_events("next".into(), &[], 10).await.unwrap();
+    let due: Vec<_> = due.events.into_iter().map(|event| event.id).collect();
+    assert_eq!(due, [waiting], "due at once");
+    let load = async |route: &str| {
+        let event = store.load_event(route.into(), waiting, ATTEMPT_TIMEOUT);
+        event.await.unwrap()
+    };
+    assert!(load("billing").await.is_none());
+    let event = load("next").await.unwrap();
+    assert_eq!((&*event.event_id, event.history.attempts), ("waiting", 1));
+    assert!(event.age < TOLERANCE, "its horizon begins again");
+    assert_eq!(event.payload.unwrap().body, Bytes::from_static(b"body"));
+    let record = store.delivery(dead).await.unwrap().unwrap();
+    assert_eq!(
+        (&*record.route, record.state, record.attempts),
+        ("next", DeliveryState::Dead, vec![attempt(404)])
+    );
+    let failed = async |route: &str| store.route_stats(route.into(), 0).await.unwrap().failed;
+    assert_eq!((failed("billing").await, failed("next").await), (0, 1));
+    assert_eq!(
+        store.requeue(vec![requeue_now(&store, dead)]).await,
+        Ok(vec![RequeueResult::Queued("next".into())])
+    );
+    assert_eq!(
+        ledger_entry(&store, 1).await,
+        Some(completed(1)),
+        "the first route still knows the event"
+    );
+    let store = test_store.reopen(store).await;
+    let stats = store.route_stats("next".into(), 0).await.unwrap();
+    assert_eq!((stats.pending, stats.dead, stats.failed), (2, 0, 0));
+}
+
+async fn events_are_moved_oldest_first(test_store: &TestStore) {
+    let store = test_store.open().await;
+    let ids = [
+        queued(&store, 1, "a").await,
+        queued(&store, 2, "b").await,
+        queued(&store, 3, "c").await,
+    ];
+    let moved = store.move_events("billing".into(), "next".into(), DeliveryState::Pending, 2);
+    assert_eq!(moved.await, Ok(2));
+    assert_eq!(due_ids(&store).await, ids[2..]);
+    let due = store.due_events("next".into(), &[], 10).await.unwrap();
+    let due: Vec<_> = due.events.into_iter().map(|event| event.id).collect();
+    assert_eq!(due, ids[..2]);
+}
+
+/// Waits until the store has taken over these active routes.
+pub(super) async fn wait_until_registered(store: &Store, route: &str) {
+    for _ in 0..1_000 {
+        let stats = store.route_stats(route.into(), 0).await.unwrap();
+        if stats.created_at.is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{route} is not registered");
+}
+
+/// Waits for the removed routes to have these numbers of pending events, which a shared store
+/// polls.
+pub(super) async fn wait_for_removed(store: &Store, expected: &[(&str, u64)]) -> Vec<RemovedRoute> {
+    let mut removed = Vec::new();
+    for _ in 0..1_000 {
+        removed = store.removed_routes().await.unwrap();
+        let found = removed.iter().map(|route| (&*route.route, route.pending));
+        if found.eq(expected.iter().copied()) {
+            return removed;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{removed:?}, not {expected:?}");
+}
+
+async fn removed_route_is_listed_while_it_has_events(test_store: &TestStore) {
+    let store = test_store.open().await;
+    store.update_routes(active(&["billing", "next"]));
+    wait_until_registered(&store, "next").await;
+    queued(&store, 1, "a").await;
+    wait_for_counts(&store, (1, 0)).await;
+    assert_eq!(store.removed_routes().await, Ok(vec![]));
+    store.update_routes(active(&["next"]));
+    let removed = wait_for_removed(&store, &[("billing", 1)]).await.remove(0);
+    assert_eq!(
+        (removed.dead, removed.oldest_waiting),
+        (0, Some(metadata("a").received_at))
+    );
+    let left = removed.horizon_left.unwrap().unsigned_abs();
+    assert!(left <= WINDOW && left + TOLERANCE > WINDOW, "{left:?}");
+    test_store.advance(&store, WINDOW + TOLERANCE);
+    let removed = wait_for_removed(&store, &[("billing", 1)]).await.remove(0);
+    assert!(removed.horizon_left.unwrap().is_negative(), "it waits on");
+    let store = test_store.reopen(store).await;
+    store.update_routes(active(&["next"]));
+    wait_for_removed(&store, &[("billing", 1)]).await;
+    let moved = store.move_events("billing".into(), "next".into(), DeliveryState::Pending, 9);
+    assert_eq!(moved.await, Ok(1));
+    wait_for_removed(&store, &[]).await;
+}
+
+async fn removed_route_keeps_its_retention(test_store: &TestStore) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let retained = |route: &str, retain| StoreRoute {
+        retain,
+        ..active(&[route]).remove(0)
+    };
+    // Nothing is kept of this route, so each sweep shows.
+    let swept = || {
+        let max_bytes = Some(0);
+        retained(
+            "swept",
+            Retain {
+                max_bytes,
+                ..RETAIN
+            },
+        )
+    };
+    let sweep = async |store: &Store, key: u128, left: &[&str]| {
+        for key in [key, key + 1] {
+            settle_on(store, key, "swept", tried(1), 0).await;
+            wait_for_records(store, left).await;
+        }
+    };
+    let store = test_store.open().await;
+    let keep = 9 * DAY;
+    store.update_routes(vec![
+        retained("billing", Retain { keep, ..RETAIN }),
+        swept(),
+    ]);
+    wait_until_registered(&store, "billing").await;
+    let delivered = delivery_change("kept", DeliveryState::Success);
+    settle(&store, 1, completed(1), Some(delivered)).await;
+    store.update_routes(vec![swept()]);
+    test_store.advance(&store, 8 * DAY);
+    sweep(&store, 10, &["kept"]).await;
+    let store = test_store.reopen(store).await;
+    store.update_routes(vec![swept()]);
+    sweep(&store, 20, &["kept"]).await;
+    test_store.advance(&store, DAY);
+    sweep(&store, 30, &[]).await;
+}
+
 async fn wait_for_records(store: &Store, events: &[&str]) {
     for _ in 0..2_000 {
         let left = store

@@ -2,7 +2,8 @@
 //! manifests that name only existing things, and the notifications that a supervisor waits for.
 
 mod balancer; // HAProxy in front of several gateways
-mod manifests; // Kubernetes, compose, and the configurations they contain
+mod manifests;
+mod release; // workflows, and what repeats the version // Kubernetes, compose, and the configurations they contain
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
@@ -27,7 +28,7 @@ const RULE_TESTS: &str = "deploy/prometheus/hookstile.rules.test.yml";
 const DASHBOARD: &str = "deploy/grafana/hookstile.json";
 /// The file that an autoscaler reads, and the adapter rule that exposes its metric.
 const AUTOSCALER: [&str; 2] = [
-    "deploy/kubernetes/replicas/horizontalpodautoscaler.yaml",
+    "deploy/helm/hookstile/templates/horizontalpodautoscaler.yaml",
     "deploy/prometheus/adapter.yml",
 ];
 
@@ -87,6 +88,7 @@ fn every_alert_has_severity_runbook_and_tests() {
                 .replace(' ', "-")
         })
         .collect();
+    let runbook = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/alerts.md#");
     let alerts = values(&rules, "alert");
     assert!(alerts.len() > 20, "{alerts:?}");
     for part in rules.split("- alert: ").skip(1) {
@@ -108,8 +110,8 @@ fn every_alert_has_severity_runbook_and_tests() {
             "{alert}: {severity}"
         );
         let _ = (has("summary"), has("description"));
-        let heading = has("runbook")
-            .strip_prefix("docs/alerts.md#")
+        let heading = has("runbook_url")
+            .strip_prefix(runbook)
             .expect("a heading of docs/alerts.md");
         assert!(
             headings.contains(heading),
@@ -471,7 +473,11 @@ async fn failed_start_does_not_notify_supervisor() {
             "NOTIFY_SOCKET",
             folder.path().join("notify").to_str().expect("UTF-8"),
         );
-    let (code, _) = Gateway::refuses(setup).await;
+    let (code, text) = Gateway::refuses(setup).await;
     assert_eq!(code, Some(1));
+    assert!(
+        text.contains("another process is listening there"),
+        "{text}"
+    );
     assert_eq!(supervisor.receive(), "");
 }

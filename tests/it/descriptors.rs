@@ -145,9 +145,11 @@ async fn check_warns_of_too_few_open_files() {
         .env("WEBHOOK_SECRET", SECRET);
     let run = finish(check).await;
     run.assert(0);
-    let warnings = run.json_lines();
+    let document = run.json();
+    let warnings = document["problems"].as_array();
     let warning = warnings
-        .iter()
+        .into_iter()
+        .flatten()
         .find(|line| line["message"].to_string().contains("1024 open files"))
         .unwrap_or_else(|| panic!("{}", run.stdout));
     assert_eq!(warning["severity"], "warning");

@@ -619,11 +619,11 @@ async fn cli_reports_found_and_missing_deliveries() {
 
     let shown = hookstile(&gateway, "events show del_1").await;
     assert!(
-        shown.assert(0).stdout.contains(r#"{"id":"evt_1","#),
+        shown.assert(0).stdout.contains(r#"  "id": "evt_1","#),
         "{}",
         shown.stdout
     );
-    for unknown in ["del_7", "evt_1", "../status"] {
+    for unknown in ["del_7", "evt_7", "1", "../status"] {
         let shown = hookstile(&gateway, &format!("events show {unknown}")).await;
         assert!(
             shown.assert(1).stderr.contains("unknown_delivery"),
@@ -980,12 +980,12 @@ async fn live_backup_opens_as_store() {
     }
 }
 
-/// Starts `hookstile deliveries tail` and waits until it follows.
+/// Starts `hookstile events tail` and waits until it follows.
 async fn tail(gateway: &Gateway, line: &str) -> Process {
     let mut command = command();
     command.current_dir(gateway.directory());
     command
-        .args(["deliveries", "tail"])
+        .args(["events", "tail"])
         .args(line.split_whitespace());
     let tail = Process::spawn(command.arg(format!("--admin=http://{}", gateway.admin_address())));
     tail.wait_for_output("following the deliveries").await;
@@ -1093,15 +1093,13 @@ async fn tail_filters_by_route_and_status() {
         "{line}"
     );
     assert!(
-        hookstile(&gateway, "deliveries tail --route none")
+        hookstile(&gateway, "events tail --route none")
             .await
             .assert(1)
             .stderr
             .contains("unknown_webhook")
     );
-    hookstile(&gateway, "deliveries tail --since x")
-        .await
-        .assert(2);
+    hookstile(&gateway, "events tail --since x").await.assert(2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1134,7 +1132,7 @@ async fn tail_waits_for_gateway_and_says_so_once() {
         tail.output()
     );
     stop(&gateway).await;
-    assert_eq!(hookstile(&gateway, "deliveries tail").await.code, Some(69));
+    assert_eq!(hookstile(&gateway, "events tail").await.code, Some(69));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1148,7 +1146,7 @@ async fn tail_ends_when_output_closes() {
     let mut command = command();
     command.current_dir(gateway.directory());
     command
-        .args(["deliveries", "tail", "--since", "0"])
+        .args(["events", "tail", "--since", "0"])
         .arg(format!("--admin=http://{}", gateway.admin_address()));
     let mut child = command
         .stdout(Stdio::piped())

@@ -364,3 +364,78 @@ async fn library_lines_are_bounded_and_hold_no_path() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_path_or_method_is_logged() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let long = format!("/{}", "a".repeat(1000));
+    for path in ["/webhooks/wrong?token=canary", "/%e2%80%ae", &long] {
+        let request = Event::new("evt_1").post().at(path);
+        gateway.send(request).await.assert(404, "unknown_route");
+    }
+    let wrong = json!({"outcome": "unknown_route", "path": "/webhooks/wrong"});
+    gateway.wait_for_request_log(wrong).await;
+    gateway
+        .wait_for_request_log(json!({"path": &long[..256]}))
+        .await;
+    let request = Event::new("evt_1").post().method("PUT");
+    gateway
+        .send(request)
+        .await
+        .assert(405, "method_not_allowed");
+    let line = gateway.wait_for_request_log(json!({"method": "PUT"})).await;
+    assert_eq!(line.get("path"), None, "{line}");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(200, "delivered");
+    let line = gateway
+        .wait_for_request_log(json!({"event_id": "evt_2"}))
+        .await;
+    assert_eq!(
+        (line.get("path"), line.get("method")),
+        (None, None),
+        "{line}"
+    );
+    let output = gateway.output();
+    assert!(!output.contains("canary"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn untrusted_proxy_is_logged_once() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    gateway.send(Event::new("evt_0")).await;
+    for id in ["evt_1", "evt_2"] {
+        let request = Event::new(id)
+            .post()
+            .header("X-Forwarded-For", "203.0.113.9");
+        gateway.send(request).await.assert(200, "delivered");
+    }
+    gateway
+        .wait_for_request_log(json!({"event_id": "evt_2"}))
+        .await;
+    let told = gateway.lines().into_iter().filter(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("X-Forwarded-For")
+            && line["level"] == "warn"
+            && line["peer"] == "127.0.0.1"
+    });
+    assert_eq!(told.count(), 1, "{}", gateway.output());
+
+    let trusted = Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1]");
+    let gateway = Gateway::start(trusted).await;
+    let request = Event::new("evt_1")
+        .post()
+        .header("X-Forwarded-For", "203.0.113.9");
+    gateway.send(request).await.assert(200, "delivered");
+    gateway
+        .wait_for_request_log(json!({"event_id": "evt_1"}))
+        .await;
+    assert!(
+        !gateway.output().contains("X-Forwarded-For"),
+        "{}",
+        gateway.output()
+    );
+}

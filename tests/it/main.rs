@@ -31,10 +31,12 @@ mod budget; // every request is answered in time, whatever is slow
 mod capture; // rejected requests, explained and captured
 mod causes; // why attempts fail, and what the upstream answered
 mod clock; // jumps of the wall clock
+mod command_line; // names, aliases and hints; output on terminals, on pipes and as JSON
 mod crash; // repeated kills under load
 mod dashboard; // the dashboard in a real browser
 mod database; // connecting to PostgreSQL at the start
 mod delivery; // the request at the upstream, and the connections to it
+mod demo; // the demo, live and once
 mod deploy; // alerts, Grafana dashboard, manifests, supervisor notifications
 mod descriptors; // open files: raised, reserved, and run out of
 mod durable; // completed events outlive the process
@@ -65,6 +67,7 @@ mod records; // delivery records, and redelivery of dead letters
 mod recovery; // redelivery of many events, and forgetting one
 mod rejections; // the list of rejected requests
 mod reload; // a new configuration applies completely or not at all
+mod removed; // events of routes that are no longer configured
 mod replicas; // several gateways with one ledger and one queue
 mod reported; // faults that users of this field reported
 mod responses; // the table in docs/answers.md

@@ -38,13 +38,14 @@ async fn send_to_admin(gateway: &Gateway, request: Request) -> Value {
 fn upstream() -> Upstream {
     Upstream::deciding(|request, _| match request.header("Hookstile-Event-Id") {
         Some("evt_dead") => Reply::status(422),
-        Some("evt_late" | "evt_failed") => Reply::status(503),
+        Some("evt_late" | "evt_failed" | "evt_waiting") => Reply::status(503),
         _ => Reply::ok(),
     })
 }
 
-/// Starts a gateway that has a delivery in each state, a captured request, and a webhook created
-/// over the API; returns it with the IDs of the webhook and the captured request.
+/// Starts a gateway that has a delivery in each state, a captured request, a removed route with
+/// events, and a webhook created over the API; returns it with the IDs of the webhook and the
+/// captured request.
 async fn gateway_with_data(upstream: &Upstream) -> (Gateway, [String; 2]) {
     let proxied = Route::to(upstream).named("proxied").with("capture", "{}");
     // The route reads its event type from a header.
@@ -64,11 +65,17 @@ async fn gateway_with_data(upstream: &Upstream) -> (Gateway, [String; 2]) {
         r#"{{address: "127.0.0.1:0", token: {{env: ADMIN}}, allowed_upstreams: ["{}"]}}"#,
         upstream.url()
     );
-    let setup = Setup::new([proxied, headed, queued])
-        .with("admin", &admin)
-        .env("ADMIN", TOKEN)
-        .stopping_at_once();
-    let gateway = Gateway::start(setup).await;
+    let removed = queued.clone().named("removed");
+    let routes = [proxied, headed, queued];
+    let setup = |routes| {
+        Setup::new(routes)
+            .with("admin", &admin)
+            .env("ADMIN", TOKEN)
+            .stopping_at_once()
+    };
+    let mut all = routes.to_vec();
+    all.push(removed);
+    let gateway = Gateway::start(setup(all)).await;
     let send = async |id: &str, route: &str| {
         gateway
             .send(Event::new(id).post().at(&format!("/webhooks/{route}")))
@@ -79,6 +86,9 @@ async fn gateway_with_data(upstream: &Upstream) -> (Gateway, [String; 2]) {
     for id in ["evt_dead", "evt_late", "evt_kept"] {
         send(id, "queued").await;
     }
+    for id in ["evt_waiting", "evt_done"] {
+        send(id, "removed").await;
+    }
     gateway
         .send(Event::new("evt_forged").forged().at("/webhooks/proxied"))
         .await;
@@ -87,6 +97,8 @@ async fn gateway_with_data(upstream: &Upstream) -> (Gateway, [String; 2]) {
         ("failed", "failed"),
         ("dead", "dead"),
         ("pending", "late"),
+        ("pending", "waiting"),
+        ("success", "done"),
     ] {
         let path = format!("/deliveries?status={state}&event_id=evt_{event}");
         eventually(format!("evt_{event} is recorded as {state}"), async || {
@@ -94,6 +106,8 @@ async fn gateway_with_data(upstream: &Upstream) -> (Gateway, [String; 2]) {
         })
         .await;
     }
+    gateway.rewrite(setup(routes.to_vec()));
+    send_to_admin(&gateway, Request::post(b"{}").at("/reload")).await;
     let made = json!({"url": upstream.url()}).to_string();
     let made = send_to_admin(&gateway, Request::post(made.as_bytes()).at("/webhooks")).await;
     let captured = send_to_admin(&gateway, Request::new("GET", "/captures")).await;

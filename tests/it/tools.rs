@@ -877,7 +877,7 @@ async fn every_command_has_a_manual_page() {
         page("hookstile.1"),
         hookstile(&["man"]).await.assert(0).stdout
     );
-    let groups = ["help", "events", "deliveries", "rejections"];
+    let groups = ["help", "events", "rejections", "routes"];
     let mut names: BTreeSet<_> = commands()
         .await
         .into_iter()
@@ -889,8 +889,14 @@ async fn every_command_has_a_manual_page() {
             "events-show",
             "events-redeliver",
             "events-forget",
-            "deliveries-tail",
+            "events-tail",
             "rejections-list",
+            "rejections-tail",
+            "routes-list",
+            "routes-pause",
+            "routes-resume",
+            "routes-test",
+            "routes-move",
         ]
         .map(str::to_owned),
     );

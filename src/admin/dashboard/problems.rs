@@ -2,7 +2,7 @@
 
 use super::page::{Moment, Page};
 use crate::admin::webhook_id::webhook_id;
-use crate::problems::{Evidence, Problem, Severity};
+use crate::problems::{Evidence, Problem, ProblemCode, Severity};
 
 /// A problem and what to do about it.
 pub(super) struct ProblemNotice {
@@ -27,11 +27,17 @@ impl Severity {
 
 impl ProblemNotice {
     pub(super) fn new(problem: &Problem, page: &Page) -> Self {
-        let route = problem.route.as_deref();
+        // A route that is no longer configured has no page.
+        let (route, text) = match problem.route.as_deref() {
+            Some(removed) if problem.code == ProblemCode::RouteRemoved => {
+                (None, format!("`{removed}`: {}", problem.summary))
+            }
+            route => (route, problem.summary.clone()),
+        };
         Self {
             severity: problem.severity,
             route: route.map(Into::into),
-            text: problem.summary.clone(),
+            text,
             since: problem.since.map(|since| page.moment(&since)),
             advice: problem.advice.clone(),
             link: problem

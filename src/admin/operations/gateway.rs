@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Operations;
+use super::removed::RemovedRoute;
 use super::routes::RouteSummary;
 use crate::activity::RejectionCount;
 use crate::admin::audit::Operator;
@@ -29,6 +30,9 @@ pub(crate) struct Overview {
     pub routes: Vec<RouteSummary>,
     /// Rejections in the last hour by route; under `None` the requests that matched no route.
     pub rejected: Vec<(Option<Arc<str>>, Vec<RejectionCount>)>,
+    /// The routes that are no longer configured and have stored events; empty while the store can't
+    /// be read.
+    pub removed: Vec<RemovedRoute>,
     pub problems: Vec<Problem>,
 }
 
@@ -62,6 +66,7 @@ impl Operations {
             health,
             routes,
             rejected,
+            removed: self.removed_routes().await.unwrap_or_default(),
             problems: self.problems().await.unwrap_or_default(),
         }
     }

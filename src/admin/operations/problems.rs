@@ -13,7 +13,8 @@ use crate::admin::dashboard::words::explain_rejection;
 use crate::admin::error::OperationError;
 use crate::outcome::TOO_MANY_COPIES;
 use crate::problems::{
-    self, GatewayFacts, LastFailure, Problem, ProblemChange, ProblemCode, RejectedKind, RouteFacts,
+    self, GatewayFacts, LastFailure, Problem, ProblemChange, ProblemCode, RejectedKind,
+    RemovedFacts, RouteFacts,
 };
 use crate::providers;
 use crate::route::DeliveryMode;
@@ -65,7 +66,7 @@ impl Operations {
                 ..facts(status)
             });
         }
-        let mut problems = problems::problems(&self.gateway_facts(), &routes, wall);
+        let mut problems = problems::problems(&self.gateway_facts(deadline).await, &routes, wall);
         let changes = self
             .tracker
             .lock()
@@ -82,8 +83,9 @@ impl Operations {
         Ok(ProblemReport { problems, statuses })
     }
 
-    fn gateway_facts(&self) -> GatewayFacts {
+    async fn gateway_facts(&self, deadline: tokio::time::Instant) -> GatewayFacts {
         let state = &self.state;
+        let removed = self.removed_facts(deadline).await;
         GatewayFacts {
             refused_configuration: state.configuration.refused(),
             store_unavailable: state
@@ -94,7 +96,23 @@ impl Operations {
             store_full: state.store.check_room(None) == Err(StoreError::Full),
             draining: *state.draining.borrow(),
             unmatched: self.unmatched_in_last_hour(),
+            removed,
         }
+    }
+
+    /// Returns the routes that are no longer configured; none while the store can't say it by
+    /// `deadline`.
+    async fn removed_facts(&self, deadline: tokio::time::Instant) -> Vec<RemovedFacts> {
+        let removed = timeout_at(deadline, self.removed_routes()).await;
+        let removed = removed.ok().and_then(Result::ok).unwrap_or_default();
+        let facts = removed.into_iter().map(|removed| RemovedFacts {
+            name: removed.name,
+            pending: removed.pending,
+            dead: removed.dead,
+            oldest_waiting: removed.oldest_waiting,
+            horizon_ends: removed.horizon_ends,
+        });
+        facts.collect()
     }
 
     /// Returns when a route's last delivery succeeded, if its attempts fail and the store says it
@@ -158,7 +176,7 @@ fn facts(status: &RouteStatus) -> RouteFacts {
             .iter()
             .find(|group| is_copies(group))
             .map(explained),
-        explanation: None,
+        explanation: status.explanation.as_deref().map(Into::into),
         expiring_secrets: status
             .secrets
             .iter()

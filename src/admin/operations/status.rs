@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Operations;
 use super::numbers::HourlyDeliveries;
@@ -46,6 +46,8 @@ pub(in crate::admin) struct RouteStatus {
     pub rejected: Vec<RejectionCount>,
     /// The same for the last minutes that have some.
     pub rejected_lately: Vec<RejectionCount>,
+    /// The explanation of the latest request that did not verify.
+    pub explanation: Option<Arc<str>>,
     pub deliveries: HourlyDeliveries,
     /// The time from a stored event's arrival after which it is not retried.
     pub retry_horizon: Duration,
@@ -130,6 +132,13 @@ impl RouteStatus {
             silent: sender.idle.is_idle(now),
             last_verified: metrics.last_verified(),
             rejected: activity.rejections.last_hour(now),
+            explanation: activity
+                .explanations
+                .latest()
+                .filter(|explanation| {
+                    wall.duration_since(explanation.at) < SignedDuration::from_hours(1)
+                })
+                .map(|explanation| explanation.text),
             rejected_lately: rejected_lately(&activity.rejections, now),
             retry_horizon: active.route.retry.horizon,
             minute_began: wall - sender.history.elapsed_of_minute(now),

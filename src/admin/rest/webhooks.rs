@@ -5,15 +5,18 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{RouteName, Shared};
 use crate::admin::audit::Operator;
-use crate::admin::error::ApiError;
+use crate::admin::error::{ApiError, OperationError};
 use crate::admin::http::{Body, json, parse, parse_or_default};
 use crate::admin::operations::Operations;
-use crate::admin::query::TestEvent;
+use crate::admin::query::{self, TestEvent};
+use crate::admin::shape::removed::{MovedEvents, RemovedRoutes};
 use crate::admin::shape::webhooks::{
     LongStats, OneWebhook, RemovedWebhook, TestResult, Webhook, Webhooks,
 };
@@ -23,10 +26,12 @@ use crate::webhooks::{NewWebhook, WebhookChange};
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
         .routes(routes!(list, create))
+        .routes(routes!(removed))
         .routes(routes!(show, update, delete))
         .routes(routes!(test))
         .routes(routes!(pause))
         .routes(routes!(resume))
+        .routes(routes!(move_events))
 }
 
 fn one(status: StatusCode, webhook: Webhook<LongStats>) -> Response {
@@ -55,6 +60,25 @@ async fn list(State(operations): Shared) -> Result<Response, ApiError> {
             success: true,
             total: routes.len(),
             webhooks: routes.into_iter().map(Into::into).collect(),
+        },
+    ))
+}
+
+/// Lists the routes that are no longer configured and have stored events, up to a thousand.
+#[utoipa::path(
+    get,
+    path = "/webhooks/removed",
+    tag = "webhooks",
+    operation_id = "removed_routes",
+    responses((status = 200, body = RemovedRoutes), (status = 503))
+)]
+async fn removed(State(operations): Shared) -> Result<Response, ApiError> {
+    let routes = operations.removed_routes().await?;
+    Ok(json(
+        StatusCode::OK,
+        &RemovedRoutes {
+            success: true,
+            removed_routes: routes.into_iter().map(Into::into).collect(),
         },
     ))
 }
@@ -146,7 +170,7 @@ async fn update(
 }
 
 /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
-/// same name exists again.
+/// same name exists again, or until they are moved to another route.
 #[utoipa::path(
     delete,
     path = "/webhooks/{id}",
@@ -217,6 +241,51 @@ async fn set_paused(
 ) -> Result<Response, ApiError> {
     let route = operations.set_paused(operator, &route, paused).await?;
     Ok(one(StatusCode::OK, route.into()))
+}
+
+/// The route to move events to.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = EventTarget)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct MoveBody {
+    /// The webhook that delivers the events from now on.
+    #[schema(pattern = "^wh_")]
+    to: String,
+}
+
+/// Moves the waiting events and the dead letters of a route that is no longer configured to another
+/// route, with their IDs, payloads, attempts and records. Goes on if the client disconnects.
+#[utoipa::path(
+    post,
+    path = "/webhooks/{id}/move",
+    tag = "webhooks",
+    operation_id = "move_events",
+    request_body = MoveBody,
+    responses(
+        (status = 200, body = MovedEvents),
+        (
+            status = 409,
+            description = "`still_configured`: a gateway has the route configured.\n\n\
+                           `in_flight`: an attempt at one of the events has not ended.",
+        ),
+        (
+            status = 422,
+            description = "`unknown_target`, `no_queue` or `same_route`: events cannot be moved \
+                           to this route.",
+        ),
+        (status = 503),
+    )
+)]
+async fn move_events(
+    State(operations): Shared,
+    operator: Operator,
+    RouteName(route): RouteName,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let MoveBody { to } = parse(body)?;
+    let to = query::route_name(&to).map_err(|_| OperationError::UnknownTarget)?;
+    let moved = operations.move_events(operator, &route, to).await?;
+    Ok(json(StatusCode::OK, &MovedEvents::from(moved)))
 }
 
 /// Sends a test event through the gateway, signed with the route's secret. An empty body is the

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::problems::{self, GatewayProblem};
 use super::rejections::{self, Rejected};
+use super::removed::RemovedRoute;
 use super::webhooks::{LongStats, Webhook};
 use crate::admin::operations::gateway::{Health, Overview};
 use crate::admin::reload;
@@ -35,6 +36,10 @@ pub(crate) struct Status {
     #[serde(default)]
     #[schema(required)]
     pub rejected_last_hour: Vec<Rejected>,
+    /// Routes that are no longer configured and have stored events.
+    #[serde(default)]
+    #[schema(required)]
+    pub removed_routes: Vec<RemovedRoute>,
     /// The problems, as `GET /problems` returns them.
     #[serde(default)]
     #[schema(required)]
@@ -78,6 +83,7 @@ impl From<Overview> for Status {
             store_bytes,
             rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
+            removed_routes: overview.removed.into_iter().map(Into::into).collect(),
             problems: problems::shapes(overview.problems, Timestamp::now()),
         }
     }

@@ -1,10 +1,13 @@
 //! Prints the result of each step, as a table for people or as JSON lines for scripts.
 
+use std::io;
+
 use serde_json::json;
 
 use super::DemoStep;
 use super::receiver::ReceiverCounts;
 use super::sender::GatewayResponse;
+use crate::cli::terminal;
 
 pub(super) struct Table {
     json: bool,
@@ -14,20 +17,19 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(json: bool, steps: usize) -> Self {
+    pub(super) fn new(json: bool, steps: usize) -> io::Result<Self> {
         if !json {
-            println!();
-            println!(
-                "{:>3}  {:12} {:34} {:>6} {:18} {:>8}  {:22} as expected",
+            terminal::print(&format!(
+                "\n{:>3}  {:12} {:34} {:>6} {:18} {:>8}  {:22} as expected",
                 "#", "sent", "event type", "status", "outcome", "time", "received upstream"
-            );
+            ))?;
         }
-        Self {
+        Ok(Self {
             json,
             steps,
             rows: 0,
             as_expected: 0,
-        }
+        })
     }
 
     pub(super) fn row(
@@ -36,7 +38,7 @@ impl Table {
         response: &GatewayResponse,
         received: ReceiverCounts,
         as_expected: bool,
-    ) {
+    ) -> io::Result<()> {
         self.rows += 1;
         self.as_expected += usize::from(as_expected);
         let millis = response.duration.as_secs_f64() * 1e3;
@@ -51,8 +53,7 @@ impl Table {
                 "receiver_verified": received.verified,
                 "as_it_should": as_expected,
             });
-            println!("{row}");
-            return;
+            return terminal::print(&terminal::json_line(&row));
         }
         let shown = match received {
             ReceiverCounts { requests: 0, .. } => "nothing",
@@ -63,7 +64,7 @@ impl Table {
             ReceiverCounts { requests: 1, .. } => "1 request, NOT VERIFIED",
             _ => "several requests",
         };
-        println!(
+        terminal::print(&format!(
             "{:>3}  {:12} {:34} {:>6} {:18} {:>6.1}ms  {shown:22} {}",
             self.rows,
             step.label,
@@ -72,18 +73,18 @@ impl Table {
             response.outcome,
             millis,
             if as_expected { "yes" } else { "NO" },
-        );
+        ))
     }
 
     /// Prints the summary and returns whether all steps had the expected result.
-    pub(super) fn end(self) -> bool {
+    pub(super) fn end(self) -> io::Result<bool> {
         let all = self.as_expected == self.steps;
         if !self.json {
-            println!(
+            terminal::print(&format!(
                 "\n{} of {} steps had the expected result.",
                 self.as_expected, self.steps
-            );
+            ))?;
         }
-        all
+        Ok(all)
     }
 }

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{AdminClient, CommandError, GatewayArgs, one_line};
-use crate::admin::shape::{Done, webhook_id};
+use super::{
+    AdminClient, CommandError, DeliverySource, GatewayArgs, UNKNOWN_DELIVERY, delivery_id, one_line,
+};
+use crate::admin::shape::{Done, OneDelivery, route_of, webhook_id};
 use crate::cli::terminal;
 
 /// Forget an event ID, so that the next event with it is accepted
@@ -15,20 +17,20 @@ use crate::cli::terminal;
 /// already stored is still delivered. An ID of digits is looked up as text first, then as a number.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookstile events forget --route billing evt_123
+  hookstile events forget evt_123
   hookstile events forget --route billing --json 1024")]
 pub struct Args {
-    /// Route of the event
+    /// Route of the event [default: the one that has a delivery of it]
     #[arg(long, value_name = "NAME")]
-    route: String,
-    /// Event ID, as shown by `hookstile events list`
-    #[arg(value_name = "EVENT_ID", allow_hyphen_values = true)]
-    event_id: String,
+    route: Option<String>,
+    /// ID of the event, or of its delivery, as listed by `hookstile events list`
+    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    id: String,
     #[command(flatten)]
     gateway: GatewayArgs,
     /// Print one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Serialize)]
@@ -38,24 +40,60 @@ struct Document<'a, Id> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let admin = args.gateway.admin()?;
-    let Args {
-        route, event_id, ..
-    } = args;
-    let done = match (forget(&admin, route, event_id), as_number(event_id)) {
-        (Err(CommandError::Rejected(problem)), Some(number)) if problem.code == "unknown_event" => {
-            forget(&admin, route, &number)
+    let (route, event_id) = match &args.route {
+        Some(route) => (route.clone(), args.id.clone()),
+        None => route_and_event(&admin, &args.id)?,
+    };
+    let done = match forget_any(&admin, &route, &event_id) {
+        Err(CommandError::Rejected(problem)) if problem.code == UNKNOWN_EVENT => {
+            match delivery_id(&args.id) {
+                // It is not an event's ID, so it may be a delivery's.
+                Some(_) if args.route.is_some() => {
+                    let (_, event_id) = route_and_event(&admin, &args.id)?;
+                    forget_any(&admin, &route, &event_id)
+                }
+                _ => Err(CommandError::Rejected(problem)),
+            }
         }
-        (done, _) => done,
+        done => done,
     }?;
     if args.json {
         terminal::print(&one_line(&done)?)?;
     } else {
-        let event_id = terminal::visible(event_id, false);
+        let event_id = terminal::visible(&event_id, false);
         terminal::print(&format!(
             "{event_id} is forgotten: the next event with this ID on {route} is accepted"
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+const UNKNOWN_EVENT: &str = "unknown_event";
+
+/// Returns the route and the event ID of the delivery that `id` names.
+fn route_and_event(admin: &AdminClient, id: &str) -> Result<(String, String), CommandError> {
+    let source = DeliverySource::Admin(admin.clone());
+    match source.delivery(id, None) {
+        Ok(OneDelivery { delivery, .. }) => {
+            let route = route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id);
+            Ok((route.to_owned(), delivery.event_id))
+        }
+        Err(CommandError::Rejected(mut problem)) if problem.code == UNKNOWN_DELIVERY => {
+            problem.detail += " The ledger may know the event nevertheless: give its --route.";
+            Err(CommandError::Rejected(problem))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Forgets an event by its ID as text, or else as a number.
+fn forget_any(admin: &AdminClient, route: &str, event_id: &str) -> Result<Done, CommandError> {
+    match (forget(admin, route, &event_id), as_number(event_id)) {
+        (Err(CommandError::Rejected(problem)), Some(number)) if problem.code == UNKNOWN_EVENT => {
+            forget(admin, route, &number)
+        }
+        (done, _) => done,
+    }
 }
 
 /// Parses the ID as an integer, with all its digits.

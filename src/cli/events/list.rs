@@ -16,7 +16,7 @@ use crate::store::DeliveryFilter;
   hookstile events list --status dead --route billing
   hookstile events list --status failed --since 2h
   hookstile events list --event-id evt_123 --json | jq '.deliveries[].status'
-  hookstile events list --offline --config /etc/hookstile/hookstile.yaml")]
+  hookstile events list --offline -c /etc/hookstile/hookstile.yaml")]
 pub struct Args {
     #[command(flatten)]
     source: DeliverySourceArgs,
@@ -32,7 +32,7 @@ pub struct Args {
     limit: u64,
     /// Print one JSON document, with each event that is kept and at most 64 KiB long
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
@@ -45,7 +45,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     };
     let mut first = true;
     loop {
-        let page = source.page(&filter)?;
+        let page = match source.page(&filter) {
+            // The document has begun.
+            Err(error) if !first => return Ok(error.exit()),
+            page => page?,
+        };
         remaining = remaining.saturating_sub(page.deliveries.len());
         if args.json {
             print_json(&page.deliveries, first)?;
@@ -99,10 +103,8 @@ fn print_table(deliveries: &[Delivery<u32>], with_heading: bool) -> Result<(), C
     ];
     let mut rows = vec![heading.map(str::to_owned)];
     rows.extend(deliveries.iter().map(row));
-    for line in terminal::columns(&rows)
-        .iter()
-        .skip(usize::from(!with_heading))
-    {
+    let lines = terminal::table(&rows);
+    for line in lines.iter().skip(usize::from(!with_heading)) {
         terminal::print(line)?;
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, json};
 
-use super::selection::{SELECTION_ARGS, Selection};
-use super::{AdminClient, CommandError, GatewayArgs, delivery_id, one_line};
+use super::selection::Selection;
+use super::{AdminClient, CommandError, DeliverySource, GatewayArgs, one_line};
 use crate::admin::Pace;
 use crate::admin::shape::{OneDelivery, Redelivered, webhook_id};
 use crate::cli::check::plural;
@@ -15,20 +15,21 @@ use crate::store::DeliveryState;
 
 /// Redeliver events whose payload is kept
 ///
-/// Selects deliveries by ID, or all that match, oldest first. Without --status, selects failed and
-/// dead ones. Deliveries that became due while a route was paused or the gateway was down are due
+/// Selects events by ID, or all deliveries that match, oldest first. Without --status, selects
+/// failed and dead ones. Deliveries that became due while a route was paused or the gateway was down are due
 /// at once, whatever --per-second says.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  hookstile events redeliver msg_8e9c15cb136d
   hookstile events redeliver del_17 del_18
   hookstile events redeliver --dead --route billing
   hookstile events redeliver --route billing --since 2h --dry-run
   hookstile events redeliver --route billing --since 2h --per-second 20")]
 pub struct Args {
-    /// Deliveries, as listed by `hookstile events list`
+    /// IDs of events, or of their deliveries, as listed by `hookstile events list`. With --route,
+    /// only that route's
     #[arg(
-        required_unless_present_any = SELECTION_ARGS.into_iter().chain(["dead"]),
-        conflicts_with_all = SELECTION_ARGS.into_iter().chain(["dead", "dry_run", "per_second"]),
+        conflicts_with_all = ["status", "event_id", "event_type", "since", "until", "dead", "dry_run", "per_second"],
         value_name = "ID"
     )]
     ids: Vec<String>,
@@ -47,13 +48,16 @@ pub struct Args {
     gateway: GatewayArgs,
     /// Print one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// One hour: enough to write a million deliveries on a slow disk.
 const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
+    if args.ids.is_empty() && !args.dead && args.selection.is_empty() {
+        return Err(CommandError::Usage(NOTHING_SELECTED.into()));
+    }
     let admin = args.gateway.admin()?;
     if args.ids.is_empty() {
         redeliver_matching(args, &admin)
@@ -61,6 +65,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
         redeliver_each(args, &admin)
     }
 }
+
+/// The advice where nothing is selected: all is too much to be the default.
+const NOTHING_SELECTED: &str = "\
+say which events: IDs, or any of --dead, --status, --route, --type, --event-id, --since and --until;
+for example `hookstile events redeliver --dead`, and first `--dry-run` to count them";
 
 fn parse_pace(text: &str) -> Result<f64, String> {
     let number = text
@@ -129,10 +138,11 @@ fn redeliver_matching(args: &Args, admin: &AdminClient) -> Result<ExitCode, Comm
 }
 
 fn redeliver_each(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
+    let source = DeliverySource::Admin(admin.clone());
     let (mut accepted, mut refused) = (Vec::new(), Vec::new());
     let mut failure = None;
     for id in &args.ids {
-        match redeliver(admin, id) {
+        match redeliver(admin, &source, id, args.selection.route.as_deref()) {
             Ok(()) => {
                 // A closed pipe must not keep the other deliveries from being redelivered.
                 if !args.json {
@@ -152,14 +162,18 @@ fn redeliver_each(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandE
     }
     let success = accepted.len() == args.ids.len();
     let printed = if args.json {
-        terminal::print(&terminal::json_line(
-            &json!({"success": success, "accepted": accepted, "refused": refused}),
-        ))
+        let mut document = failure
+            .as_ref()
+            .map_or_else(|| json!({}), CommandError::to_json);
+        document["success"] = success.into();
+        document["accepted"] = json!(accepted);
+        document["refused"] = refused.into();
+        terminal::print(&terminal::json_line(&document))
     } else {
         Ok(())
     };
     match failure {
-        Some(failure) => Err(failure),
+        Some(failure) => Ok(failure.exit()),
         None => {
             printed?;
             Ok(if success {
@@ -171,9 +185,14 @@ fn redeliver_each(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandE
     }
 }
 
-fn redeliver(admin: &AdminClient, id: &str) -> Result<(), CommandError> {
-    let id = delivery_id(id).map_err(CommandError::Rejected)?;
-    admin
-        .post::<OneDelivery>(&format!("/deliveries/{id}/redeliver"), &json!({}))
-        .map(drop)
+fn redeliver(
+    admin: &AdminClient,
+    source: &DeliverySource,
+    id: &str,
+    route: Option<&str>,
+) -> Result<(), CommandError> {
+    source.resolve(id, route, |id| {
+        let path = format!("/deliveries/{id}/redeliver");
+        admin.post::<OneDelivery>(&path, &json!({})).map(drop)
+    })
 }

@@ -28,17 +28,12 @@ pub(super) struct Selection {
     pub until: Option<Timestamp>,
 }
 
-/// The clap IDs of the arguments in a [`Selection`].
-pub(super) const SELECTION_ARGS: [&str; 6] = [
-    "route",
-    "status",
-    "event_id",
-    "event_type",
-    "since",
-    "until",
-];
-
 impl Selection {
+    /// Returns whether there is no condition.
+    pub(super) fn is_empty(&self) -> bool {
+        self.filter() == DeliveryFilter::default()
+    }
+
     /// Returns the conditions as a filter of the store.
     pub(super) fn filter(&self) -> DeliveryFilter {
         DeliveryFilter {

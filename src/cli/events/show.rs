@@ -1,29 +1,37 @@
-//! `hookstile events show`: shows one delivery.
+//! `hookstile events show`: shows one event with its attempts.
 
 use std::process::ExitCode;
 
 use super::{CommandError, DeliverySourceArgs, one_line};
 use crate::admin::shape::{Attempt, Delivery, route_of};
 use crate::cli::terminal;
+use crate::json;
 
-/// Show one delivery with its attempts, and its event if that is kept
+/// Show one event with its attempts, and its payload if that is kept
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  hookstile events show msg_8e9c15cb136d
   hookstile events show del_17
   hookstile events show del_17 --json | jq '.delivery.attempts'")]
 pub struct Args {
-    /// Delivery, as listed by `hookstile events list`
-    #[arg(value_name = "ID")]
+    /// ID of the event, or of its delivery, as listed by `hookstile events list`
+    #[arg(value_name = "ID", allow_hyphen_values = true)]
     id: String,
+    /// Route of the event, if several have it
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
     #[command(flatten)]
     source: DeliverySourceArgs,
     /// Print one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
-    let found = args.source.connect()?.delivery(&args.id)?;
+    let found = args
+        .source
+        .connect()?
+        .delivery(&args.id, args.route.as_deref())?;
     if args.json {
         terminal::print(&one_line(&found)?)?;
     } else {
@@ -70,7 +78,10 @@ fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), CommandError> {
     }
     if let Some(event) = &delivery.event_data {
         terminal::print("")?;
-        terminal::print(&terminal::visible(event.get(), true))?;
+        let text = event.get();
+        let laid_out = json::pretty(text);
+        let text = laid_out.as_deref().unwrap_or(text);
+        terminal::print(&terminal::visible(text, true))?;
     }
     Ok(())
 }
@@ -125,10 +136,7 @@ fn print_attempts(attempts: &[Attempt]) -> Result<(), CommandError> {
             attempt_result(attempt.status, attempt.error.as_deref()),
         ]
     }));
-    for line in terminal::columns(&rows) {
-        terminal::print(&line)?;
-    }
-    Ok(())
+    Ok(terminal::print_table(&rows)?)
 }
 
 /// Prints the responses whose bodies are kept.

@@ -235,6 +235,7 @@ mod tests {
             header("x-other", "b"),
         ];
         let request = SignedRequest {
+            target: "http://localhost/".into(),
             headers: headers.into_iter().collect(),
             body: b"{}".to_vec(),
             unsigned: b"{}".to_vec(),

@@ -1,5 +1,7 @@
 //! Builds the request: an event in the provider's format, its signature, and the tampering.
 
+use std::path::Path;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 
@@ -7,12 +9,16 @@ use super::Args;
 use super::tamper::signature_header;
 use crate::cli::admin::CommandError;
 use crate::cli::input;
+use crate::cli::signer::Signer;
+use crate::config::STANDARD_INPUT;
 use crate::event::{IdSource, Source};
-use crate::providers::{self, Preset, Sample, sample};
-use crate::signature::{Scheme, SignError};
+use crate::providers::{Sample, sample_for_scheme};
+use crate::signature::SignError;
 
 /// A signed request. Its bytes are the same each time that it is sent.
 pub(super) struct SignedRequest {
+    /// The URL to send to.
+    pub(super) target: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
     /// The body before a signature was put into it.
@@ -23,23 +29,34 @@ pub(super) struct SignedRequest {
 
 impl SignedRequest {
     pub(super) fn new(args: &Args) -> Result<Self, CommandError> {
-        let preset = providers::find(&args.provider)
-            .ok_or_else(|| CommandError::Usage("unknown provider".into()))?;
-        let mut scheme = (preset.scheme)();
-        if let Some(tamper) = args.tamper {
-            tamper.check(preset, &scheme).map_err(CommandError::Usage)?;
+        if args.signer.secret.is_standard_input() && args.body.as_deref().is_some_and(is_stdin) {
+            let problem = "standard input cannot be both the secret and the body";
+            return Err(CommandError::Usage(problem.into()));
         }
-        scheme.signed = scheme
+        let mut signer = args.signer.signer()?;
+        if let Some(tamper) = args.tamper {
+            tamper.check(&signer).map_err(CommandError::Usage)?;
+        }
+        let (target, host) = match (&args.target, &signer.target) {
+            (Some(target), _) => (target.clone(), None),
+            (None, Ok((target, host))) => (target.clone(), host.clone()),
+            (None, Err(problem)) => return Err(CommandError::Usage(problem.clone())),
+        };
+        signer.scheme.signed = signer
+            .scheme
             .signed
-            .with_url(args.url.as_deref().unwrap_or(&args.target));
+            .with_url(args.url.as_deref().unwrap_or(&target));
         let at = args.at.unwrap_or_else(Timestamp::now);
         let at = args.tamper.map_or(at, |tamper| tamper.shift_time(at));
         let id = args.id.clone().unwrap_or_else(input::new_id);
-        let event = event(args, preset, &id, at)?;
-        let mut request = sign(args, &scheme, event, &id, at)?;
+        let event = event(args, &signer, &id, at)?;
+        let mut request = sign(args, &signer, event, target, &id, at)?;
+        if let Some(host) = host.and_then(|host| HeaderValue::try_from(&*host).ok()) {
+            request.headers.insert(header::HOST, host);
+        }
         if let Some(tamper) = args.tamper {
             tamper
-                .apply(&mut request, preset, &scheme, at)
+                .apply(&mut request, &signer, at)
                 .map_err(CommandError::Usage)?;
         }
         let extra: Vec<_> = args.headers.iter().collect();
@@ -49,29 +66,34 @@ impl SignedRequest {
         for (name, value) in extra {
             request.headers.append(name, value.clone());
         }
-        request.signature = signature_header(&scheme, &request).cloned();
+        request.signature = signature_header(&signer.scheme, &request).cloned();
         Ok(request)
     }
 }
 
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new(STANDARD_INPUT)
+}
+
 /// Returns a generated event, or the body from the file with the provider's other headers.
-fn event(args: &Args, preset: &Preset, id: &str, at: Timestamp) -> Result<Sample, CommandError> {
-    let event_type = args.event_type.as_deref().unwrap_or(preset.example_type);
-    let Sample { headers, body } = sample(preset, event_type, id, at);
+fn event(args: &Args, signer: &Signer, id: &str, at: Timestamp) -> Result<Sample, CommandError> {
+    let (title, envelope) = (&signer.title, &signer.envelope);
+    let event_type = args.event_type.as_deref().unwrap_or(&signer.example_type);
+    let sample = sample_for_scheme(envelope, &signer.scheme, event_type, id, at);
+    let Sample { headers, body } = sample.ok_or_else(|| {
+        CommandError::Failed(format!("no event can be built for the `event` of {title}"))
+    })?;
     let Some(path) = &args.body else {
         return Ok(Sample { headers, body });
     };
-    let envelope = (preset.defaults.envelope)();
     if args.id.is_some() && !matches!(envelope.id, IdSource::Header(_)) {
         return Err(CommandError::Usage(format!(
-            "--id: {} has the ID in the body, and --body is sent unchanged",
-            preset.title
+            "--id: {title} has the ID in the body, and --body is sent unchanged"
         )));
     }
     if args.event_type.is_some() && !matches!(envelope.event_type, Source::Header(_)) {
         return Err(CommandError::Usage(format!(
-            "--type: {} has the type in the body, and --body is sent unchanged",
-            preset.title
+            "--type: {title} has the type in the body, and --body is sent unchanged"
         )));
     }
     let body = input::read_body(Some(path)).map_err(CommandError::Failed)?;
@@ -80,12 +102,13 @@ fn event(args: &Args, preset: &Preset, id: &str, at: Timestamp) -> Result<Sample
 
 fn sign(
     args: &Args,
-    scheme: &Scheme,
+    signer: &Signer,
     event: Sample,
+    target: String,
     id: &str,
     at: Timestamp,
 ) -> Result<SignedRequest, CommandError> {
-    let secret = args.secret.read().map_err(CommandError::Failed)?;
+    let Signer { scheme, secret, .. } = signer;
     let failed = |error: SignError| match error {
         SignError::NotInBody | SignError::BadId | SignError::NoUrl => {
             CommandError::Usage(error.to_string())
@@ -103,14 +126,14 @@ fn sign(
         (
             HeaderMap::new(),
             scheme
-                .sign_in_body(&secret, text)
+                .sign_in_body(secret, text)
                 .map_err(failed)?
                 .into_bytes(),
         )
     } else {
         (
             scheme
-                .sign(&secret, &unsigned, at, Some(id))
+                .sign(secret, &unsigned, at, Some(id))
                 .map_err(failed)?
                 .to_headers(),
             unsigned.clone(),
@@ -129,6 +152,7 @@ fn sign(
         headers.insert(name.clone(), HeaderValue::from_str(&value).map_err(unfit)?);
     }
     Ok(SignedRequest {
+        target,
         headers,
         body,
         unsigned,

@@ -5,9 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::request::SignedRequest;
+use crate::cli::signer::Signer;
 use crate::event::IdSource;
 use crate::json::{PointerValue, find, member};
-use crate::providers::Preset;
 use crate::signature::{Scheme, SignatureLocation, SignedTime, TimestampLocation};
 
 /// A way to tamper with a request.
@@ -44,17 +44,17 @@ impl Tamper {
     ///
     /// # Errors
     /// The reason why they do not.
-    pub(super) fn check(self, preset: &Preset, scheme: &Scheme) -> Result<(), String> {
-        let title = preset.title;
+    pub(super) fn check(self, signer: &Signer) -> Result<(), String> {
+        let Signer { title, scheme, .. } = signer;
         match self {
             Self::Timestamp | Self::Stale | Self::Future if scheme.time.is_none() => Err(format!(
                 "{title} does not sign a time: there is none to tamper with"
             )),
-            Self::Id => match (preset.defaults.envelope)().id {
+            Self::Id => match &signer.envelope.id {
                 IdSource::BodyDigest | IdSource::Nothing => {
                     Err(format!("{title}'s events have no ID to tamper with"))
                 }
-                IdSource::Header(name) if !scheme.signs_header(&name) => Err(format!(
+                IdSource::Header(name) if !scheme.signs_header(name) => Err(format!(
                     "{title} does not sign {name}: a request with another ID is still genuine"
                 )),
                 IdSource::Header(_) | IdSource::Pointer(_) | IdSource::Joined(_) => Ok(()),
@@ -79,10 +79,10 @@ impl Tamper {
     pub(super) fn apply(
         self,
         request: &mut SignedRequest,
-        preset: &Preset,
-        scheme: &Scheme,
+        signer: &Signer,
         at: Timestamp,
     ) -> Result<(), String> {
+        let scheme = &signer.scheme;
         match self {
             Self::Stale | Self::Future => {}
             Self::Body => {
@@ -107,13 +107,12 @@ impl Tamper {
                     change_time(request, scheme, time, at)?;
                 }
             }
-            Self::Id => match (preset.defaults.envelope)().id {
+            Self::Id => match &signer.envelope.id {
                 IdSource::Header(name) => {
-                    change_header(request, &name, |id| change_last(id, id.len()))?;
+                    change_header(request, name, |id| change_last(id, id.len()))?;
                 }
                 IdSource::Pointer(_) | IdSource::Joined(_) => {
-                    let envelope = (preset.defaults.envelope)();
-                    let pointer = envelope.pointers().next().ok_or(NO_ID)?;
+                    let pointer = signer.envelope.pointers().next().ok_or(NO_ID)?;
                     let text = std::str::from_utf8(&request.body).map_err(|_| NO_ID)?;
                     let id = match find(text, [Some(pointer)]) {
                         Ok([PointerValue::Text(id)]) => id.unescaped().ok_or(NO_ID)?,

@@ -43,6 +43,12 @@ impl Compiler<'_> {
         );
         let (token, read_token) = (token?, read_token?);
         if let Some(given) = admin.read_token.given() {
+            if admin.token.is_absent() {
+                let error = Diagnostic::error(given.span, "`read_token` needs a `token`");
+                self.report(
+                    error.help("add `token`; without it, no token is needed to change anything"),
+                );
+            }
             self.compare_tokens(token.as_ref(), read_token.as_ref(), given.span);
         }
         Some(Admin {
@@ -62,18 +68,12 @@ impl Compiler<'_> {
         span: Span,
     ) {
         let digest = read_token.map(|read| read.secret.digest());
-        match token {
-            None => {
-                let error = Diagnostic::error(span, "`read_token` needs a `token`");
-                self.report(
-                    error.help("add `token`; without it, no token is needed to change anything"),
-                );
-            }
-            Some(token) if digest.is_some_and(|digest| digest.matches(token.secret.expose())) => {
-                let error = Diagnostic::error(span, "`read_token` is the same as `token`");
-                self.report(error.help("use another one; this one may change everything"));
-            }
-            Some(_) => {}
+        let is_same = |token: &NamedSecret| {
+            digest.is_some_and(|digest| digest.matches(token.secret.expose()))
+        };
+        if token.is_some_and(is_same) {
+            let error = Diagnostic::error(span, "`read_token` is the same as `token`");
+            self.report(error.help("use another one; this one may change everything"));
         }
     }
 
@@ -120,7 +120,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// Returns the token, `Some(None)` if the key is absent, or `None` if it is wrong.
+    /// Returns the token, `Some(None)` if the key is absent or the check is without secrets, or
+    /// `None` if it is wrong.
     #[expect(
         clippy::option_option,
         reason = "a wrong token is not an absent one: there is no configuration with it"
@@ -129,7 +130,7 @@ impl Compiler<'_> {
         match field {
             Field::Absent => Some(None),
             Field::Wrong => None,
-            Field::Given(reference) => self.token(reference).map(Some),
+            Field::Given(reference) => self.token(reference).ok(),
         }
     }
 }

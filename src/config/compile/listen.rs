@@ -96,6 +96,9 @@ impl Compiler<'_> {
             }
             return None;
         };
+        if self.certificates_unchecked(pairs) {
+            return None;
+        }
         let certificates = self.certificates(pairs)?;
         let ca = match client_ca {
             None => None,
@@ -113,6 +116,13 @@ impl Compiler<'_> {
             settings,
             certificates: paths,
         })
+    }
+
+    /// Returns whether the check is without secrets, and so without the keys of certificates.
+    fn certificates_unchecked(&self, pairs: &Located<OneOrMore<raw::Certificate>>) -> bool {
+        let keys = pairs.value.0.iter().filter_map(Field::value);
+        keys.filter_map(|pair| pair.certificate.value().and(pair.key.value()))
+            .fold(false, |_, key| self.leaves_unchecked(key))
     }
 
     fn client_ca(&self, path: &Located<String>) -> Option<Vec<CertificateDer<'static>>> {

@@ -36,14 +36,15 @@ impl Compiler<'_> {
         let url = self.required(url, notify.span, "notify", "url");
         let secret = self.required(secret, notify.span, "notify", "secret");
         let url = url.and_then(|url| self.notified_url(url));
-        let secret = secret.and_then(|reference| {
-            let secret = self.sole_secret(reference)?;
-            self.key(&secret, &presets::standard_webhooks(), reference.span)?;
-            Some(secret.secret)
-        });
+        let reference = secret?;
+        // A check without secrets has none, and nothing is sent.
+        let Some(secret) = self.sole_secret(reference).ok()? else {
+            return Some(None);
+        };
+        self.key(&secret, &presets::standard_webhooks(), reference.span)?;
         Some(Some(notifications::Settings {
             url: url?,
-            secret: secret?,
+            secret: secret.secret,
             begin_after,
             end_after,
         }))

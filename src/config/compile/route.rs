@@ -14,7 +14,7 @@ use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values;
-use crate::config::{Authentication, Listen, facts, raw};
+use crate::config::{Authentication, Endpoint, Listen, RouteAddress, facts, raw};
 use crate::explain::{Candidate, Explainer};
 use crate::gateway::Limits;
 use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
@@ -36,6 +36,17 @@ pub(super) struct Identity {
     pub name: Option<Located<String>>,
     pub host: Option<String>,
     pub path: Option<Located<String>>,
+}
+
+impl Identity {
+    /// Returns the address that the route is known by, if it has a name and a path.
+    pub(super) fn address(&self) -> Option<RouteAddress> {
+        Some(RouteAddress {
+            name: self.name.as_ref()?.value.clone(),
+            host: self.host.clone(),
+            path: self.path.as_ref()?.value.clone(),
+        })
+    }
 }
 
 /// The time for which many senders retry: the shortest safe window for a sender that is not known.
@@ -260,7 +271,11 @@ impl Compiler<'_> {
     }
 
     /// Compiles the part of a route that verifies requests.
-    pub(super) fn authentication(&self, raw: &Layered<'_>) -> Option<Authentication> {
+    pub(super) fn authentication(
+        &self,
+        raw: &Layered<'_>,
+        endpoint: Result<Endpoint, String>,
+    ) -> Option<Authentication> {
         let sender = self.sender(raw)?;
         let secrets = self.named_secrets(raw.get(|route| &route.secrets), raw.span);
         let envelope = self.envelope(
@@ -268,11 +283,16 @@ impl Compiler<'_> {
             sender.defaults,
             Some(&sender.scheme),
         );
+        let events = raw.get(|route| &route.events).value().into_iter().flatten();
+        let events = events.filter_map(Field::value);
         Some(Authentication {
             scheme: sender.scheme,
             secrets: secrets?,
             envelope,
             challenge: sender.handshake.challenge(),
+            provider: sender.provider,
+            events: events.map(|pattern| pattern.as_str().into()).collect(),
+            endpoint,
         })
     }
 

@@ -35,6 +35,8 @@ pub(super) enum SecretError {
     Wrong,
     /// Its file cannot be read, which is not reported yet: the problem, and its place.
     Unreadable(Span, String),
+    /// It is not read, because the check is without secrets.
+    Unchecked,
 }
 
 /// The origin of a secret.
@@ -94,7 +96,7 @@ impl Compiler<'_> {
         if !complete {
             return None;
         }
-        if unreadable.is_empty()
+        if secrets.len() == list.value.len()
             && secrets.iter().all(|secret: &NamedSecret| {
                 secret.expires.is_some_and(|end| end <= self.sources.now)
             })
@@ -192,11 +194,13 @@ impl Compiler<'_> {
         }
     }
 
-    /// Returns an admin token.
-    pub(super) fn token(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
+    /// Returns an admin token, or `Ok(None)` if the check is without secrets.
+    pub(super) fn token(&self, reference: &Located<Reference>) -> Result<Option<NamedSecret>, ()> {
         let token = self.sole_secret(reference)?;
-        self.warn_of_short(&token.secret, reference.span);
-        Some(token)
+        if let Some(token) = &token {
+            self.warn_of_short(&token.secret, reference.span);
+        }
+        Ok(token)
     }
 
     /// Returns a route's verify token, or `None` if it is wrong. Adds it to `unreadable` if it
@@ -232,6 +236,7 @@ impl Compiler<'_> {
                 unreadable.push(problem);
                 true
             }
+            (_, SecretError::Unchecked) => true,
             (_, error) => {
                 self.report_secret(error);
                 false
@@ -266,12 +271,44 @@ impl Compiler<'_> {
         }
     }
 
-    /// Returns a token, or the URL of a database.
-    pub(super) fn sole_secret(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
-        let token = self.secret(reference, 0);
-        let token = token.map_err(|error| self.report_secret(error)).ok()?;
-        self.check_expired(&token, reference.span);
-        Some(token)
+    /// Returns a token, or the URL of a database; `Ok(None)` if the check is without secrets.
+    pub(super) fn sole_secret(
+        &self,
+        reference: &Located<Reference>,
+    ) -> Result<Option<NamedSecret>, ()> {
+        match self.secret(reference, 0) {
+            Ok(token) => {
+                self.check_expired(&token, reference.span);
+                Ok(Some(token))
+            }
+            Err(SecretError::Unchecked) => Ok(None),
+            Err(error) => {
+                self.report_secret(error);
+                Err(())
+            }
+        }
+    }
+
+    /// As [`Self::leaves_unchecked`]. A name that may be the secret itself is not recorded.
+    fn leaves_variable_unchecked(&self, name: &str) -> bool {
+        let shown = if is_shown_variable(name) {
+            name
+        } else {
+            "a variable whose name is not shown"
+        };
+        is_variable(name) && self.leaves_unchecked(shown)
+    }
+
+    /// Returns whether secrets are not read. If so, records the secret with this name as unchecked.
+    pub(super) fn leaves_unchecked(&self, name: &str) -> bool {
+        let is_unchecked = matches!(self.sources.unreadable, UnreadableSecret::Unchecked);
+        if is_unchecked {
+            let unchecked = &mut self.files.borrow_mut().unchecked;
+            if !unchecked.iter().any(|other| other == name) {
+                unchecked.push(name.into());
+            }
+        }
+        is_unchecked
     }
 
     /// Returns the secret under its default name.
@@ -282,6 +319,9 @@ impl Compiler<'_> {
     ) -> Result<NamedSecret, SecretError> {
         let origin = self.origin(reference).ok_or(SecretError::Wrong)?;
         let (bytes, at, default_name) = match &origin {
+            Origin::Variable(name) if self.leaves_variable_unchecked(&name.value) => {
+                return Err(SecretError::Unchecked);
+            }
             Origin::Variable(name) => (
                 self.variable(name).ok_or(SecretError::Wrong)?,
                 name.span,
@@ -296,6 +336,9 @@ impl Compiler<'_> {
                         .help("write the file's path here, never the secret"),
                 );
                 return Err(SecretError::Wrong);
+            }
+            Origin::File(path) if self.leaves_unchecked(&path.value) => {
+                return Err(SecretError::Unchecked);
             }
             Origin::File(path) => (self.secret_file(path)?, path.span, file_name(&path.value)),
             Origin::Literal => {

@@ -1,10 +1,11 @@
 //! Step 2: decides on the head alone whether a request may proceed.
 
-use super::client_address::Forwarded;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::time::timeout_at;
 
+use super::client_address::{Forwarded, X_FORWARDED_FOR};
 use super::exchange::Exchange;
 use super::head::MalformedHead;
 use super::{handshake, head};
@@ -52,11 +53,32 @@ impl Gateway {
             &self.limits.trusted_proxies,
         );
         exchange.log_line.peer = Some(exchange.forwarded.client);
+        if !exchange.forwarded.from_trusted_proxy {
+            self.warn_of_untrusted_proxy(exchange);
+        }
         route.admission.admit(exchange.forwarded.client)?;
         if let Some(Err(Rejection::InvalidSignature(failure))) = &handshake {
             exchange.count_unverified(matched, *failure)?;
         }
         handshake.transpose()
+    }
+}
+
+impl Gateway {
+    /// Warns once about a proxy that may be missing in `trusted_proxies`.
+    fn warn_of_untrusted_proxy(&self, exchange: &Exchange<'_>) {
+        let headers = &exchange.session.req_header().headers;
+        if self.warned_of_proxy.load(Ordering::Relaxed) || !headers.contains_key(X_FORWARDED_FOR) {
+            return;
+        }
+        if !self.warned_of_proxy.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                peer = %exchange.peer,
+                "X-Forwarded-For is ignored, because its sender is not in `trusted_proxies`: if \
+                 this is your proxy, add it; otherwise all its clients count as one, in limits \
+                 and for `allow_from`; this is logged once"
+            );
+        }
     }
 }
 

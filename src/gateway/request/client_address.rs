@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::gateway::address;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The hops of a request before its peer, as far as they can be trusted.
 #[derive(Debug, PartialEq, Eq)]

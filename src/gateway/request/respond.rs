@@ -20,6 +20,9 @@ use crate::gateway::response::{Outcome, Response};
 use crate::limits::Reservation;
 use crate::outcome::Code;
 
+/// The characters of a path or a method that are logged at most.
+const LOGGED_CHARACTERS_MAX: usize = 256;
+
 impl Gateway {
     /// Counts, writes and logs the response. Returns whether it was written completely. A sender
     /// that does not read has half a second during a stop, which waits for verified requests.
@@ -68,6 +71,7 @@ impl Gateway {
         let duration = exchange.first_byte.elapsed();
         requests.observe_duration(duration);
         if let Some(suppressed) = self.sample_log_line(exchange, code, reason, is_sampled) {
+            add_target(exchange, code);
             exchange
                 .log_line
                 .write_line(code, reason, status.as_u16(), duration, suppressed);
@@ -236,4 +240,22 @@ fn headers_as_sent(head: &RequestHeader, host: Option<&str>) -> Vec<SentHeader> 
             value: value.into(),
         })
         .collect()
+}
+
+/// Adds to the log line what the request asked for, where that is what was wrong with it.
+fn add_target(exchange: &mut Exchange<'_>, code: Code) {
+    if !exchange.has_head {
+        return;
+    }
+    let request = exchange.session.req_header();
+    let cut = |text: &str| text.chars().take(LOGGED_CHARACTERS_MAX).collect::<String>();
+    match code {
+        Code::UnknownRoute => {
+            exchange.log_line.path = Some(cut(request.uri.path()).into());
+        }
+        Code::MethodNotAllowed => {
+            exchange.log_line.method = Some(cut(request.method.as_str()).into());
+        }
+        _ => {}
+    }
 }

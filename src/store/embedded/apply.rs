@@ -427,6 +427,52 @@ impl<'t> BatchWriter<'t> {
         Ok(RequeueResult::Queued(stored.route))
     }
 
+    /// Moves up to `limit` events in this state from one route to another, oldest first. Returns
+    /// their number. Their IDs in the ledger stay those of the first route.
+    pub(super) fn move_events(
+        &mut self,
+        from: &Arc<str>,
+        to: &Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+    ) -> rusqlite::Result<usize> {
+        let Some(&from_id) = self.cursor.routes.get(from) else {
+            return Ok(0);
+        };
+        let to_id = self.route_id(to)?;
+        let mut update = self.connection.prepare_cached(
+            "UPDATE deliveries SET route = ?2, due_ms = min(due_ms, ?5),
+                 queued_ms = iif(state = 'pending', ?6, queued_ms)
+             WHERE id IN (SELECT id FROM deliveries
+                 WHERE route = ?1 AND state = ?3 AND state <> 'success' ORDER BY id LIMIT ?4)
+             RETURNING received_ms, payload_bytes",
+        )?;
+        let rows = update.query_map(
+            params![
+                from_id,
+                to_id,
+                state.as_str(),
+                limit,
+                self.now_due.0,
+                self.now.0
+            ],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let moved: Vec<(i64, i64)> = rows.collect::<rusqlite::Result<_>>()?;
+        for (received_ms, payload_bytes) in &moved {
+            self.count_day(from_id, *received_ms, state, -1, 0);
+            self.count_day(to_id, *received_ms, state, 1, 0);
+            let bytes = RECORD_BYTES + payload_bytes;
+            for (route, by) in [(from, -bytes), (to, bytes)] {
+                self.effects.byte_changes.push((Arc::clone(route), by));
+            }
+            let changes = &mut self.effects.state_changes;
+            changes.push((Arc::clone(from), Some(state), None));
+            changes.push((Arc::clone(to), None, Some(state)));
+        }
+        Ok(moved.len())
+    }
+
     /// Deletes an event's ledger rows, if they still exist.
     pub(super) fn forget_event(&mut self, rows: &[(EventKey, RowId)]) -> rusqlite::Result<()> {
         rows.iter()
@@ -532,6 +578,21 @@ impl<'t> BatchWriter<'t> {
                 .connection
                 .prepare_cached("UPDATE routes SET concurrency = ?2 WHERE id = ?1")?;
             update.execute(params![id, route.concurrency])?;
+            let limits = route.retain.limits();
+            let mut remember = self.connection.prepare_cached(
+                "INSERT INTO route_settings VALUES (?1, ?2, ?3, ?4) ON CONFLICT (route) DO UPDATE
+                 SET keep_ms = excluded.keep_ms, max_bytes = excluded.max_bytes,
+                     horizon_ms = excluded.horizon_ms",
+            )?;
+            let max_bytes = limits
+                .max_bytes
+                .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+            remember.execute(params![
+                route.route,
+                millis(limits.keep),
+                max_bytes,
+                millis(route.horizon)
+            ])?;
         }
         Ok(())
     }
@@ -723,6 +784,10 @@ impl QueueCounts {
             DeliveryState::Success | DeliveryState::Failed => None,
         }
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Returns the bytes that a record counts against its route's retention limit. Only ended

@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::OpenError;
 use super::offline::OfflineStore;
-use crate::store::migration::{DayRow, DeliveryRow, IdRow, RouteRow};
+use crate::store::migration::{DayRow, DeliveryRow, IdRow, RouteRow, RouteSettings};
 
 impl OfflineStore {
     /// Returns the key of the ledger's hashes.
@@ -90,10 +90,20 @@ impl OfflineStore {
 
     pub(in crate::store) fn routes(&self) -> Result<Vec<RouteRow>, OpenError> {
         self.rows(
-            "SELECT name, created_ms, last_success_ms, last_failure_ms FROM routes",
+            "SELECT name, created_ms, last_success_ms, last_failure_ms, keep_ms, max_bytes,
+                horizon_ms FROM routes LEFT JOIN route_settings ON route = name",
             [],
             |row| {
+                let settings = match (row.get(4)?, row.get(6)?) {
+                    (Some(keep_ms), Some(horizon_ms)) => Some(RouteSettings {
+                        keep_ms,
+                        max_bytes: row.get(5)?,
+                        horizon_ms,
+                    }),
+                    _ => None,
+                };
                 Ok(RouteRow {
+                    settings,
                     name: row.get(0)?,
                     created_ms: row.get(1)?,
                     last_success_ms: row.get(2)?,

@@ -1,16 +1,19 @@
 //! Queries, on connections that cannot write, beside the writer.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::shared::QueueCounts;
 use super::{
     AttemptHistory, AttemptLog, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord,
     DeliveryState, DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline,
-    LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, RouteDeliveryStats, RowId, schema,
+    LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, RecordLimits, RemovedRoute, Retain,
+    RouteDeliveryStats, RowId, schema,
 };
 use crate::signature::PayloadDigest;
 use crate::store::uptime::Uptime;
@@ -158,14 +161,17 @@ impl Reader {
 
     pub(super) fn load_event(
         &self,
+        route: &str,
         id: DeliveryId,
         now: Uptime,
     ) -> rusqlite::Result<Option<QueuedEvent>> {
+        // The unary plus keeps SQLite from the indexes of a route's events.
         let mut select = self.0.prepare_cached(
             "SELECT event_id, event_type, tried, possibly_delivered, received_ms, queued_ms
-             FROM deliveries WHERE id = ?1 AND state = 'pending'",
+             FROM deliveries WHERE id = ?1 AND state = 'pending'
+             AND +route = (SELECT id FROM routes WHERE name = ?2)",
         )?;
-        let queued = select.query_row([id.0], |row| {
+        let queued = select.query_row(params![id.0, route], |row| {
             Ok(QueuedEvent {
                 event_id: row.get::<_, String>(0)?.into(),
                 event_type: row.get::<_, String>(1)?.into(),
@@ -242,6 +248,53 @@ impl Reader {
         select
             .query_row([route], |row| timestamp(row, 0))
             .optional()
+    }
+
+    /// Returns a removed route, with the oldest of its pending events.
+    pub(super) fn removed_route(
+        &self,
+        route: Arc<str>,
+        counts: QueueCounts,
+        now: Uptime,
+    ) -> rusqlite::Result<RemovedRoute> {
+        let mut select = self.0.prepare_cached(
+            "SELECT received_ms, (SELECT horizon_ms FROM route_settings WHERE route = ?1), queued_ms
+             FROM deliveries WHERE route = (SELECT id FROM routes WHERE name = ?1)
+             AND state = 'pending' AND state <> 'success'
+             ORDER BY rowid LIMIT 1",
+        )?;
+        let oldest = select.query_row([&route], |row| {
+            let (horizon, queued): (Option<i64>, i64) = (row.get(1)?, row.get(2)?);
+            let left = horizon.map(|horizon| {
+                let waited = now.0.cast_signed().saturating_sub(queued);
+                SignedDuration::from_millis(horizon.saturating_sub(waited))
+            });
+            Ok((timestamp(row, 0)?, left))
+        });
+        let (oldest_waiting, left) = oldest.optional()?.unzip();
+        Ok(RemovedRoute {
+            route,
+            pending: counts.pending,
+            dead: counts.dead,
+            oldest_waiting,
+            horizon_left: left.flatten(),
+        })
+    }
+
+    /// Returns the last limits of a route's records. A route that no version with this table has
+    /// served has the default.
+    pub(super) fn record_limits(&self, route: &str) -> rusqlite::Result<RecordLimits> {
+        let mut select = self
+            .0
+            .prepare_cached("SELECT keep_ms, max_bytes FROM route_settings WHERE route = ?1")?;
+        let limits = select.query_row([route], |row| {
+            Ok(RecordLimits {
+                keep: Duration::from_millis(row.get(0)?),
+                max_bytes: row.get(1)?,
+            })
+        });
+        let limits = limits.optional()?;
+        Ok(limits.unwrap_or_else(|| Retain::DEFAULT.limits()))
     }
 
     pub(super) fn delivery(

@@ -76,12 +76,17 @@ const UPGRADE_TO_VERSION_2: &str = "ALTER TABLE deliveries ADD COLUMN secret TEX
 /// Upgrades version 2 to version 3.
 const UPGRADE_TO_VERSION_3: &str = "ALTER TABLE ledger ADD COLUMN route INTEGER";
 
-/// The tables of operator data. Created on opening if they do not exist.
-const OPERATOR_TABLES: &str = "
+/// The tables that earlier versions of the file lack. Created on opening if they do not exist.
+const ADDED_TABLES: &str = "
 -- Webhooks made over the API: the definition as JSON, including the secret.
 CREATE TABLE IF NOT EXISTS webhooks (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID;
 -- Paused routes.
 CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
+-- The last active settings of each route, which apply to its records and events when it is no longer
+-- configured. `max_bytes` is NULL for no limit.
+CREATE TABLE IF NOT EXISTS route_settings (
+    route TEXT PRIMARY KEY, keep_ms INTEGER NOT NULL, max_bytes INTEGER, horizon_ms INTEGER NOT NULL
+) WITHOUT ROWID;
 ";
 
 /// The store's header row.
@@ -201,9 +206,7 @@ pub(super) fn read_or_create(
         upgrade(connection, version).map_err(database)?;
     }
     let head = read_header(connection, file)?;
-    connection
-        .execute_batch(OPERATOR_TABLES)
-        .map_err(database)?;
+    connection.execute_batch(ADDED_TABLES).map_err(database)?;
     Ok(head)
 }
 

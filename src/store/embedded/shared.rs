@@ -1,6 +1,6 @@
 //! The state that the store's threads and its callers share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -14,7 +14,7 @@ use super::read::Reader;
 use super::upkeep::CHECKPOINT_MIN_PAGES;
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
-use super::{EventKey, RowId, Settings, StoreError, StoreRoute, schema};
+use super::{EventKey, REMOVED_ROUTES_MAX, RowId, Settings, StoreError, StoreRoute, schema};
 use crate::metrics::StoreMetrics;
 use crate::store::share::{Pool, Pools};
 
@@ -319,6 +319,27 @@ impl Shared {
                 // It is in the log now, and will be in the file.
                 Some(free.saturating_sub(2 * bytes))
             });
+    }
+
+    /// Returns the routes with stored events that are not active: those with the most pending ones
+    /// first.
+    pub(super) fn removed_routes(&self) -> Vec<(Arc<str>, QueueCounts)> {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let active: HashSet<_> = routes.iter().map(|route| &route.route).collect();
+        let mut removed = Vec::new();
+        self.with_counts(|counts| {
+            let has_events = |counts: &QueueCounts| counts.pending > 0 || counts.dead > 0;
+            for (route, counts) in counts.iter().filter(|(_, counts)| has_events(counts)) {
+                if !active.contains(route) {
+                    removed.push((Arc::clone(route), *counts));
+                }
+            }
+        });
+        removed.sort_unstable_by(|(one, first), (other, second)| {
+            second.pending.cmp(&first.pending).then(one.cmp(other))
+        });
+        removed.truncate(REMOVED_ROUTES_MAX);
+        removed
     }
 
     pub(super) fn set_routes(&self, routes: Vec<StoreRoute>) {

@@ -170,6 +170,7 @@ async fn crash_marks_only_possibly_interrupted_attempts() {
         store.update_routes(vec![StoreRoute {
             route: "billing".into(),
             retain: RETAIN,
+            horizon: WINDOW,
             concurrency: 2,
         }]);
         let ids = [
@@ -197,7 +198,7 @@ async fn crash_marks_only_possibly_interrupted_attempts() {
         for (id, suspected) in ids.into_iter().zip(suspected) {
             assert_eq!(
                 store
-                    .load_event(id, Duration::from_secs(10))
+                    .load_event("billing".into(), id, Duration::from_secs(10))
                     .await
                     .unwrap()
                     .unwrap()
@@ -248,7 +249,7 @@ async fn event_with_a_lost_payload_is_still_loaded() {
     let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
     file.execute("DELETE FROM payloads", []).unwrap();
     let event = store
-        .load_event(id, Duration::from_secs(10))
+        .load_event("billing".into(), id, Duration::from_secs(10))
         .await
         .unwrap()
         .unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::shared::CheckpointError;
 use super::write::Job;
-use super::{Inner, Retain, RowId};
+use super::{Inner, RecordLimits, RowId};
 
 /// The pause between two rounds.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -96,30 +96,36 @@ fn sweep_records(store: &Inner) {
         .routes
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    let retains: HashMap<_, _> = active
+    let all_limits: HashMap<_, _> = active
         .iter()
-        .map(|route| (Arc::clone(&route.route), route.retain))
+        .map(|route| (Arc::clone(&route.route), route.retain.limits()))
         .collect();
     drop(active);
     for name in names {
-        // A route that is no longer configured gets the default retention.
-        let retain = retains.get(&*name).copied().unwrap_or(Retain::DEFAULT);
+        let limits = match all_limits.get(&*name) {
+            Some(limits) => *limits,
+            // The route is no longer configured, or not yet.
+            None => match store.shared.read(|reader| reader.record_limits(&name)) {
+                Ok(limits) => limits,
+                Err(_) => return,
+            },
+        };
         // Small transactions, so that other commits do not wait long, until everything expired is
         // deleted.
-        while delete_expired_records(store, &name, retain) {}
+        while delete_expired_records(store, &name, limits) {}
     }
 }
 
 /// Deletes the first of a route's expired records. Returns whether there were any and they were
 /// deleted.
-fn delete_expired_records(store: &Inner, route: &str, retain: Retain) -> bool {
+fn delete_expired_records(store: &Inner, route: &str, limits: RecordLimits) -> bool {
     let now = store.shared.uptime.now();
     let ids = store.shared.read(|reader| {
         let kept = reader.kept_bytes(route)?;
-        let over = retain
+        let over = limits
             .max_bytes
             .map_or(0, |limit| kept.saturating_sub(limit));
-        reader.expired(route, now, retain.keep, over, ROWS_PER_DELETE)
+        reader.expired(route, now, limits.keep, over, ROWS_PER_DELETE)
     });
     let Some(ids) = ids.ok().filter(|ids| !ids.is_empty()) else {
         return false;

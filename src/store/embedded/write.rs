@@ -19,8 +19,8 @@ use super::apply::{BatchWriter, Cursor, Effects};
 use super::folder_lock::FolderLock;
 use super::shared::Shared;
 use super::{
-    AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryId, EventKey, Requeue, RequeueResult,
-    RowId, Settlement, StoreError, StoreRoute, opening, schema,
+    AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryId, DeliveryState, EventKey, Requeue,
+    RequeueResult, RowId, Settlement, StoreError, StoreRoute, opening, schema,
 };
 use crate::store::uptime::Uptime;
 
@@ -55,6 +55,14 @@ pub(super) enum Job {
         route: Arc<str>,
         paused: bool,
         done: Done<()>,
+    },
+    /// Moves up to `limit` events in this state to another route. The reply is their number.
+    MoveEvents {
+        from: Arc<str>,
+        to: Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+        done: Done<usize>,
     },
     /// Sets the active routes.
     UpdateRoutes(Vec<StoreRoute>),
@@ -274,6 +282,7 @@ impl Writer {
                 | Job::SetPaused { done, .. } => {
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
+                Job::MoveEvents { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
                 Job::UpdateRoutes(routes) => self.shared.set_routes(routes),
                 Job::SweepLedger { .. }
                 | Job::DeleteRecords { .. }
@@ -433,6 +442,13 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
             batch.set_paused(route, *paused)?;
             Reply::Nothing
         }
+        Job::MoveEvents {
+            from,
+            to,
+            state,
+            limit,
+            ..
+        } => Reply::Rows(batch.move_events(from, to, *state, *limit)?),
         Job::UpdateRoutes(routes) => {
             batch.update_routes(routes)?;
             Reply::Nothing
@@ -460,6 +476,7 @@ fn reply(shared: &Shared, job: Job, result: Reply) {
         ) => {
             let _ = done.send(Ok(()));
         }
+        (Job::MoveEvents { done, .. }, Reply::Rows(rows)) => drop(done.send(Ok(rows))),
         (Job::UpdateRoutes(routes), _) => shared.set_routes(routes),
         (Job::SweepLedger { done, .. } | Job::DeleteRecords { done, .. }, Reply::Rows(rows)) => {
             let _ = done.send(rows);

@@ -10,7 +10,7 @@ use super::pool::{ConnectionPool, PooledConnection, error_chain};
 use super::schema;
 use crate::metrics::StoreMetrics;
 use crate::store::RECORD_BYTES;
-use crate::store::migration::{DayRow, DeliveryRow, IdRow, MoveError, RouteRow};
+use crate::store::migration::{DayRow, DeliveryRow, IdRow, MoveError, RouteRow, RouteSettings};
 
 /// An import transaction. It is rolled back unless it is committed.
 pub(in crate::store) struct Import {
@@ -208,6 +208,7 @@ impl Import {
             created_ms,
             last_success_ms,
             last_failure_ms,
+            settings,
         } in routes
         {
             let route = "INSERT INTO hookstile.routes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE
@@ -215,6 +216,9 @@ impl Import {
             self.execute(route, &[name, created_ms]).await?;
             self.execute(last_times, &[name, last_success_ms, last_failure_ms])
                 .await?;
+            if let Some(settings) = settings {
+                self.insert_route_settings(name, settings).await?;
+            }
         }
         for DayRow {
             route,
@@ -233,6 +237,23 @@ impl Import {
             SELECT setval('hookstile.delivery_numbers', max(id))
             FROM hookstile.deliveries HAVING count(*) > 0";
         self.execute(numbers, &[]).await
+    }
+
+    async fn insert_route_settings(
+        &mut self,
+        route: &str,
+        settings: &RouteSettings,
+    ) -> Result<(), MoveError> {
+        let sql = "INSERT INTO hookstile.route_settings VALUES ($1, $2, $3, $4)
+            ON CONFLICT (route) DO UPDATE SET keep_ms = excluded.keep_ms,
+                max_bytes = excluded.max_bytes, horizon_ms = excluded.horizon_ms";
+        let RouteSettings {
+            keep_ms,
+            max_bytes,
+            horizon_ms,
+        } = settings;
+        self.execute(sql, &[&route, keep_ms, max_bytes, horizon_ms])
+            .await
     }
 
     pub(in crate::store) async fn commit(self) -> Result<(), MoveError> {

@@ -47,7 +47,7 @@ const LOAD: &str = "
 WITH loaded AS (
     UPDATE hookstile.deliveries SET begun = true,
         lease_ends_ms = (SELECT now FROM hookstile.clock) + $3
-    WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2
+    WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2 AND route = $4
     RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms)
 SELECT event_id, event_type, tried, possibly_delivered, received_ms,
     (SELECT now FROM hookstile.clock) - queued_ms, head, body
@@ -110,6 +110,7 @@ pub(super) async fn release_events(
 
 pub(super) async fn load_event(
     connection: &PooledConnection,
+    route: &str,
     id: DeliveryId,
     owner: i64,
     attempt_timeout: Duration,
@@ -117,7 +118,7 @@ pub(super) async fn load_event(
     let lease = attempt_timeout.saturating_add(RECORD_MARGIN);
     let deadline = LeaseDeadline(Instant::now().checked_add(lease));
     let Some(row) = connection
-        .query_opt_cached(LOAD, &[&id.0, &owner, &millis(lease)])
+        .query_opt_cached(LOAD, &[&id.0, &owner, &millis(lease), &route])
         .await?
     else {
         return Ok(None);

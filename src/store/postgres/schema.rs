@@ -86,14 +86,22 @@ CREATE TABLE hookstile.webhooks (name text PRIMARY KEY, definition text NOT NULL
 CREATE TABLE hookstile.paused (route text PRIMARY KEY);
 ";
 
-/// The problems that gateways notify somebody of. Added to tables that were created without it;
-/// gateways of an earlier version do not use it, so it does not raise the version. `seen_at` is when
-/// any gateway saw the problem last.
-const PROBLEMS: &str = "
-CREATE TABLE IF NOT EXISTS hookstile.problems (
+/// The tables that earlier versions did not create. Gateways of an earlier version do not write them,
+/// so they do not raise the version.
+const ADDED_TABLES: &str = "
+-- The last active settings of each route, which apply to its records and events when no gateway has
+-- it configured any more. `max_bytes` is NULL for no limit.
+CREATE TABLE hookstile.route_settings (route text PRIMARY KEY, keep_ms bigint NOT NULL,
+    max_bytes bigint, horizon_ms bigint NOT NULL);
+-- The gateways, each with the routes that it has configured, and the store's time at which it was
+-- last seen.
+CREATE TABLE hookstile.gateways (owner bigint PRIMARY KEY, seen_ms bigint NOT NULL,
+    routes text[] NOT NULL) WITH (fillfactor = 50);
+-- The problems that gateways notify somebody of. `seen_at` is when any gateway saw one last.
+CREATE TABLE hookstile.problems (
     key text PRIMARY KEY, id text NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text),
-    document text NOT NULL, seen_at timestamptz NOT NULL
-)";
+    document text NOT NULL, seen_at timestamptz NOT NULL);
+";
 
 /// The reason why the tables cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +141,7 @@ pub(super) async fn read_or_create(client: &mut Client) -> Result<[u8; 16], Sche
         create(&transaction).await?;
     }
     add_ledger_route(&transaction).await?;
-    transaction.batch_execute(PROBLEMS).await?;
+    add_tables(&transaction).await?;
     let row = transaction
         .query_one("SELECT version, hash_key FROM hookstile.store", &[])
         .await?;
@@ -156,6 +164,15 @@ async fn add_ledger_route(transaction: &Transaction<'_>) -> Result<(), SchemaErr
         transaction
             .batch_execute("ALTER TABLE hookstile.ledger ADD COLUMN route text")
             .await?;
+    }
+    Ok(())
+}
+
+/// Creates the tables that earlier versions did not create.
+async fn add_tables(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
+    let exists = "SELECT to_regclass('hookstile.gateways') IS NOT NULL";
+    if !transaction.query_one(exists, &[]).await?.get::<_, bool>(0) {
+        transaction.batch_execute(ADDED_TABLES).await?;
     }
     Ok(())
 }

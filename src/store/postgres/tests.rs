@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::store::tests::{
-    ATTEMPT_TIMEOUT, TERMS, TestStore, attempt, claim, completed, delivery_change, due_ids,
-    ledger_entry, queued, settle, settlement, tried,
+    ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, delivery_change, due_ids,
+    ledger_entry, queued, settle, settlement, tried, wait_for_counts, wait_for_removed,
+    wait_until_registered,
 };
 use crate::store::{
     AttemptHistory, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState, EventKey,
@@ -32,7 +33,7 @@ async fn try_claim(store: &Store, key: u128) -> Option<(ClaimLease, Option<Ledge
 
 async fn possibly_delivered(store: &Store, id: DeliveryId) -> bool {
     store
-        .load_event(id, ATTEMPT_TIMEOUT)
+        .load_event("billing".into(), id, ATTEMPT_TIMEOUT)
         .await
         .unwrap()
         .unwrap()
@@ -139,12 +140,20 @@ async fn queued_event_is_leased_to_one_gateway() {
         (due_ids(&one).await, due_ids(&two).await),
         (vec![id], vec![])
     );
-    assert!(two.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().is_none());
+    assert!(
+        two.load_event("billing".into(), id, ATTEMPT_TIMEOUT)
+            .await
+            .unwrap()
+            .is_none()
+    );
     // The attempt had not begun, so nothing was sent.
     test_store.advance(&one, SECOND * 15);
     assert_eq!(due_ids(&two).await, [id]);
     assert!(
-        one.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().is_none(),
+        one.load_event("billing".into(), id, ATTEMPT_TIMEOUT)
+            .await
+            .unwrap()
+            .is_none(),
         "too late"
     );
     assert!(!possibly_delivered(&two, id).await);
@@ -163,7 +172,10 @@ async fn attempt_without_a_lease_records_only_success() {
     two!(test_store, one, two);
     let id = queued(&one, 1, "a").await;
     due_ids(&one).await;
-    one.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().unwrap();
+    one.load_event("billing".into(), id, ATTEMPT_TIMEOUT)
+        .await
+        .unwrap()
+        .unwrap();
     test_store.advance(&one, ATTEMPT_TIMEOUT + SECOND * 10);
     assert_eq!(due_ids(&two).await, [id]);
     let retry = AttemptOutcome::Retry {
@@ -192,7 +204,12 @@ async fn attempt_without_a_lease_records_only_success() {
         two.delivery(id).await.unwrap().unwrap().state,
         DeliveryState::Success
     );
-    assert!(two.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().is_none());
+    assert!(
+        two.load_event("billing".into(), id, ATTEMPT_TIMEOUT)
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -242,4 +259,54 @@ async fn operator_changes_reach_the_other_gateway() {
     one.set_paused("billing".into(), true).await.unwrap();
     revision.changed().await.unwrap();
     assert_eq!(two.paused_routes().await.unwrap(), ["billing"]);
+}
+
+#[tokio::test]
+async fn attempted_event_is_not_moved() {
+    two!(test_store, one, two);
+    let id = queued(&one, 1, "a").await;
+    assert_eq!(due_ids(&one).await, [id]);
+    let load = |store: &Store, route: &str| {
+        let (store, route) = (store.clone(), route.into());
+        async move { store.load_event(route, id, ATTEMPT_TIMEOUT).await.unwrap() }
+    };
+    assert!(load(&one, "billing").await.is_some());
+    let move_all = async || {
+        let moved = two.move_events("billing".into(), "next".into(), DeliveryState::Pending, 10);
+        moved.await.unwrap()
+    };
+    assert_eq!(move_all().await, 0);
+    test_store.advance(&one, ATTEMPT_TIMEOUT + SECOND * 10);
+    assert_eq!(move_all().await, 1, "the lease has lapsed");
+    let due = two.due_events("next".into(), &[], 10).await.unwrap();
+    assert_eq!(due.events.len(), 1);
+    let event = load(&two, "next").await.unwrap();
+    assert!(event.history.possibly_delivered);
+}
+
+#[tokio::test]
+async fn route_of_another_gateway_is_not_removed() {
+    two!(test_store, one, two);
+    one.update_routes(active(&["billing"]));
+    two.update_routes(active(&["next"]));
+    wait_until_registered(&two, "billing").await;
+    queued(&one, 1, "a").await;
+    wait_for_counts(&two, (1, 0)).await;
+    assert_eq!(two.removed_routes().await, Ok(vec![]));
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
+    one.close(true).await;
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(false));
+    wait_for_removed(&two, &[("billing", 1)]).await;
+}
+
+#[tokio::test]
+async fn route_of_a_killed_gateway_is_removed() {
+    two!(test_store, one, two);
+    one.update_routes(active(&["billing"]));
+    wait_until_registered(&two, "billing").await;
+    queued(&one, 1, "a").await;
+    drop(one);
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
+    test_store.advance(&two, SECOND * 20);
+    wait_for_removed(&two, &[("billing", 1)]).await;
 }

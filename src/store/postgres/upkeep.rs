@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError, on, with_timeout};
 use super::query::timestamp;
-use super::{Shared, lock};
-use crate::store::{RECORD_BYTES, Retain};
+use super::{Shared, lock, removed};
+use crate::store::RECORD_BYTES;
 
 /// The poll interval. All gateways see a change within a second.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
@@ -75,6 +75,9 @@ pub(super) async fn sweep(shared: Weak<Shared>) {
         if shared.pool.check_available().is_ok() {
             let _ = shared
                 .run_once(on!(connection => read_sizes(connection, shared)))
+                .await;
+            let _ = shared
+                .run_once(on!(connection => mark_seen(connection, shared)))
                 .await;
             let _ = shared
                 .run_once(on!(connection => sweep_exclusively(connection, shared)))
@@ -231,6 +234,14 @@ async fn estimate_route_ids(
     Ok(())
 }
 
+/// Records that this gateway runs, and which routes it has if that is not known any more.
+async fn mark_seen(connection: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
+    if !removed::mark_seen(connection, shared.owner).await? {
+        shared.register(connection).await?;
+    }
+    Ok(())
+}
+
 /// Deletes expired IDs, and records that exceed their route's retention. One gateway does so at a
 /// time.
 async fn sweep_exclusively(
@@ -259,18 +270,23 @@ async fn sweep_exclusively(
             HAVING sum(kept_bytes) > 0";
     for row in connection.query_cached(kept, &[]).await? {
         let (route, kept): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let retain = shared.retain(&route).unwrap_or(Retain::DEFAULT);
-        let mut over = retain.max_bytes.map_or(0, |limit| {
+        let limits = match shared.record_limits(&route) {
+            Some(limits) => limits,
+            // Another gateway has the route configured, or none has it any more.
+            None => removed::record_limits(connection, &route).await?,
+        };
+        let mut over = limits.max_bytes.map_or(0, |limit| {
             kept.saturating_sub(i64::try_from(limit).unwrap_or(i64::MAX))
         });
         loop {
-            let deleted = delete_expired_records(connection, &route, retain.keep, over).await?;
+            let deleted = delete_expired_records(connection, &route, limits.keep, over).await?;
             over = over.saturating_sub(deleted.bytes);
             if deleted.records < ROWS_PER_DELETE {
                 break;
             }
         }
     }
+    removed::forget_gateways(connection).await?;
     connection
         .execute_cached("SELECT pg_advisory_unlock($1)", &[&SWEEP_LOCK])
         .await

@@ -173,7 +173,10 @@ pub(in crate::store) async fn due_ids(store: &Store) -> Vec<DeliveryId> {
 /// Begins an attempt at a queued event.
 pub(in crate::store) async fn begin_attempt(store: &Store, id: DeliveryId) -> Option<QueuedEvent> {
     due_ids(store).await;
-    store.load_event(id, ATTEMPT_TIMEOUT).await.unwrap()
+    store
+        .load_event("billing".into(), id, ATTEMPT_TIMEOUT)
+        .await
+        .unwrap()
 }
 
 /// Records an attempt at a queued event.

@@ -1,5 +1,5 @@
-//! The ways to run one or several gateways: manifests that Kubernetes accepts and that agree with
-//! each other, and configurations that the gateway accepts.
+//! The ways to run one or several gateways: a chart whose manifests Kubernetes accepts and that agree
+//! with each other, and configurations that the gateway accepts.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,49 +11,37 @@ use super::{read, root};
 use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
-const BASE: &str = "deploy/kubernetes/base";
-/// The manifests of one gateway and of several. Each builds on [`BASE`].
-const VARIANTS: [&str; 2] = ["deploy/kubernetes/one", "deploy/kubernetes/replicas"];
-const REPLICAS: &str = "deploy/kubernetes/replicas";
+const CHART: &str = "deploy/helm/hookstile";
+/// The example values of one gateway and of several.
+const VARIANTS: [&str; 2] = ["deploy/helm/one.yaml", REPLICAS];
+const REPLICAS: &str = "deploy/helm/replicas.yaml";
+/// The kinds that a plain cluster has.
+const PLAIN_KINDS: [&str; 8] = [
+    "ConfigMap",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "Ingress",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "Service",
+    "StatefulSet",
+];
 const COMPOSE: &str = "deploy/docker/replicas/compose.yaml";
 const COMPOSE_CONFIGURATION: &str = "deploy/docker/replicas/hookstile/hookstile.yaml";
 const BALANCER: &str = "deploy/docker/replicas/haproxy.cfg";
 
 const SECRET_OF_SOME_LENGTH: &str = "a-secret-of-some-length";
+const URL: &str = "postgres://hookstile:password@db.example.com/hookstile?sslmode=disable";
 /// The connections to PostgreSQL that one gateway may open, the usual `max_connections` there, and
 /// how many of those are reserved for special roles.
 const CONNECTIONS: u64 = 10;
 const USUAL_CONNECTIONS: u64 = 100;
 const RESERVED_CONNECTIONS: u64 = 3;
 
-/// Returns the manifest files of a folder, without its `kustomization.yaml`.
-fn manifests(folder: &str) -> Vec<String> {
-    let entries =
-        std::fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
-    let names = entries.map(|entry| {
-        entry
-            .expect("an entry")
-            .file_name()
-            .to_str()
-            .expect("UTF-8")
-            .to_owned()
-    });
-    let mut paths: Vec<_> = names
-        .filter(|name| name != "kustomization.yaml")
-        .map(|name| format!("{folder}/{name}"))
-        .collect();
-    paths.sort();
-    paths
-}
-
 /// Parses YAML files with the parser that schemathesis installs; returns `None` without it.
 fn parsed(paths: &[String], skipped: &str) -> Option<Vec<Value>> {
     let script = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(path)) for path in sys.argv[1:]]))";
-    let python = program("HOOKSTILE_PYTHON", "python3").filter(|python| {
-        let probe = Command::new(python).args(["-c", "import yaml"]).output();
-        probe.is_ok_and(|output| output.status.success())
-    });
-    let python = tool("HOOKSTILE_PYTHON with PyYAML", python, skipped)?;
+    let python = python_with("yaml", skipped)?;
     let output = Command::new(python)
         .args(["-c", script])
         .args(paths)
@@ -68,8 +56,43 @@ fn parsed(paths: &[String], skipped: &str) -> Option<Vec<Value>> {
     Some(serde_json::from_slice(&output.stdout).expect("JSON"))
 }
 
+/// Returns the Python of the tests if it has a module.
+fn python_with(module: &str, skipped: &str) -> Option<PathBuf> {
+    let python = program("HOOKSTILE_PYTHON", "python3").filter(|python| {
+        let probe = Command::new(python)
+            .args(["-c", &format!("import {module}")])
+            .output();
+        probe.is_ok_and(|output| output.status.success())
+    });
+    tool(&format!("HOOKSTILE_PYTHON with {module}"), python, skipped)
+}
+
+/// Renders the chart with values, which are files or JSON; a later one wins.
+fn rendered(release: &str, values: &[&str]) -> Option<Result<Variant, String>> {
+    let python = python_with("helm_python", "the Helm chart")?;
+    let output = Command::new(python)
+        .args(["tests/it/deploy/helm-template.py", CHART, release])
+        .args(values)
+        .current_dir(root())
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{values:?}: {text}");
+    let mut found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    if let Some(error) = found["error"].as_str() {
+        return Some(Err(error.to_owned()));
+    }
+    let Value::Array(manifests) = found["manifests"].take() else {
+        panic!("{found}")
+    };
+    Some(Ok(Variant {
+        manifests,
+        notes: found["notes"].as_str().expect("notes").to_owned(),
+    }))
+}
+
 #[test]
-fn manifests_use_known_kubernetes_fields() {
+fn chart_uses_known_kubernetes_fields() {
     let script = program("HOOKSTILE_PYTHON", "python3")
         .map(|python| python.with_file_name("kubernetes-validate"));
     let script = script.filter(|path| path.is_file());
@@ -80,12 +103,21 @@ fn manifests_use_known_kubernetes_fields() {
     ) else {
         return;
     };
-    let all = [BASE]
-        .into_iter()
-        .chain(VARIANTS)
-        .flat_map(manifests)
-        .filter(|path| !path.ends_with("/podmonitor.yaml"));
-    let all: Vec<PathBuf> = all.map(|path| root().join(path)).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut all = Vec::new();
+    for values in VARIANTS {
+        let Some(variant) = Variant::render(values) else {
+            return;
+        };
+        // The schemas are those of a plain cluster.
+        for manifest in variant.manifests {
+            if PLAIN_KINDS.contains(&manifest["kind"].as_str().expect("a kind")) {
+                let file = folder.path().join(format!("{}.yaml", all.len()));
+                std::fs::write(&file, manifest.to_string()).expect("a writable folder");
+                all.push(file);
+            }
+        }
+    }
     let output = Command::new(validate)
         .arg("--strict")
         .args(&all)
@@ -100,37 +132,20 @@ fn manifests_use_known_kubernetes_fields() {
     assert!(output.status.success() && passed == all.len(), "{text}");
 }
 
-#[test]
-fn kustomizations_list_every_manifest() {
-    for folder in [BASE].into_iter().chain(VARIANTS) {
-        let kustomization = read(&format!("{folder}/kustomization.yaml"));
-        let named: BTreeSet<_> = kustomization
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("- "))
-            .collect();
-        let there = manifests(folder);
-        let there = there
-            .iter()
-            .map(|path| path.rsplit('/').next().expect("a name"));
-        let wanted: BTreeSet<_> = there.chain((folder != BASE).then_some("../base")).collect();
-        assert_eq!(named, wanted, "{folder}");
-    }
+/// What the chart renders with some values.
+struct Variant {
+    manifests: Vec<Value>,
+    notes: String,
 }
 
-/// One way to run gateways in Kubernetes.
-struct Variant(Vec<Value>);
-
 impl Variant {
-    fn parse(folder: &str) -> Option<Self> {
-        let paths: Vec<_> = manifests(BASE)
-            .into_iter()
-            .chain(manifests(folder))
-            .collect();
-        parsed(&paths, "how the manifests fit each other").map(Self)
+    fn render(values: &str) -> Option<Self> {
+        let rendered = rendered("hookstile", &[values])?;
+        Some(rendered.unwrap_or_else(|error| panic!("{values}: {error}")))
     }
 
     fn all(&self, kind: &str) -> impl Iterator<Item = &Value> {
-        self.0
+        self.manifests
             .iter()
             .filter(move |document| document["kind"] == kind)
     }
@@ -141,7 +156,7 @@ impl Variant {
 
     fn workload(&self) -> &Value {
         let found = self
-            .0
+            .manifests
             .iter()
             .find(|document| !document["spec"]["template"].is_null());
         found.expect("a StatefulSet or a Deployment")
@@ -157,10 +172,28 @@ impl Variant {
             .expect("the configuration")
     }
 
-    fn secret_has(&self, name: &Value, key: &str) -> bool {
-        self.all("Secret").any(|secret| {
-            secret["metadata"]["name"] == *name && !secret["stringData"][key].is_null()
-        })
+    /// Returns the paths of the mounted keys of Secrets.
+    fn secret_files(&self) -> BTreeSet<String> {
+        let pod = &self.workload()["spec"]["template"]["spec"];
+        let folder = pod["containers"][0]["volumeMounts"]
+            .as_array()
+            .expect("mounts")
+            .iter()
+            .find(|mount| mount["name"] == "secrets")
+            .and_then(|mount| mount["mountPath"].as_str())
+            .expect("a folder");
+        let volumes = pod["volumes"].as_array().expect("volumes").iter();
+        let sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array());
+        let secrets = sources.flatten().map(|source| &source["secret"]);
+        secrets
+            .map(|secret| {
+                let (item, name) = (&secret["items"][0], &secret["name"]);
+                let [name, key, path] =
+                    [name, &item["key"], &item["path"]].map(|text| text.as_str().expect("a text"));
+                assert_eq!(path, format!("{name}/{key}"));
+                format!("{folder}/{path}")
+            })
+            .collect()
     }
 }
 
@@ -172,9 +205,9 @@ fn text_after<'a>(text: &'a str, mark: &'a str, ends: &'a [char]) -> impl Iterat
 }
 
 #[test]
-fn manifests_agree_on_pods_ports_and_secrets() {
+fn chart_agrees_with_itself() {
     for folder in VARIANTS {
-        let Some(variant) = Variant::parse(folder) else {
+        let Some(variant) = Variant::render(folder) else {
             return;
         };
         let (workload, container) = (variant.workload(), variant.container());
@@ -185,9 +218,10 @@ fn manifests_agree_on_pods_ports_and_secrets() {
             &variant.one("Service")["spec"]["selector"],
             &variant.one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
             &variant.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-            &variant.one("PodMonitor")["spec"]["selector"]["matchLabels"],
         ];
-        for selector in chosen {
+        let monitors = variant.all("PodMonitor");
+        let monitors = monitors.map(|monitor| &monitor["spec"]["selector"]["matchLabels"]);
+        for selector in chosen.into_iter().chain(monitors) {
             let selector = selector.as_object().expect("a selector");
             assert!(
                 selector
@@ -207,10 +241,11 @@ fn manifests_agree_on_pods_ports_and_secrets() {
         let rules = variant.one("NetworkPolicy")["spec"]["ingress"]
             .as_array()
             .expect("rules");
-        let others = rules.iter().map(|rule| &rule["ports"][0]["port"]).chain([
-            &variant.one("Service")["spec"]["ports"][0]["targetPort"],
-            &variant.one("PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"],
-        ]);
+        let monitors = variant.all("PodMonitor");
+        let monitors = monitors.map(|monitor| &monitor["spec"]["podMetricsEndpoints"][0]["port"]);
+        let others = rules.iter().map(|rule| &rule["ports"][0]["port"]);
+        let others = others.chain(monitors);
+        let others = others.chain([&variant.one("Service")["spec"]["ports"][0]["targetPort"]]);
         for port in probes.into_iter().chain(others) {
             assert!(
                 port.as_str().is_some_and(|port| names.contains(port)),
@@ -223,33 +258,108 @@ fn manifests_agree_on_pods_ports_and_secrets() {
             assert!(configuration.contains(&address), "{folder}: {address}");
         }
 
-        let mounted = pod["spec"]["volumes"].as_array().expect("volumes").iter();
-        let secret = mounted
-            .map(|volume| &volume["secret"]["secretName"])
-            .find(|name| !name.is_null());
-        for key in text_after(configuration, "/etc/hookstile-secrets/", &['}', ',']) {
-            assert!(
-                variant.secret_has(secret.expect("a Secret"), key),
-                "{folder}: {key}"
-            );
+        let named = text_after(configuration, "file: ", &['\n']).map(str::to_owned);
+        assert_eq!(named.collect::<BTreeSet<_>>(), variant.secret_files());
+
+        // What comes from outside reaches the Service.
+        let service = variant.one("Service");
+        let (name, port) = (&service["metadata"]["name"], &service["spec"]["ports"][0]);
+        for ingress in variant.all("Ingress") {
+            let to = &ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
+            assert_eq!((&to["name"], &to["port"]["name"]), (name, &port["name"]));
         }
-        for name in text_after(configuration, "{env: ", &['}', ',']) {
-            let variables = container["env"].as_array().expect("an environment");
-            let variable = variables.iter().find(|variable| variable["name"] == name);
-            let from = &variable.unwrap_or_else(|| panic!("{folder}: {name}"))["valueFrom"]["secretKeyRef"];
-            assert!(
-                variant.secret_has(&from["name"], from["key"].as_str().expect("a key")),
-                "{folder}: {from}"
-            );
+        for route in variant.all("HTTPRoute") {
+            let to = &route["spec"]["rules"][0]["backendRefs"][0];
+            assert_eq!((&to["name"], &to["port"]), (name, &port["port"]));
         }
     }
+}
+
+/// `helm upgrade` replaces what it rendered before: a Secret among it would overwrite the real one.
+#[test]
+fn chart_renders_no_secret() {
+    for values in VARIANTS {
+        let off = r#"{"podMonitor": {"enabled": false}, "httpRoute": {"enabled": false}}"#;
+        let Some(variant) = rendered("hookstile", &[values, off]) else {
+            return;
+        };
+        for manifest in variant.expect("valid values").manifests {
+            let kind = manifest["kind"].as_str().expect("a kind");
+            assert!(PLAIN_KINDS.contains(&kind), "{values}: {kind}");
+        }
+    }
+}
+
+#[test]
+fn chart_refuses_what_cannot_work() {
+    let cases = [
+        (
+            r#"{"config": {"routes": []}}"#,
+            "config.routes: name at least one",
+        ),
+        (r#"{"replicas": 2}"#, "need config.store.postgres"),
+        (
+            r#"{"autoscaling": {"enabled": true}}"#,
+            "need config.store.postgres",
+        ),
+        (
+            r#"{"config": {"trusted_proxies": []}}"#,
+            "config.trusted_proxies: name",
+        ),
+        (
+            r#"{"podMonitor": {"enabled": true}}"#,
+            "networkPolicy.adminFrom: name Prometheus",
+        ),
+        (
+            r#"{"config": {"admin": {"token": {"value": "secret"}}}}"#,
+            "`secretKeyRef: {name, key}`",
+        ),
+        (r#"{"replica": 2}"#, "'replica' not allowed"),
+    ];
+    for (values, expected) in cases {
+        let Some(rendered) = rendered("hookstile", &[VARIANTS[0], values]) else {
+            return;
+        };
+        let error = rendered
+            .err()
+            .unwrap_or_else(|| panic!("{values} is accepted"));
+        assert!(error.contains(expected), "{values}: {error}");
+    }
+}
+
+/// The alert rules look at jobs named hookstile…, and count the gateways of one as replicas.
+#[test]
+fn every_release_has_its_scrape_job() {
+    for (release, job) in [
+        ("hookstile", "hookstile"),
+        ("hookstile-eu", "hookstile-eu"),
+        ("eu", "hookstile-eu"),
+    ] {
+        let Some(variant) = rendered(release, &[REPLICAS]) else {
+            return;
+        };
+        let variant = variant.expect("valid values");
+        let endpoint = &variant.one("PodMonitor")["spec"]["podMetricsEndpoints"][0];
+        assert_eq!(endpoint["relabelings"][0]["replacement"], job, "{release}");
+        let name = variant.workload()["metadata"]["name"].as_str();
+        let name = name.expect("a name");
+        assert!(variant.notes.contains(&format!("deployment/{name}")));
+    }
+}
+
+#[test]
+fn chart_is_of_this_version() {
+    let chart = read(&format!("{CHART}/Chart.yaml"));
+    let version = text_after(&chart, "appVersion: ", &['\n']).next();
+    assert_eq!(version, Some(env!("CARGO_PKG_VERSION")));
+    assert!(chart.contains(concat!("\nhome: ", env!("CARGO_PKG_REPOSITORY"), "\n")));
 }
 
 /// While one replica is replaced, the others keep serving, and as many as the autoscaler adds find
 /// free connections to PostgreSQL.
 #[test]
 fn rolling_update_leaves_connections() {
-    let Some(variant) = Variant::parse(REPLICAS) else {
+    let Some(variant) = Variant::render(REPLICAS) else {
         return;
     };
     let (workload, scaler) = (
@@ -299,7 +409,7 @@ fn rolling_update_leaves_connections() {
 
 #[test]
 fn single_and_replicated_pods_differ_in_store_only() {
-    let [one, several] = VARIANTS.map(Variant::parse);
+    let [one, several] = VARIANTS.map(Variant::render);
     let (Some(one), Some(several)) = (one, several) else {
         return;
     };
@@ -317,15 +427,8 @@ fn single_and_replicated_pods_differ_in_store_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_probes_match_gateway_endpoints() {
-    let manifests: Vec<_> = VARIANTS
-        .into_iter()
-        .flat_map(manifests)
-        .map(|path| read(&path))
-        .collect();
-    let mut paths: BTreeSet<_> = manifests
-        .iter()
-        .flat_map(|manifest| text_after(manifest, "httpGet: {path: ", &[',']))
-        .collect();
+    let pod = read(&format!("{CHART}/templates/_helpers.tpl"));
+    let mut paths: BTreeSet<_> = text_after(&pod, "httpGet: {path: ", &[',']).collect();
     let balancer = read(BALANCER);
     paths.extend(text_after(&balancer, "option httpchk GET ", &['\n']));
     assert_eq!(paths, BTreeSet::from(["/healthz", "/readyz"]));
@@ -409,35 +512,33 @@ fn compose_exposes_only_the_balancer() {
     }
 }
 
-/// Returns the configuration inside a `ConfigMap`, which is a block scalar.
-fn config_map_configuration(folder: &str) -> String {
-    let manifest = read(&format!("{folder}/configmap.yaml"));
-    let (_, block) = manifest
-        .split_once("  hookstile.yaml: |\n")
-        .expect("the configuration");
-    block
-        .lines()
-        .map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n")
-        .collect()
-}
-
 #[test]
 fn shipped_configurations_are_valid() {
     let folder = tempfile::tempdir().expect("a folder");
-    for secret in ["billing-current", "admin-token"] {
-        std::fs::write(folder.path().join(secret), SECRET_OF_SOME_LENGTH)
-            .expect("a writable folder");
-    }
-    let here = folder.path().to_str().expect("UTF-8");
-    let of_pods = VARIANTS
-        .map(|folder| config_map_configuration(folder).replace("/etc/hookstile-secrets", here));
-    for yaml in [
+    let mut all = vec![
         read("deploy/docker/hookstile.yaml"),
+        read("deploy/systemd/hookstile.yaml"),
+        read("deploy/docker/one/hookstile/hookstile.yaml"),
         read(COMPOSE_CONFIGURATION),
-    ]
-    .into_iter()
-    .chain(of_pods)
-    {
+    ];
+    for values in VARIANTS {
+        let variant = Variant::render(values);
+        all.extend(variant.map(|variant| variant.configuration().to_owned()));
+    }
+    for yaml in all {
+        // Each file that it names is here, with the content that fits.
+        let mut here = yaml.clone();
+        for (number, path) in text_after(&yaml, "file: ", &['\n', ',', '}']).enumerate() {
+            let file = folder.path().join(number.to_string());
+            let content = if path.ends_with("/url") {
+                URL
+            } else {
+                SECRET_OF_SOME_LENGTH
+            };
+            std::fs::write(&file, content).expect("a writable folder");
+            here = here.replacen(path, file.to_str().expect("UTF-8"), 1);
+        }
+        let yaml = here;
         let file = folder.path().join("hookstile.yaml");
         std::fs::write(&file, &yaml).expect("a writable folder");
         let mut check = Command::new(env!("CARGO_BIN_EXE_hookstile"));
@@ -446,10 +547,7 @@ fn shipped_configurations_are_valid() {
             .arg(&file)
             .env("WEBHOOK_SECRET", SECRET_OF_SOME_LENGTH);
         check.env("HOOKSTILE_ADMIN_TOKEN", SECRET_OF_SOME_LENGTH);
-        check.env(
-            "DATABASE_URL",
-            "postgres://hookstile:password@db.example.com/hookstile?sslmode=disable",
-        );
+        check.env("DATABASE_URL", URL);
         let output = check.output().expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
@@ -480,12 +578,7 @@ fn seconds(text: &str, key: &str) -> Vec<u64> {
 #[test]
 fn stop_timeouts_cover_drain_and_grace() {
     // These files repeat the defaults, 5 s and 15 s.
-    let repeated = VARIANTS.map(|folder| format!("{folder}/configmap.yaml"));
-    for path in repeated
-        .iter()
-        .map(String::as_str)
-        .chain([COMPOSE_CONFIGURATION])
-    {
+    for path in [&format!("{CHART}/values.yaml"), COMPOSE_CONFIGURATION] {
         assert!(
             read(path).contains("shutdown: {drain: 5s, grace: 15s}"),
             "{path}"
@@ -494,14 +587,11 @@ fn stop_timeouts_cover_drain_and_grace() {
     for (path, key) in [
         ("deploy/systemd/hookstile.service", "TimeoutStopSec="),
         (
-            "deploy/kubernetes/one/statefulset.yaml",
-            "terminationGracePeriodSeconds:",
-        ),
-        (
-            "deploy/kubernetes/replicas/deployment.yaml",
+            "deploy/helm/hookstile/values.yaml",
             "terminationGracePeriodSeconds:",
         ),
         (COMPOSE, "stop_grace_period:"),
+        ("deploy/docker/one/compose.yaml", "stop_grace_period:"),
     ] {
         let found = seconds(&read(path), key);
         assert!(

@@ -47,12 +47,14 @@ pub fn documents(lines: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Returns the command for the binary, without standard input and without a token from the
+/// Returns the command for the binary, without standard input, and without a gateway from the
 /// environment.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
     command
         .env_remove("HOOKSTILE_ADMIN_TOKEN")
+        .env_remove("HOOKSTILE_ADMIN")
+        .env_remove("HOOKSTILE_CONFIG")
         .stdin(Stdio::null());
     command
 }

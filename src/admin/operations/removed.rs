@@ -1,0 +1,118 @@
+//! Routes that are no longer configured: the events that wait for them, and moving these to another
+//! route.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Operations;
+use crate::admin::audit::Operator;
+use crate::admin::error::OperationError;
+use crate::queue::{MoveError, MovedEvents};
+use crate::route::DeliveryMode;
+use crate::store::{self, DeliveryFilter};
+
+/// A route that is no longer configured, with its stored events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RemovedRoute {
+    pub name: Arc<str>,
+    pub pending: u64,
+    pub dead: u64,
+    /// The arrival of the oldest event that waits.
+    pub oldest_waiting: Option<Timestamp>,
+    /// The time at which the retry horizon of that event ends. The event waits all the same.
+    pub horizon_ends: Option<Timestamp>,
+}
+
+impl RemovedRoute {
+    fn new(removed: store::RemovedRoute, now: Timestamp) -> Self {
+        Self {
+            name: removed.route,
+            pending: removed.pending,
+            dead: removed.dead,
+            oldest_waiting: removed.oldest_waiting,
+            horizon_ends: removed
+                .horizon_left
+                .and_then(|left| now.checked_add(left).ok())
+                // An estimate, because the horizon does not advance while no gateway runs.
+                .and_then(|end| Timestamp::from_second(end.as_second()).ok()),
+        }
+    }
+}
+
+impl Operations {
+    /// Returns the routes that no gateway has configured and that have stored events: those with
+    /// the most waiting ones first.
+    pub(crate) async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, OperationError> {
+        let removed = self.state.store.removed_routes().await?;
+        if removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The store learns of a changed configuration a moment later.
+        let active = self.state.registry.active_routes();
+        let configured: HashSet<_> = active.iter().map(|active| &active.route.name).collect();
+        let now = Timestamp::now();
+        let routes = removed.into_iter();
+        Ok(routes
+            .filter(|removed| !configured.contains(&removed.route))
+            .map(|removed| RemovedRoute::new(removed, now))
+            .collect())
+    }
+
+    /// Moves the waiting events and dead letters of a removed route to another route.
+    pub(crate) async fn move_events(
+        &self,
+        operator: Operator,
+        from: &str,
+        to: &str,
+    ) -> Result<MovedEvents, OperationError> {
+        let result = self.move_to(from, to).await;
+        operator.audited("move_events", &format!("{from} to {to}"), result)
+    }
+
+    async fn move_to(&self, from: &str, to: &str) -> Result<MovedEvents, OperationError> {
+        if from == to {
+            return Err(OperationError::SameRoute);
+        }
+        if self.find(from).is_ok() {
+            return Err(OperationError::StillConfigured);
+        }
+        self.check_known(from).await?;
+        let target = self.find(to).map_err(|_| OperationError::UnknownTarget)?;
+        if target.route.delivery_mode == DeliveryMode::Proxy {
+            return Err(OperationError::NoQueue);
+        }
+        let moved = self
+            .state
+            .queue
+            .move_events(&from.into(), &target.route.name)
+            .await;
+        let moved = moved.map_err(|error| match error {
+            MoveError::Configured => OperationError::StillConfigured,
+            MoveError::InFlight => OperationError::AttemptInFlight,
+            MoveError::Store(error) => OperationError::Store(error),
+        })?;
+        tracing::info!(
+            route = from,
+            to,
+            pending = moved.pending,
+            dead = moved.dead,
+            left = moved.left,
+            "events moved to another route"
+        );
+        Ok(moved)
+    }
+
+    /// Checks that there was a route of this name, as far as records tell.
+    async fn check_known(&self, name: &str) -> Result<(), OperationError> {
+        let filter = DeliveryFilter {
+            route: Some(name.into()),
+            ..DeliveryFilter::default()
+        };
+        match self.state.store.count_deliveries(filter).await? {
+            Some(0) => Err(OperationError::NoSuchWebhook),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What makes a release: the workflows of the hosted CI, the image's files and the package's metadata.
+//! `make release-check` builds and runs what these only describe.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{read, root};
+use crate::harness::programs::{program, tool};
+
+const WORKFLOWS: [&str; 3] = ["advisories", "ci", "release"];
+const COMPOSE: [&str; 2] = [
+    "deploy/docker/one/compose.yaml",
+    "deploy/docker/replicas/compose.yaml",
+];
+
+fn workflow(name: &str) -> String {
+    format!(".github/workflows/{name}.yml")
+}
+
+/// Runs a program that lies beside the Python of the tests, unless it is not installed.
+fn run(name: &str, arguments: &[&str]) {
+    let beside = program("HOOKSTILE_PYTHON", "python3").map(|python| python.with_file_name(name));
+    let beside = beside.filter(|path: &PathBuf| path.is_file());
+    let what = format!("{name} beside HOOKSTILE_PYTHON");
+    let Some(found) = tool(&what, beside, "the files that it checks") else {
+        return;
+    };
+    let output = Command::new(found)
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}:\n{text}");
+}
+
+#[test]
+fn workflows_fit_their_schema() {
+    let files = WORKFLOWS.map(workflow);
+    let mut arguments = vec!["--builtin-schema", "vendor.github-workflows"];
+    arguments.extend(files.iter().map(String::as_str));
+    run("check-jsonschema", &arguments);
+}
+
+/// zizmor finds injected text, credentials that stay, permissions that are not needed, and actions
+/// that are not pinned.
+#[test]
+fn workflows_pass_a_security_audit() {
+    run("zizmor", &["--offline", "--no-progress", ".github"]);
+}
+
+#[test]
+fn compose_files_fit_their_schema() {
+    let mut arguments = vec!["--builtin-schema", "vendor.compose-spec"];
+    arguments.extend(COMPOSE);
+    run("check-jsonschema", &arguments);
+}
+
+#[test]
+fn workflows_build_the_declared_rust() {
+    let channel = read("rust-toolchain.toml");
+    let channel = channel
+        .split('"')
+        .nth(1)
+        .expect("the channel in quotes comes first");
+    let ci = read(&workflow("ci"));
+    let declared = env!("CARGO_PKG_RUST_VERSION");
+    assert!(ci.contains(&format!("rust: [\"{channel}\", \"{declared}\", beta]")));
+    let (release, _) = channel
+        .rsplit_once('.')
+        .expect("a version of three numbers");
+    let image = read("deploy/docker/Dockerfile");
+    assert!(image.contains(&format!("FROM rust:{release}-slim-bookworm AS build\n")));
+}
+
+/// Whatever repeats the version or the address of the repository agrees with `Cargo.toml`.
+#[test]
+fn image_names_version_and_source() {
+    let image = read("deploy/docker/Dockerfile");
+    for (label, value) in [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("source", env!("CARGO_PKG_REPOSITORY")),
+        ("description", env!("CARGO_PKG_DESCRIPTION")),
+        ("licenses", env!("CARGO_PKG_LICENSE")),
+    ] {
+        let line = format!("org.opencontainers.image.{label}=\"{value}\"");
+        assert!(image.contains(&line), "{line}");
+    }
+    for path in COMPOSE {
+        assert!(read(path).contains("dockerfile: deploy/docker/Dockerfile"));
+    }
+}
+
+#[test]
+fn version_names_commit_and_target() {
+    let version = |option| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hookstile"))
+            .arg(option)
+            .output();
+        String::from_utf8(output.expect("it runs").stdout).expect("UTF-8")
+    };
+    let short = format!("hookstile {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(version("-V"), format!("{short}\n"));
+    let long = version("--version");
+    let build = long.trim_end().strip_prefix(&format!("{short} (commit "));
+    let (commit, target) = build
+        .and_then(|build| build.strip_suffix(')')?.split_once(", "))
+        .unwrap_or_else(|| panic!("{long}"));
+    assert!(commit == "unknown" || commit.len() == 12, "{long}");
+    assert!(
+        target.ends_with("-linux-gnu") || target.ends_with("-linux-musl"),
+        "{long}"
+    );
+}
