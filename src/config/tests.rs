@@ -46,6 +46,10 @@ fn env(name: &str) -> Option<String> {
         "SQUARE_SIGNATURE_KEY" => Some("canary-square-secret".into()),
         "INSIDE_SECRET" => Some("canary-inside-secret".into()),
         "HOOKSTILE_ADMIN_TOKEN" => Some("canary-admin-token".into()),
+        // base64 of 32 bytes: a key of Standard Webhooks.
+        "HOOKSTILE_NOTIFY_SECRET" => {
+            Some("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".into())
+        }
         "HOOKSTILE_READ_TOKEN" => Some("canary-read-token".into()),
         "APP_AUTHORIZATION" => Some("Bearer canary-of-the-application".into()),
         "EMPTY" => Some(String::new()),
