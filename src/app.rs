@@ -58,6 +58,9 @@ pub enum Error {
     Memory(#[from] TooLittleMemory),
     #[error("HOOKSTILE_NAMESERVER: expected an address and a port, as in 127.0.0.53:53")]
     NameServer,
+    /// CA certificates that an environment variable names cannot be read.
+    #[error("{0}: cannot read the CA certificates that it names: {1}")]
+    Roots(&'static str, String),
     #[error("cannot export metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The new binary could not be started; everything has stopped by then.

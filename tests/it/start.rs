@@ -53,6 +53,21 @@ async fn unusable_configuration_exits_78() {
     upstream.assert_untouched();
 }
 
+/// Slim images and systemd units set these variables; the file may be missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreadable_roots_are_named() {
+    let upstream = Upstream::ok();
+    for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let setup = Setup::from(Route::to(&upstream)).env(variable, "/nowhere/at/all");
+        let (code, output) = Gateway::refuses(setup).await;
+        assert_eq!(code, Some(1), "{output}");
+        assert!(
+            output.contains(&format!("{variable}: cannot read")),
+            "{output}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_secret_never_opens_route() {
     let upstream = Upstream::ok();
