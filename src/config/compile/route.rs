@@ -21,7 +21,7 @@ use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
 use crate::ledger::IdentityRule;
 use crate::providers::{self, PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
 use crate::route::{Admission, Budget, EventFilter, RateLimit, Replay, Route};
-use crate::signature::{Unenforced, Verifier};
+use crate::signature::{NamedSecret, Unenforced, Verifier};
 use crate::upstream::Upstream;
 
 /// A route as written, over the keys of `defaults`.
@@ -250,10 +250,6 @@ impl Compiler<'_> {
             .cloned()
             .collect();
         let (secrets, keys) = secrets?;
-        let candidates = secrets.into_iter().map(|named| Candidate {
-            named,
-            configured: true,
-        });
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
@@ -265,10 +261,7 @@ impl Compiler<'_> {
             off_line: unreadable.into_iter().next().map(Into::into),
             paused: AtomicBool::new(false),
             verifier: Verifier::new(sender?.scheme, keys, identity_rule.needs_body()),
-            explainer: Explainer {
-                candidates: candidates.collect(),
-                others: providers::schemes(),
-            },
+            explainer: explainer(secrets),
             unenforced,
             handshake: handshake.ok()?,
             envelope,
@@ -695,5 +688,17 @@ fn slug(path: &str) -> String {
         "root".into()
     } else {
         slug.chars().take(facts::NAME_MAX).collect()
+    }
+}
+
+/// Returns the explainer of requests that none of the route's secrets verifies.
+fn explainer(secrets: Vec<NamedSecret>) -> Explainer {
+    let candidates = secrets.into_iter().map(|named| Candidate {
+        named,
+        configured: true,
+    });
+    Explainer {
+        candidates: candidates.collect(),
+        others: providers::schemes(),
     }
 }
