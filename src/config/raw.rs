@@ -52,6 +52,7 @@ pub(super) struct File {
     pub limits: Field<Limits>,
     /// The proxies in front of the gateway. The gateway accepts client addresses from these only:
     /// in `X-Forwarded-For`, and in the PROXY protocol header of a listener with `proxy_protocol`.
+    /// The first `X-Forwarded-For` from another peer is logged.
     #[schemars(extend("default" = []))]
     pub trusted_proxies: Field<Vec<Field<Network>>>,
     /// Graceful shutdown: how long the process takes to stop after SIGTERM.

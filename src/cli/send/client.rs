@@ -1,6 +1,6 @@
 //! The HTTP client, and the formatting of a response.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,9 @@ impl Client {
     /// The reason why there is no response.
     pub(super) fn post(&self, url: &str, request: &SignedRequest) -> Result<Response, String> {
         let reason = |error: ureq::Error| match error {
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                "connection refused; is it running there?".into()
+            }
             ureq::Error::Io(error) => error.to_string(),
             error => error.to_string(),
         };
