@@ -52,6 +52,21 @@ pub(crate) use state::AdminState;
 /// The runtime's threads: while one renders a long page, the other answers health checks.
 const THREADS: usize = 2;
 
+/// The running admin listener.
+pub(crate) struct Running {
+    pub address: SocketAddr,
+    authenticator: Arc<Authenticator>,
+}
+
+impl Running {
+    /// Replaces the tokens. Logs if that takes a restart.
+    pub(crate) fn replace_tokens(&self, access: Access<'_>) {
+        if !self.authenticator.replace_tokens(access) {
+            tracing::warn!("whether the admin listener needs a token takes effect after a restart");
+        }
+    }
+}
+
 /// Serves on `listener` until the process ends.
 ///
 /// # Errors
@@ -61,7 +76,7 @@ pub(crate) fn start(
     state: AdminState,
     access: Access<'_>,
     notify: Option<notifications::Settings>,
-) -> io::Result<SocketAddr> {
+) -> io::Result<Running> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -77,7 +92,8 @@ pub(crate) fn start(
         Arc::new(Operations::new(state.clone(), notify))
     };
     let router = router(state, Arc::clone(&operations), Arc::clone(&authenticator));
-    runtime.spawn(async move { authenticator.report_failed_logins().await });
+    let reporting = Arc::clone(&authenticator);
+    runtime.spawn(async move { reporting.report_failed_logins().await });
     runtime.spawn(async move { operations.follow_problems().await });
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
@@ -87,7 +103,10 @@ pub(crate) fn start(
             }
         });
     })?;
-    Ok(address)
+    Ok(Running {
+        address,
+        authenticator,
+    })
 }
 
 /// Returns an address at which this machine reaches a listener that is bound to `address`.

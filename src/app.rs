@@ -24,10 +24,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{ConfigurationOnDisk, ReloadRequest};
+use crate::admin::{self, ConfigurationOnDisk, ReloadRequest};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
@@ -57,6 +58,9 @@ pub enum Error {
     Memory(#[from] TooLittleMemory),
     #[error("HOOKSTILE_NAMESERVER: expected an address and a port, as in 127.0.0.53:53")]
     NameServer,
+    /// CA certificates that an environment variable names cannot be read.
+    #[error("{0}: cannot read the CA certificates that it names: {1}")]
+    Roots(&'static str, String),
     #[error("cannot export metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The new binary could not be started; everything has stopped by then.
@@ -90,6 +94,7 @@ pub struct App {
     /// The addresses that senders connect to, with the ports that the system chose.
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
+    admin_listener: admin::Running,
     /// The TLS settings of the listeners in `data` that have TLS.
     tls_listeners: tls::Listeners,
     draining: watch::Sender<bool>,
@@ -102,7 +107,7 @@ pub struct App {
 }
 
 impl App {
-    /// Applies the routes and the certificates of a newly loaded configuration.
+    /// Applies the parts of a newly loaded configuration that need no restart.
     pub async fn reload(&mut self, config: Config) {
         let routes = config.routes.len();
         if self.gateway.header_timeout() > config.limits.header_timeout {
@@ -113,12 +118,17 @@ impl App {
             );
         }
         self.tls_listeners.replace_settings(config.listen);
+        self.admin_listener
+            .replace_tokens(start::access(&config.admin));
+        self.store.apply_settings(config.store);
+        log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
         self.configuration.accept();
         tracing::info!(
             routes,
-            "routes and certificates reloaded; other changes take effect after a restart"
+            "routes, certificates, credentials and log settings reloaded; other changes take \
+             effect after a restart"
         );
     }
 

@@ -1,20 +1,25 @@
 //! The configuration: turns a YAML file into everything the gateway needs, or into a report of
 //! every problem in it.
 //!
-//! Owns the format. `tree` parses YAML, `de` deserialises it into `raw`'s types, `compile` checks
-//! them and compiles the result; all three add their problems to one [`Report`]. `facts` has the
-//! default and the range of each key. Nothing outside of this module sees a configuration key.
+//! Owns the format. `tree` parses YAML, `placement` corrects indentation, `variables` inserts
+//! environment variables, `de` deserialises the tree into `raw`'s types, `compile` checks them and
+//! compiles the result; all add their problems to one [`Report`]. `facts` has the default and the range of each key, `mistakes` the advice for common
+//! ones. Nothing outside of this module sees a configuration key.
 
 mod compile;
 mod de;
 mod diagnostics;
 mod facts;
 mod files;
+mod include;
+mod mistakes;
+mod placement;
 mod raw;
 mod redact;
 pub mod schema;
 mod tree;
 mod values;
+mod variables;
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -27,7 +32,7 @@ use jiff::Timestamp;
 
 pub use diagnostics::{Report, Severity};
 pub use facts::DEFAULT_PROVIDER;
-pub use files::{FileDigest, ReadFiles, SecretFiles};
+pub use files::{FileDigest, ReadFiles, RouteFiles, SecretFiles};
 pub(crate) use redact::is_shown_variable;
 
 use crate::event::EnvelopeSpec;
@@ -43,6 +48,8 @@ use crate::upstream::AllowedUpstream;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
 use files::UnreadableSecret;
+use include::Texts;
+use variables::Scope;
 
 /// A compiled configuration file.
 pub struct Config {
@@ -240,8 +247,14 @@ pub fn store_folder(path: &Path) -> Result<StoreFolder, Report> {
 /// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
 pub fn store(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<store::Settings, Report> {
     let source = read(path)?;
-    parse_for(shown(path), source, &sources(path, env), compile::store)
-        .map(|(compiled, _)| compiled)
+    parse_for(
+        shown(path),
+        source,
+        &sources(path, env),
+        Scope::Keys(&["store"]),
+        compile::store,
+    )
+    .map(|(compiled, _)| compiled)
 }
 
 /// Loads only what verifies the requests of the route with this name, as [`load`] does.
@@ -273,7 +286,14 @@ pub fn chosen_authentication<E>(
     let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
         compile::authentication(raw, sources, problems, choose)
     };
-    parse_for(shown(path), source, &sources(path, env), compile).map(|(compiled, _)| compiled)
+    parse_for(
+        shown(path),
+        source,
+        &sources(path, env),
+        Scope::Keys(&["defaults", "routes", "routes_from"]),
+        compile,
+    )
+    .map(|(compiled, _)| compiled)
 }
 
 fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sources<'a> {
@@ -282,6 +302,8 @@ fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sourc
         env,
         now: Timestamp::now(),
         unreadable: UnreadableSecret::Refuse,
+        route_files: &[],
+        files: &[],
     }
 }
 
@@ -298,18 +320,18 @@ fn shown(path: &Path) -> String {
 }
 
 fn read(path: &Path) -> Result<String, Report> {
-    read_text(path).map_err(|error| {
+    read_configuration(path).map_err(|error| {
         let problems = Problems::default();
         problems.push(*error);
-        problems.into_report(shown(path), String::new(), Vec::new())
+        problems.into_report(Texts::new(shown(path).into(), String::new()))
     })
 }
 
-fn read_text(path: &Path) -> Result<String, Box<Diagnostic>> {
+fn read_configuration(path: &Path) -> Result<String, Box<Diagnostic>> {
     let bytes = if path == Path::new(STANDARD_INPUT) {
-        read_bytes(io::stdin().lock())
+        read_bytes(io::stdin().lock(), FILE_BYTES_MAX)
     } else {
-        File::open(path).and_then(read_bytes)
+        File::open(path).and_then(|file| read_bytes(file, FILE_BYTES_MAX))
     };
     let bytes = bytes.map_err(|error| {
         let problem = Diagnostic::error(None, format!("cannot read the configuration: {error}"));
@@ -325,22 +347,30 @@ fn read_text(path: &Path) -> Result<String, Box<Diagnostic>> {
             _ => problem,
         }
     })?;
-    if bytes.len() > FILE_BYTES_MAX {
-        let max = values::ByteSize(FILE_BYTES_MAX);
-        let problem = format!("the configuration is larger than {max}");
-        return Err(Diagnostic::error(None, problem).into());
-    }
-    String::from_utf8(bytes)
-        .map_err(|_| Diagnostic::error(None, "the configuration is not UTF-8 text").into())
+    let text = into_text(bytes, "the configuration", FILE_BYTES_MAX);
+    text.map_err(|problem| Diagnostic::error(None, problem).into())
 }
 
-/// Reads at most one byte more than a configuration may have.
-fn read_bytes(input: impl Read) -> io::Result<Vec<u8>> {
+/// Reads a file of at most `bytes_max` bytes; `name` is what messages call it.
+fn read_text(path: &Path, name: &str, bytes_max: usize) -> Result<String, String> {
+    let bytes = File::open(path).and_then(|file| read_bytes(file, bytes_max));
+    let bytes = bytes.map_err(|error| format!("cannot read {name}: {error}"))?;
+    into_text(bytes, name, bytes_max)
+}
+
+/// Reads at most one byte more than `bytes_max`.
+fn read_bytes(input: impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    input
-        .take(FILE_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut bytes)?;
+    input.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+fn into_text(bytes: Vec<u8>, name: &str, bytes_max: usize) -> Result<String, String> {
+    if bytes.len() > bytes_max {
+        let max = values::ByteSize(bytes_max);
+        return Err(format!("{name} is larger than {max}"));
+    }
+    String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8 text"))
 }
 
 /// Parses one section of a configuration and runs `compile` on it. Ignores what is wrong in the
@@ -353,23 +383,28 @@ fn parse_section<T>(
 ) -> Result<T, Report> {
     let source = read(path)?;
     let elsewhere = Problems::default();
-    let documents = tree::parse(&source, &elsewhere)
-        .or_else(|| tree::parse(&tree::blank_other_sections(&source, section), &elsewhere));
-    let masks = redact::mask_text(&source);
+    let documents = tree::parse(&source, 0, &elsewhere)
+        .or_else(|| tree::parse(&tree::blank_other_sections(&source, section), 0, &elsewhere));
+    let mut texts = Texts::new(shown(path).into(), source);
+    texts.masks = redact::mask_text(&texts.text);
     let problems = Problems::default();
     let root = documents.as_deref().and_then(<[_]>::first);
     let raw = match root {
         // The section is absent, or has no value.
         None => Some(raw::File::default()),
-        Some(root) => de::from_tree(&tree::section(root, section), &problems),
+        Some(root) => {
+            let root = tree::section(root, section);
+            let root = variables::insert(&root, env, Scope::Whole, &problems);
+            de::from_tree(&root, &problems)
+        }
     };
     raw.and_then(|raw: raw::File| compile(&raw, &sources(path, env), &problems))
-        .ok_or_else(|| problems.into_report(shown(path), source, masks))
+        .ok_or_else(|| problems.into_report(texts))
 }
 
 /// Checks a configuration's text. The report names it `file`.
 fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, Report> {
-    parse_for(file, source, sources, compile::compile)
+    parse_for(file, source, sources, Scope::Whole, compile::compile)
         .map(|(config, warnings)| Loaded { config, warnings })
 }
 
@@ -378,22 +413,39 @@ fn parse_for<T>(
     file: String,
     source: String,
     sources: &Sources<'_>,
+    scope: Scope,
     compile: impl FnOnce(&raw::File, &Sources<'_>, &Problems) -> Option<T>,
 ) -> Result<(T, Report), Report> {
     let problems = Problems::default();
-    let documents = tree::parse(&source, &problems);
-    let masks = match &documents {
+    let documents = tree::parse(&source, 0, &problems);
+    let mut texts = Texts::new(file.into(), source);
+    texts.masks = match &documents {
         Some(documents) => redact::mask_trees(documents),
-        None => redact::mask_text(&source),
+        None => redact::mask_text(&texts.text),
     };
+    let mut route_files = Vec::new();
     let root = documents.as_deref().and_then(<[_]>::first);
-    let raw: Option<raw::File> = root.and_then(|root| de::from_tree(root, &problems));
-    let compiled = raw.and_then(|raw| compile(&raw, sources, &problems));
-    match compiled {
-        Some(compiled) if !problems.any_error() => {
-            Ok((compiled, problems.into_report(file, source, masks)))
+    let raw: Option<raw::File> = root.and_then(|root| {
+        let root = placement::correct(root, &problems);
+        let mut root = variables::insert(&root, sources.env, scope, &problems);
+        if scope.has("routes") {
+            (root, route_files) =
+                include::add_routes(root, sources.folder, sources.env, &mut texts, &problems);
         }
-        _ => Err(problems.into_report(file, source, masks)),
+        de::from_tree(&root, &problems)
+    });
+    let sources = Sources {
+        route_files: &route_files,
+        files: &texts.files,
+        ..*sources
+    };
+    let compiled = raw.and_then(|raw| compile(&raw, &sources, &problems));
+    if let Some(root) = root {
+        mistakes::warn_of_placeholders(root, &problems);
+    }
+    match compiled {
+        Some(compiled) if !problems.any_error() => Ok((compiled, problems.into_report(texts))),
+        _ => Err(problems.into_report(texts)),
     }
 }
 
@@ -415,6 +467,8 @@ pub fn load_text(
             env,
             now: Timestamp::now(),
             unreadable: UnreadableSecret::Refuse,
+            route_files: &[],
+            files: &[],
         },
     )
 }
@@ -433,6 +487,8 @@ pub fn check_text(source: &str) -> Result<Loaded, Report> {
         env: &env,
         now: Timestamp::UNIX_EPOCH,
         unreadable: UnreadableSecret::Refuse,
+        route_files: &[],
+        files: &[],
     };
     parse("hookstile.yaml".into(), source.into(), &sources)
 }

@@ -11,15 +11,18 @@ mod sampler;
 use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::PanicHookInfo;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 pub(crate) use format::{is_unsafe, write_json_escape};
@@ -66,24 +69,84 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
         .buffered_lines_limit(BUFFERED_LINES_MAX)
         .lossy(true)
         .finish(standard_error);
-    let format = settings.format.unwrap_or_else(|| {
-        if io::stderr().is_terminal() {
-            Format::Pretty
-        } else {
-            Format::Json
-        }
-    });
-    let filter = level_filter(settings.level);
+    let (filter, filter_handle) = reload::Layer::new(level_filter(settings.level));
+    let format = CurrentFormat::new(shown_format(settings.format));
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
-        .event_format(format);
+        .event_format(format.clone());
     tracing_subscriber::registry()
         .with(filter)
         .with(libraries::LibraryLimit)
         .with(layer)
         .try_init()?;
+    // Set once: logging has started once.
+    let _ = CONTROL.set(Control {
+        filter: filter_handle,
+        format,
+    });
     std::panic::set_hook(Box::new(log_panic));
     Ok(guard)
+}
+
+/// Applies other settings to the lines from now on.
+pub fn apply(settings: Settings) {
+    let Some(control) = CONTROL.get() else {
+        return;
+    };
+    control.format.set(shown_format(settings.format));
+    // An error would mean that there is no subscriber any more, and so no log.
+    let _ = control.filter.reload(level_filter(settings.level));
+}
+
+/// Returns the format to use: by default, text on a terminal.
+fn shown_format(format: Option<Format>) -> Format {
+    format.unwrap_or_else(|| {
+        if io::stderr().is_terminal() {
+            Format::Pretty
+        } else {
+            Format::Json
+        }
+    })
+}
+
+/// Returns whether the log has details of requests: at `debug` and below.
+pub fn has_request_details() -> bool {
+    tracing::enabled!(target: "hookstile::request", tracing::Level::DEBUG)
+}
+
+/// The parts of logging that a reload changes. They belong to the process, as logging does.
+struct Control {
+    filter: reload::Handle<Targets, Registry>,
+    format: CurrentFormat,
+}
+
+static CONTROL: OnceLock<Control> = OnceLock::new();
+
+/// The format of the lines from now on.
+#[derive(Clone)]
+struct CurrentFormat {
+    is_pretty: Arc<AtomicBool>,
+}
+
+impl CurrentFormat {
+    fn new(format: Format) -> Self {
+        Self {
+            is_pretty: Arc::new(AtomicBool::new(format == Format::Pretty)),
+        }
+    }
+
+    fn set(&self, format: Format) {
+        self.is_pretty
+            .store(format == Format::Pretty, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Format {
+        if self.is_pretty.load(Ordering::Relaxed) {
+            Format::Pretty
+        } else {
+            Format::Json
+        }
+    }
 }
 
 /// Logs where a panic happened. The standard hook would break the log's format, and would write
@@ -142,6 +205,8 @@ pub struct RequestLine {
     pub event_id: Option<Arc<str>>,
     pub event_type: Option<Arc<str>>,
     pub secret: Option<Arc<str>>,
+    /// The names of the secrets that were tried in vain. Only with [`has_request_details`].
+    pub secrets_tried: Option<Box<str>>,
     /// The reason why verification failed, if the route forwards unverified requests.
     pub unverified: Option<&'static str>,
     pub upstream_status: Option<u16>,
@@ -179,6 +244,7 @@ impl RequestLine {
             event_id = self.event_id.as_deref(),
             event_type = self.event_type.as_deref(),
             secret = self.secret.as_deref(),
+            secrets_tried = self.secrets_tried.as_deref(),
             unverified = self.unverified,
             status,
             upstream_status = self.upstream_status,

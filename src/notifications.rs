@@ -101,6 +101,9 @@ impl Notifier {
     }
 }
 
+/// The names and values of the headers that sign a request.
+type SignatureHeaders = Vec<(String, String)>;
+
 /// The endpoint, with the client that sends to it.
 struct Endpoint {
     settings: Settings,
@@ -189,7 +192,7 @@ impl Endpoint {
         &self,
         notification: &Notification,
         now: Timestamp,
-    ) -> Result<(Vec<u8>, Vec<(String, String)>), String> {
+    ) -> Result<(Vec<u8>, SignatureHeaders), String> {
         let body = json!({
             "type": notification.kind.as_str(),
             "timestamp": now,

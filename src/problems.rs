@@ -521,12 +521,13 @@ impl Noise {
             parts.push(format!("{} matched no route", words::requests(unmatched)));
         }
         if self.rejected > 0 {
-            let named = self.routes.iter().take(NOISY_ROUTES_NAMED);
-            let mut names = named.map(|name| &**name).collect::<Vec<_>>().join(", ");
-            let omitted = self.routes.len().saturating_sub(NOISY_ROUTES_NAMED);
-            if omitted > 0 {
-                names += &format!(" and {omitted} more");
-            }
+            let shown = self.routes.iter().take(NOISY_ROUTES_NAMED);
+            let shown: Vec<_> = shown.map(|name| &**name).collect();
+            let omitted = match self.routes.len().saturating_sub(NOISY_ROUTES_NAMED) {
+                0 => String::new(),
+                omitted => format!(" and {omitted} more"),
+            };
+            let names = format!("{}{omitted}", shown.join(", "));
             parts.push(format!(
                 "{} {} rejected on routes that work ({names})",
                 words::requests(self.rejected),

@@ -281,6 +281,25 @@ impl Verification<'_> {
         self.presented.as_ref().err().copied()
     }
 
+    /// Returns the names of the secrets whose signatures are compared with those of the request:
+    /// the active ones of a format that it uses. Returns `None` if there are none.
+    pub fn secrets_tried(&self) -> Option<Box<str>> {
+        let presented = self.presented.as_ref().ok()?;
+        let is_tried = |key: &&PreparedKey| match &presented.candidates {
+            Candidates::InHeader(read) => read
+                .iter()
+                .any(|candidate| candidate.format == key.named.key.format),
+            Candidates::InBody(_) => true,
+        };
+        let names: Vec<&str> = self
+            .verifier
+            .active(self.now)
+            .filter(is_tried)
+            .map(|key| &*key.named.name)
+            .collect();
+        (!names.is_empty()).then(|| names.join(", ").into())
+    }
+
     /// Returns the number of body bytes so far.
     pub fn body_bytes(&self) -> usize {
         self.payload.len()

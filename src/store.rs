@@ -167,6 +167,21 @@ impl Store {
         })
     }
 
+    /// Applies the part of newly loaded settings that needs no restart: the user, the password and
+    /// the certificates of a shared store's database.
+    pub fn apply_settings(&self, settings: Settings) {
+        let is_same = match (&self.engine, settings) {
+            (Engine::Shared(store), Settings::Shared(settings)) => {
+                store.replace_database(settings.database)
+            }
+            (Engine::Embedded(_), Settings::Embedded(_)) => true,
+            _ => false,
+        };
+        if !is_same {
+            tracing::warn!("another store takes effect after a restart");
+        }
+    }
+
     /// Returns the random key of the ledger's hashes. It never changes during the life of a store.
     pub fn hash_key(&self) -> [u8; 16] {
         dispatch!(self, store => store.hash_key())

@@ -8,7 +8,7 @@ mod failed_logins;
 mod session;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
@@ -44,17 +44,27 @@ pub(crate) struct Access<'a> {
     pub hosts: &'a [Box<str>],
 }
 
-impl Access<'_> {
+impl<'a> Access<'a> {
     /// Returns whether no token is needed.
     pub(super) const fn is_open(&self) -> bool {
         self.token.is_none() && self.read_token.is_none()
+    }
+
+    /// Returns the configured tokens with their roles.
+    fn tokens(&self) -> impl Iterator<Item = (&'a NamedSecret, Role)> {
+        [
+            (self.token, Role::Operator),
+            (self.read_token, Role::Reader),
+        ]
+        .into_iter()
+        .filter_map(|(token, role)| Some((token?, role)))
     }
 }
 
 /// Authenticates requests.
 pub(super) struct Authenticator {
-    /// The accepted tokens; empty where none is needed.
-    tokens: Vec<Token>,
+    /// The accepted tokens; empty where none is needed. A reload replaces them.
+    tokens: RwLock<Vec<Token>>,
     /// The names of the machine and of the configuration.
     hosts: Vec<Box<str>>,
     sessions: Sessions,
@@ -63,8 +73,26 @@ pub(super) struct Authenticator {
 
 struct Token {
     digest: SecretDigest,
-    expires: Option<Timestamp>,
+    grant: Grant,
+}
+
+/// The rights that a token gives.
+#[derive(Clone, Copy)]
+struct Grant {
     role: Role,
+    expires: Option<Timestamp>,
+}
+
+impl Token {
+    fn new(token: &NamedSecret, role: Role) -> Self {
+        Self {
+            digest: token.secret.digest(),
+            grant: Grant {
+                role,
+                expires: token.expires,
+            },
+        }
+    }
 }
 
 /// The addresses of a connection. The local one is specific, even if the listener is bound to all
@@ -152,18 +180,8 @@ pub(super) fn private(mut response: Response) -> Response {
 
 impl Authenticator {
     pub(super) fn new(access: Access<'_>) -> Self {
-        let tokens = [
-            (access.token, Role::Operator),
-            (access.read_token, Role::Reader),
-        ]
-        .into_iter()
-        .filter_map(|(token, role)| Some((token?, role)))
-        .map(|(token, role)| Token {
-            digest: token.secret.digest(),
-            expires: token.expires,
-            role,
-        })
-        .collect();
+        let tokens = access.tokens();
+        let tokens = tokens.map(|(token, role)| Token::new(token, role));
         // Linux only; other systems are addressed by IP address.
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
         let hostname = hostname
@@ -177,11 +195,37 @@ impl Authenticator {
             .chain(access.hosts.iter().cloned())
             .collect();
         Self {
-            tokens,
+            tokens: RwLock::new(tokens.collect()),
             hosts,
             sessions: Sessions::default(),
             failed_logins: FailedLogins::default(),
         }
+    }
+
+    /// Replaces the tokens. Ends the logins that were made with one that is gone. Returns `false`,
+    /// and changes nothing, if a token would be needed from now on, or none any more.
+    pub(super) fn replace_tokens(&self, access: Access<'_>) -> bool {
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if access.is_open() != tokens.is_empty() {
+            return false;
+        }
+        for old in &*tokens {
+            let is_kept = access.tokens().any(|(token, role)| {
+                role == old.grant.role && old.digest.matches(token.secret.expose())
+            });
+            if !is_kept {
+                self.sessions.end_all(old.grant.role);
+            }
+        }
+        *tokens = access
+            .tokens()
+            .map(|(token, role)| Token::new(token, role))
+            .collect();
+        true
+    }
+
+    fn tokens(&self) -> RwLockReadGuard<'_, Vec<Token>> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Authenticates a request that arrives now, and delays the answer to a wrong token.
@@ -244,7 +288,7 @@ impl Authenticator {
         addrs: ConnectionAddrs,
         now: Timestamp,
     ) -> Option<Caller> {
-        let (role, method) = if self.tokens.is_empty() {
+        let (role, method) = if self.tokens().is_empty() {
             (Role::Operator, AuthMethod::Open)
         } else if headers.contains_key(header::AUTHORIZATION) {
             (self.token(bearer(headers)?, now)?.role, AuthMethod::Token)
@@ -296,11 +340,14 @@ impl Authenticator {
 
     /// Finds the token with this text. Compares with every token, so that the time taken does not
     /// depend on which one matches.
-    fn token(&self, text: &str, now: Timestamp) -> Option<&Token> {
-        self.tokens.iter().fold(None, |found, token| {
-            let matches =
-                token.digest.matches(text.as_bytes()) && token.expires.is_none_or(|end| now < end);
-            if matches { Some(token) } else { found }
+    fn token(&self, text: &str, now: Timestamp) -> Option<Grant> {
+        self.tokens().iter().fold(None, |found, token| {
+            let is_valid = token.grant.expires.is_none_or(|end| now < end);
+            if token.digest.matches(text.as_bytes()) && is_valid {
+                Some(token.grant)
+            } else {
+                found
+            }
         })
     }
 
@@ -501,6 +548,48 @@ mod tests {
 
     fn now() -> Timestamp {
         "2026-06-01T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn replaced_token_ends_its_logins() {
+        let authenticator = with_tokens(None);
+        let log_in = |token| authenticator.log_in(token, now()).unwrap().unwrap();
+        let sessions = [log_in(TOKEN), log_in(READ_TOKEN)];
+        let is_valid = |header: &str, value: &str| {
+            let headers = [("host", "localhost"), (header, value)];
+            check(&authenticator, "GET", "/webhooks", &headers).is_ok()
+        };
+        let new = NamedSecret {
+            name: "token".into(),
+            secret: Secret::new("admin-token-4713").unwrap(),
+            expires: None,
+        };
+        let old = NamedSecret {
+            name: "read".into(),
+            secret: Secret::new(READ_TOKEN).unwrap(),
+            expires: None,
+        };
+        assert!(authenticator.replace_tokens(Access {
+            token: Some(&new),
+            read_token: Some(&old),
+            hosts: &[],
+        }));
+        assert!(!is_valid("authorization", &format!("Bearer {TOKEN}")));
+        assert!(is_valid("authorization", "Bearer admin-token-4713"));
+        assert!(is_valid("authorization", &format!("Bearer {READ_TOKEN}")));
+        let logins = sessions.map(|id| is_valid("cookie", &format!("{COOKIE}={id}")));
+        assert_eq!(logins, [false, true]);
+        let none = Access {
+            token: None,
+            read_token: None,
+            hosts: &[],
+        };
+        assert!(!authenticator.replace_tokens(none));
+        assert!(!is_valid("accept", "*/*"));
+        assert!(!open().replace_tokens(Access {
+            token: Some(&new),
+            ..none
+        }));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{App, supervisor};
 use crate::admin::{ConfigurationOnDisk, ReloadError, Reloaded};
-use crate::config::{self, FileDigest, ReadFiles, SecretFiles};
+use crate::config::{self, FileDigest, ReadFiles, RouteFiles, SecretFiles};
 
 /// The time without a change after which a file is read: editors and orchestrators write in several
 /// steps.
@@ -23,7 +23,8 @@ const QUIET_TIME: Duration = Duration::from_millis(200);
 /// nor does a folder that another one has replaced.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
-/// A watch on the configuration's file and the files that it names: certificates, CAs and secrets.
+/// A watch on the configuration's file and the files that it names: routes, certificates, CAs and
+/// secrets.
 /// Watches their folders and not the files: files are replaced by renaming, and Kubernetes swaps a
 /// symbolic link beside them.
 pub(super) struct FileWatch {
@@ -31,6 +32,8 @@ pub(super) struct FileWatch {
     own: WatchedFile,
     /// The files that the configuration names.
     named: Vec<WatchedFile>,
+    /// The files with routes, for each pattern that the configuration names.
+    route_files: Vec<RouteFiles>,
     /// The content of secrets' files, which stays in effect when one cannot be read any more.
     secrets: SecretFiles,
     /// Set when a folder has changed and the files were not compared yet. Kept here because
@@ -91,6 +94,7 @@ impl FileWatch {
         let mut watch = Self {
             own: WatchedFile::new(path.to_owned(), loaded),
             named: Vec::new(),
+            route_files: Vec::new(),
             secrets: SecretFiles::default(),
             // The files are compared once in any case: one may have changed between loading and
             // watching.
@@ -112,6 +116,7 @@ impl FileWatch {
     /// that one is watched, too.
     fn watch_files(&mut self, files: ReadFiles) {
         self.secrets = files.secrets;
+        self.route_files = files.route_files;
         self.named = files
             .named
             .into_iter()
@@ -122,6 +127,16 @@ impl FileWatch {
         };
         // Each is watched again: one may have been removed and made again.
         let mut folders = HashSet::new();
+        for folder in self.route_files.iter().map(RouteFiles::folder) {
+            // One that is not there is made in a folder above it.
+            let existing = folder.ancestors().find(|folder| folder.is_dir());
+            let folder = existing.unwrap_or(Path::new("."));
+            if folders.insert(folder.to_owned())
+                && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
+            {
+                warn_unwatched(folder, &error);
+            }
+        }
         for WatchedFile { path, .. } in std::iter::once(&self.own).chain(&self.named) {
             let resolved = path.canonicalize().ok();
             for path in std::iter::once(path).chain(&resolved) {
@@ -160,6 +175,7 @@ impl FileWatch {
             for file in std::iter::once(&mut self.own).chain(&mut self.named) {
                 changed |= file.is_changed();
             }
+            changed |= self.route_files.iter().any(RouteFiles::is_changed);
             configuration.set_missing(&self.own.path, self.own.vanished, Timestamp::now());
             if changed {
                 return;
@@ -181,6 +197,7 @@ impl FileWatch {
         for file in std::iter::once(&mut self.own).chain(&mut self.named) {
             file.loaded = FileDigest::of_file(&file.path).or(file.loaded);
         }
+        self.route_files.iter_mut().for_each(RouteFiles::refresh);
         match config::load_to_serve(&self.own.path, env, &self.secrets) {
             Ok(mut loaded) => {
                 let warnings: Vec<_> = loaded.warnings.summaries().collect();

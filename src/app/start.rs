@@ -117,7 +117,8 @@ impl App {
             registry,
             configuration,
             data: data.addresses,
-            admin,
+            admin: admin.address,
+            admin_listener: admin,
             tls_listeners: data.tls,
             draining,
             reloads,
@@ -138,8 +139,25 @@ fn name_server() -> Result<Option<SocketAddr>, Error> {
     address.map(Some).ok_or(Error::NameServer)
 }
 
+/// Returns an error if CA certificates that the environment names cannot be read. Pingora reads them
+/// for its upstreams, and would panic.
+fn check_roots() -> Result<(), Error> {
+    if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
+        let read = rustls_native_certs::load_certs_from_paths(Some(file.as_ref()), None);
+        if let Some(error) = read.errors.into_iter().next() {
+            return Err(Error::Roots("SSL_CERT_FILE", error.to_string()));
+        }
+    }
+    if let Some(folder) = std::env::var_os("SSL_CERT_DIR") {
+        std::fs::read_dir(folder)
+            .map_err(|error| Error::Roots("SSL_CERT_DIR", error.to_string()))?;
+    }
+    Ok(())
+}
+
 impl Components {
     async fn new(store: store::Settings, limits: Limits) -> Result<Self, Error> {
+        check_roots()?;
         let client = Arc::new(Client::new(name_server()?));
         let metrics = Arc::new(Metrics::new()?);
         let clock = Clock::System;
@@ -252,15 +270,19 @@ fn start_admin(
     state: admin::AdminState,
     config: &config::Admin,
     notify: Option<notifications::Settings>,
-) -> io::Result<SocketAddr> {
-    let access = admin::Access {
+) -> io::Result<admin::Running> {
+    let running = admin::start(socket, state, access(config), notify)?;
+    tracing::info!(listener = "admin", address = %running.address, "listening");
+    Ok(running)
+}
+
+/// Returns what the admin listener admits.
+pub(super) fn access(config: &config::Admin) -> admin::Access<'_> {
+    admin::Access {
         token: config.token.as_ref(),
         read_token: config.read_token.as_ref(),
         hosts: &config.hosts,
-    };
-    let address = admin::start(socket, state, access, notify)?;
-    tracing::info!(listener = "admin", %address, "listening");
-    Ok(address)
+    }
 }
 
 /// Applies what operators change through other gateways, for as long as the store is open.

@@ -79,7 +79,7 @@ fn with_open_files(mut warnings: Report, config: &Config) -> Report {
 fn to_json(config: Option<&Config>, report: &Report) -> serde_json::Value {
     json!({
         "success": config.is_some(),
-        "file": report.file(),
+        "file": report.main_file(),
         "routes": config.map(|config| config.routes.len()),
         "errors": report.count(Severity::Error),
         "warnings": report.count(Severity::Warning),
@@ -94,7 +94,7 @@ fn print_summary(config: Option<&Config>, report: &Report) {
         None => plural(report.count(Severity::Error), "error"),
     };
     let warnings = plural(report.count(Severity::Warning), "warning");
-    terminal::print_line(&format!("{}: {counted}, {warnings}", report.file()));
+    terminal::print_line(&format!("{}: {counted}, {warnings}", report.main_file()));
     let Some(config) = config else { return };
     if !config.files.unchecked.is_empty() {
         let unchecked = config.files.unchecked.join(", ");

@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
 use super::facts::{self, Amount, Quantity, Range};
-use super::files::{self, FileDigest, ReadFiles, UnreadableSecret};
+use super::files::{self, FileDigest, ReadFiles, RouteFiles, UnreadableSecret};
 use super::raw;
 use super::tree::Span;
 use super::{
@@ -50,6 +50,20 @@ pub(super) struct Sources<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub now: Timestamp,
     pub unreadable: UnreadableSecret<'a>,
+    /// The files with routes, for each pattern of `routes_from`.
+    pub route_files: &'a [RouteFiles],
+    /// The offset at which each file of the configuration begins, with its path, in order.
+    pub files: &'a [(usize, PathBuf)],
+}
+
+impl Sources<'_> {
+    /// Returns the path that a value names: a relative one starts from the folder of its file.
+    fn path(&self, path: &Located<String>) -> PathBuf {
+        let included = self.files.iter().skip(1);
+        let file = included.take_while(|(start, _)| *start <= path.span.start);
+        let folder = file.last().and_then(|(_, file)| file.parent());
+        folder.unwrap_or(self.folder).join(&path.value)
+    }
 }
 
 /// The largest file that the configuration may name, in bytes. A device or a wrong path must not
@@ -107,7 +121,10 @@ pub(super) fn compile(
         shutdown,
         log,
         routes: routes?,
-        files: compiler.files.take(),
+        files: ReadFiles {
+            route_files: sources.route_files.to_vec(),
+            ..compiler.files.take()
+        },
     })
 }
 
@@ -448,36 +465,40 @@ impl Compiler<'_> {
     /// host and a path.
     fn identities(&self, routes: &[route::Layered<'_>]) -> Vec<Identity> {
         let mut identities: Vec<_> = routes.iter().map(|raw| self.identity(raw)).collect();
-        let mut by_address: HashMap<(Option<String>, String), Span> = HashMap::new();
-        let mut by_name: HashMap<String, Span> = HashMap::new();
-        for identity in &identities {
+        let mut by_address: HashMap<(Option<String>, String), (usize, Span)> = HashMap::new();
+        let mut by_name: HashMap<String, (usize, Span)> = HashMap::new();
+        for (index, identity) in identities.iter_mut().enumerate() {
+            // The route that this one is a copy of.
+            let mut original = None;
             if let Some(path) = &identity.path {
                 let address = (identity.host.clone(), path.value.clone());
-                match by_address.get(&address) {
-                    Some(&first) => {
-                        self.report(
-                            Diagnostic::error(
-                                path.span,
-                                "another route has the same path and host",
-                            )
-                            .also(first, "the first route"),
-                        );
-                    }
-                    None => drop(by_address.insert(address, path.span)),
+                let &mut (first, span) = by_address.entry(address).or_insert((index, path.span));
+                if first != index {
+                    let problem = "another route has the same path and host";
+                    let error = Diagnostic::error(path.span, problem).also(span, "the first route");
+                    self.report(
+                        error.help("remove one of the two, or give each its own `path` or `host`"),
+                    );
+                    original = Some(first);
                 }
             }
+            identity.is_copy = original.is_some();
             if let Some(name) = &identity.name {
-                match by_name.get(&name.value) {
-                    Some(&first) => {
-                        self.report(
-                            Diagnostic::error(name.span, "another route has the same name")
-                                .also(first, "the first route"),
-                        );
-                    }
-                    None => drop(by_name.insert(name.value.clone(), name.span)),
+                let named = by_name.entry(name.value.clone());
+                let &mut (first, span) = named.or_insert((index, name.span));
+                // A copy is one mistake, not two.
+                if first != index && original != Some(first) {
+                    let problem = "another route has the same name";
+                    self.report(
+                        Diagnostic::error(name.span, problem).also(span, "the first route"),
+                    );
                 }
             }
         }
+        let mut by_name: HashMap<_, _> = by_name
+            .into_iter()
+            .map(|(name, (_, span))| (name, span))
+            .collect();
         for identity in &mut identities {
             self.derive_name(identity, &mut by_name);
         }
@@ -540,7 +561,7 @@ impl Compiler<'_> {
         thing: &str,
         key: &str,
     ) -> Option<&'f Located<T>> {
-        if field.is_absent() {
+        if field.is_absent() && !self.problems.is_meant(span, key) {
             self.report(Diagnostic::error(
                 span,
                 format!("this {thing} has no `{key}`"),
@@ -578,7 +599,7 @@ impl Compiler<'_> {
 
     /// Returns the content of a file that the configuration names.
     fn read(&self, path: &Located<String>) -> Option<Zeroizing<Vec<u8>>> {
-        self.read_file(&path.value)
+        self.read_file(path)
             .map_err(|problem| self.report(Diagnostic::error(path.span, problem)))
             .ok()
     }
@@ -587,8 +608,8 @@ impl Compiler<'_> {
     ///
     /// # Errors
     /// The problem, for people.
-    fn read_file(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
-        let at: PathBuf = self.sources.folder.join(path);
+    fn read_file(&self, path: &Located<String>) -> Result<Zeroizing<Vec<u8>>, String> {
+        let at = self.sources.path(path);
         let read = File::open(&at).and_then(|file| {
             let is_readable_again = file.metadata()?.is_file();
             let content = files::read_up_to(file, FILE_BYTES_MAX + 1)?;

@@ -2,8 +2,8 @@
 //!
 //! A type of `raw` wraps each value that may be wrong on its own in a [`Field`]. If a value does
 //! not fit, the problem is reported with its location and the [`Field`] is [`Field::Wrong`];
-//! unknown keys are reported and skipped. Owns the messages about types and keys. Knows no key of
-//! the format.
+//! unknown keys are reported and skipped. Owns the messages about types and keys; `mistakes` and
+//! `placement` know the keys of the format.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,6 +13,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 
 use super::diagnostics::{Diagnostic, Problems};
+use super::mistakes::{self, KeyAdvice};
+use super::placement;
 use super::tree::{Entry, Node, Span, Value};
 
 /// The value of a key of a mapping, or of an item of a list.
@@ -66,6 +68,7 @@ pub(super) fn from_tree<T: for<'de> Deserialize<'de>>(
     let root = NodeDeserializer {
         node: root,
         span: root.span,
+        key: None,
         problems,
     };
     T::deserialize(root)
@@ -87,6 +90,11 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= best.len().max(word.len()) / 3).then_some(best)
 }
 
+/// Returns the known word that has one letter more, less or other than an unknown one.
+fn misspelt<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    nearest(word, known).filter(|near| strsim::damerau_levenshtein(word, near) == 1)
+}
+
 /// The name under which a type asks [`NodeDeserializer`] for a value together with its location.
 const LOCATED: &str = "$hookstile::located";
 
@@ -105,6 +113,10 @@ pub(super) use shorthand;
 
 /// A list. A list of one item may be written as that item.
 pub(super) struct OneOrMore<T>(pub Vec<Field<T>>);
+
+/// The name under which a type asks [`NodeDeserializer`] for text as text, and for anything else as
+/// a mapping.
+pub(super) const TEXT_OR_MAPPING: &str = "$hookstile::text_or_mapping";
 
 /// The name under which a type asks [`NodeDeserializer`] to accept a single item for a list.
 const ONE_OR_MORE: &str = "$hookstile::one_or_more";
@@ -192,19 +204,31 @@ struct NodeDeserializer<'a> {
     node: &'a Rc<Node>,
     /// The location for messages: the node's, or its key's if the node is empty.
     span: Span,
+    /// The key of the format whose value, or an item of whose list, the node is.
+    key: Option<&'a str>,
     problems: &'a Problems,
 }
 
 impl<'a> NodeDeserializer<'a> {
-    fn child(self, node: &'a Rc<Node>, key: Option<&Node>) -> Self {
-        let span = match key {
-            Some(key) if node.span.start == node.span.end => key.span,
-            _ => node.span,
+    fn child(self, node: &'a Rc<Node>, key: &'a Node) -> Self {
+        let span = if node.span.start == node.span.end {
+            key.span
+        } else {
+            node.span
         };
         Self {
             node,
             span,
+            key: key.text(),
             problems: self.problems,
+        }
+    }
+
+    fn item(self, node: &'a Rc<Node>) -> Self {
+        Self {
+            node,
+            span: node.span,
+            ..self
         }
     }
 
@@ -226,13 +250,25 @@ impl<'a> NodeDeserializer<'a> {
                     label: Some(format!("expected {what}")),
                 };
             }
-            Value::Scalar { .. } => "",
+            Value::Scalar { .. } | Value::Wrong => "",
             Value::Sequence(_) => ", not a list",
             Value::Mapping(_) => ", not a mapping",
         };
         Mismatch {
             message: "this value has the wrong type".into(),
             label: Some(format!("expected {what}{found}")),
+        }
+    }
+
+    /// Says how the key of a list or a mapping is written, if that is known.
+    fn expected_shape(self, what: &str, example: Option<String>) -> Mismatch {
+        let expected = self.expected(what);
+        match (&self.node.value, self.key.zip(example)) {
+            (Value::Null, _) | (_, None) => expected,
+            (_, Some((key, example))) => Mismatch {
+                message: format!("`{key}` is not written like this"),
+                label: Some(format!("write {example}")),
+            },
         }
     }
 
@@ -252,42 +288,87 @@ impl<'a> NodeDeserializer<'a> {
 
     fn number<T: std::str::FromStr>(self) -> Result<T, Mismatch> {
         const WHOLE_NUMBER: &str = "a whole number";
-        self.plain(WHOLE_NUMBER)?
-            .parse()
-            .map_err(|_| self.expected(WHOLE_NUMBER))
+        let text = self.plain(WHOLE_NUMBER)?;
+        text.parse().map_err(|_| {
+            let digits = text.replace(['_', ',', '\''], "");
+            if digits.parse::<T>().is_ok() {
+                self.expected(&format!("{WHOLE_NUMBER} without separators: `{digits}`"))
+            } else {
+                self.expected(WHOLE_NUMBER)
+            }
+        })
     }
 
     fn items(self) -> Result<&'a [Rc<Node>], Mismatch> {
         match &self.node.value {
             Value::Sequence(items) => Ok(items),
-            _ => Err(self.expected("a list (`[…]`, or lines that begin with `- `)")),
+            _ => {
+                let example = self.key.and_then(mistakes::example).map(ToOwned::to_owned);
+                let what = "a list (`[…]`, or lines that begin with `- `)";
+                Err(self.expected_shape(what, example))
+            }
         }
     }
 
-    fn entries(self) -> Result<&'a [Entry], Mismatch> {
+    /// Returns the entries of a mapping of this type.
+    fn entries(self, mapping: &str) -> Result<&'a [Entry], Mismatch> {
         match &self.node.value {
             Value::Mapping(entries) => Ok(entries),
-            _ => Err(self.expected("a mapping (`key: value`)")),
+            _ => {
+                let example = self.key.and_then(|key| match mistakes::example(key) {
+                    Some(example) => Some(example.to_owned()),
+                    None if mapping == REFERENCE => {
+                        Some(format!("`{key}: {{env: NAME}}`, or `{{file: PATH}}`"))
+                    }
+                    None => None,
+                });
+                let what = match mapping {
+                    REFERENCE => "text, or a reference: `{env: NAME}` or `{file: PATH}`",
+                    _ => "a mapping (`key: value`)",
+                };
+                Err(self.expected_shape(what, example))
+            }
         }
     }
 
-    fn report_unknown_key(self, key: &Node, word: &str, fields: &[&str]) {
-        let diagnostic = match nearest(word, fields) {
-            _ if word == "<<" => Diagnostic::error(key.span, "merge keys (`<<`) are not supported")
-                .help("put keys that all routes share into `defaults`"),
-            Some(near) => {
-                Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()))
-                    .label(format!("did you mean `{near}`?"))
+    /// Reports a key that a mapping of this type does not have.
+    fn report_unknown_key(self, mapping: &str, key: &Node, word: &str, fields: &[&str]) {
+        let unknown =
+            || Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()));
+        let advice = mistakes::advice_for_key(mapping, word);
+        let near = misspelt(word, fields).filter(|_| advice.is_none());
+        let home = || placement::home(mapping, word);
+        self.problems.push(if word == "<<" {
+            Diagnostic::error(key.span, "merge keys (`<<`) are not supported")
+                .help("put keys that all routes share into `defaults`")
+        } else if let Some(KeyAdvice { key, text }) = advice {
+            let is_first = self.problems.set_meant(self.node.span, key);
+            if !is_first && !key.is_empty() {
+                // `host` and `port` are one mistake.
+                return;
             }
+            unknown().label(text)
+        } else if let Some((near, None)) = near
+            .or_else(|| nearest(word, fields))
+            .map(|it| (it, near.map_or_else(home, |_| None)))
+        {
+            self.problems.set_meant(self.node.span, near);
+            unknown().label(format!("did you mean `{near}`?"))
+        } else if let Some(home) = home() {
+            unknown().label(format!("it belongs below `{home}`"))
+        } else if mapping == REFERENCE {
             // In a reference to a secret, a word unlike any key may be the secret itself.
-            None if fields.contains(&"env") => Diagnostic::error(key.span, "unknown key")
-                .help(format!("the keys are: {}", listed(fields))),
-            None => Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()))
-                .help(format!("the keys are: {}", listed(fields))),
-        };
-        self.problems.push(diagnostic);
+            Diagnostic::error(key.span, "unknown key")
+                .label("write `{env: NAME}`, or `{file: PATH}`")
+                .help(format!("the keys are: {}", listed(fields)))
+        } else {
+            unknown().help(format!("the keys are: {}", listed(fields)))
+        });
     }
 }
+
+/// The type in `raw` of a reference to a secret.
+const REFERENCE: &str = "Reference";
 
 fn listed(words: &[&str]) -> String {
     words
@@ -342,7 +423,10 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
         match self.plain(BOOL)? {
             "true" | "True" | "TRUE" => visitor.visit_bool(true),
             "false" | "False" | "FALSE" => visitor.visit_bool(false),
-            _ => Err(self.expected(BOOL)),
+            word => Err(match mistakes::meant_bool(word) {
+                Some(meant) => self.expected(&format!("`{meant}`")),
+                None => self.expected(BOOL),
+            }),
         }
     }
 
@@ -359,6 +443,12 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match self.node.text() {
             Some(text) => visitor.visit_str(text),
+            None if self.key == Some("url") && matches!(self.node.value, Value::Sequence(_)) => {
+                Err(Mismatch {
+                    message: "a route has one upstream".into(),
+                    label: Some("write one URL; for each further application, add a route".into()),
+                })
+            }
             None => Err(self.expected(&(&visitor as &dyn de::Expected).to_string())),
         }
     }
@@ -380,7 +470,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         visitor.visit_map(Entries {
-            rest: self.entries()?.iter(),
+            rest: self.entries("")?.iter(),
             known: None,
             next: None,
             mapping: self,
@@ -389,13 +479,13 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
         visitor.visit_map(Entries {
-            rest: self.entries()?.iter(),
-            known: Some(fields),
+            rest: self.entries(name)?.iter(),
+            known: Some((name, fields)),
             next: None,
             mapping: self,
         })
@@ -412,7 +502,8 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
         if variants.contains(&word) {
             return visitor.visit_enum(word.into_deserializer());
         }
-        let label = match nearest(word, variants) {
+        let label = match mistakes::meant_value(word, variants).or_else(|| nearest(word, variants))
+        {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("expected {one_of}"),
         };
@@ -442,6 +533,11 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
                 node: &Rc::new(list),
                 ..self
             });
+        }
+        if name == TEXT_OR_MAPPING
+            && let Some(text) = self.node.text()
+        {
+            return visitor.visit_str(text);
         }
         let is_mapping = matches!(self.node.value, Value::Mapping(_) | Value::Null);
         match name.strip_prefix(SHORTHAND) {
@@ -484,7 +580,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     /// it.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match &self.node.value {
-            Value::Null => Err(self.expected("a value")),
+            Value::Null | Value::Wrong => Err(self.expected("a value")),
             Value::Scalar { .. } => self.deserialize_str(visitor),
             Value::Sequence(_) => self.deserialize_seq(visitor),
             Value::Mapping(_) => self.deserialize_map(visitor),
@@ -518,6 +614,7 @@ impl<'de> de::SeqAccess<'de> for WithLocation<'_> {
             2 => seed
                 .deserialize(self.node.span.end.into_deserializer())
                 .map(Some),
+            _ if matches!(self.node.node.value, Value::Wrong) => Ok(None),
             _ => Ok(seed
                 .deserialize(self.node)
                 .map_err(|error| self.node.report(error))
@@ -540,15 +637,15 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
     ) -> Result<Option<S::Value>, Mismatch> {
         self.items
             .next()
-            .map(|item| seed.deserialize(self.list.child(item, None)))
+            .map(|item| seed.deserialize(self.list.item(item)))
             .transpose()
     }
 }
 
 struct Entries<'a> {
     rest: std::slice::Iter<'a, Entry>,
-    /// The keys of the format; `None` if the user chooses the keys.
-    known: Option<&'static [&'static str]>,
+    /// The mapping's type and its keys; `None` if the user chooses the keys.
+    known: Option<(&'static str, &'static [&'static str])>,
     next: Option<&'a Entry>,
     mapping: NodeDeserializer<'a>,
 }
@@ -564,23 +661,27 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
             let Some(word) = entry.key.text().filter(|_| !entry.rejected) else {
                 continue;
             };
-            if let Some(fields) = self.known
+            if let Some((name, fields)) = self.known
                 && !fields.contains(&word)
             {
-                self.mapping.report_unknown_key(&entry.key, word, fields);
+                self.mapping
+                    .report_unknown_key(name, &entry.key, word, fields);
                 continue;
             }
             self.next = Some(entry);
-            return seed
-                .deserialize(self.mapping.child(&entry.key, None))
-                .map(Some);
+            return seed.deserialize(self.mapping.item(&entry.key)).map(Some);
         }
         Ok(None)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Mismatch> {
         match self.next.take() {
-            Some(entry) => seed.deserialize(self.mapping.child(&entry.value, Some(&entry.key))),
+            Some(entry) => {
+                let value = self.mapping.child(&entry.value, &entry.key);
+                // A key that the user chose says nothing about its value.
+                let key = value.key.filter(|_| self.known.is_some());
+                seed.deserialize(NodeDeserializer { key, ..value })
+            }
             None => Err(de::Error::custom("a value was asked for before its key")),
         }
     }

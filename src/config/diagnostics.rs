@@ -5,14 +5,16 @@
 //! chooses the parts of the file that are not shown.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::json;
 
+use super::include::Texts;
 use super::tree::Span;
+use super::variables::{self, Inserted};
 
 /// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,11 +25,13 @@ pub enum Severity {
     Warning,
 }
 
-/// All problems of one configuration file, in the order of the file.
+/// All problems of one configuration, in the order of its files.
 ///
 /// Neither the rendered text nor `Debug` shows a secret.
 pub struct Report {
-    file: String,
+    /// The offset at which each file begins in `source`, with its name, in order. At least one.
+    files: Vec<(usize, String)>,
+    /// The text of all files, one after the other.
     source: String,
     line_starts: Vec<usize>,
     /// The bytes of `source` that are shown as `***`, in order and not overlapping.
@@ -67,6 +71,18 @@ impl Diagnostic {
         }
     }
 
+    /// Shows variables in place of their values.
+    fn hide(&mut self, inserted: &[Inserted]) {
+        let texts = [
+            Some(&mut self.message),
+            self.label.as_mut(),
+            self.help.as_mut(),
+        ];
+        for text in texts.into_iter().flatten() {
+            *text = variables::hide(text, inserted);
+        }
+    }
+
     /// Sets the text beside the caret.
     pub(super) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
@@ -88,15 +104,21 @@ impl Diagnostic {
 
 /// The problems of one file as they are found. All stages share it.
 #[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
+pub(super) struct Problems {
+    found: RefCell<Vec<Diagnostic>>,
+    /// The keys that were meant by wrong ones, with the location of their mapping.
+    meant: RefCell<HashSet<(Span, String)>>,
+    /// The values of variables that were inserted, with the location of the text.
+    inserted: RefCell<HashMap<Span, Vec<Inserted>>>,
+}
 
 impl Problems {
     pub(super) fn push(&self, diagnostic: Diagnostic) {
-        self.0.borrow_mut().push(diagnostic);
+        self.found.borrow_mut().push(diagnostic);
     }
 
     pub(super) fn any_error(&self) -> bool {
-        self.0
+        self.found
             .borrow()
             .iter()
             .any(|diagnostic| diagnostic.severity == Severity::Error)
@@ -104,15 +126,57 @@ impl Problems {
 
     /// Returns the message of the error that was found last.
     pub(super) fn last_error(&self) -> Option<String> {
-        let diagnostics = self.0.borrow();
+        let diagnostics = self.found.borrow();
         let mut errors = diagnostics
             .iter()
             .filter(|diagnostic| diagnostic.severity == Severity::Error);
         errors.next_back().map(|error| error.message.clone())
     }
 
-    pub(super) fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
-        let mut diagnostics = self.0.into_inner();
+    /// Returns whether an error was found inside of `span`.
+    pub(super) fn any_error_in(&self, span: Span) -> bool {
+        self.found.borrow().iter().any(|diagnostic| {
+            diagnostic.severity == Severity::Error
+                && diagnostic
+                    .span
+                    .is_some_and(|at| span.start <= at.start && at.end <= span.end)
+        })
+    }
+
+    /// Records that a wrong key of the mapping at `span` most likely means `key`, so that its
+    /// absence is not reported as well. Returns `false` if that was recorded before.
+    pub(super) fn set_meant(&self, span: Span, key: &str) -> bool {
+        self.meant.borrow_mut().insert((span, key.into()))
+    }
+
+    /// Returns whether a wrong key of the mapping at `span` was reported that means `key`.
+    pub(super) fn is_meant(&self, span: Span, key: &str) -> bool {
+        self.meant.borrow().contains(&(span, key.into()))
+    }
+
+    /// Records that the text at `span` has values of variables, which no message may have.
+    pub(super) fn set_inserted(&self, span: Span, values: Vec<Inserted>) {
+        self.inserted.borrow_mut().insert(span, values);
+    }
+
+    /// Returns whether the text at `span` has the value of a variable.
+    pub(super) fn is_inserted(&self, span: Span) -> bool {
+        self.inserted.borrow().contains_key(&span)
+    }
+
+    pub(super) fn into_report(self, texts: Texts) -> Report {
+        let Texts {
+            text: source,
+            files,
+            masks,
+        } = texts;
+        let mut diagnostics = self.found.into_inner();
+        let inserted = self.inserted.into_inner();
+        for diagnostic in &mut diagnostics {
+            if let Some(values) = diagnostic.span.and_then(|span| inserted.get(&span)) {
+                diagnostic.hide(values);
+            }
+        }
         diagnostics.sort_by_key(|diagnostic| diagnostic.span);
         // A problem in `defaults` is found once per route, but reported once.
         let mut reported = HashSet::new();
@@ -120,8 +184,11 @@ impl Problems {
         let line_starts = std::iter::once(0)
             .chain(source.match_indices('\n').map(|(newline, _)| newline + 1))
             .collect();
+        let names = files.into_iter();
         Report {
-            file,
+            files: names
+                .map(|(start, path)| (start, path.display().to_string()))
+                .collect(),
             source,
             line_starts,
             masks,
@@ -131,9 +198,9 @@ impl Problems {
 }
 
 impl Report {
-    /// Returns the name of the file, for people.
-    pub fn file(&self) -> &str {
-        &self.file
+    /// Returns the name of the configuration's own file, for people.
+    pub fn main_file(&self) -> &str {
+        self.file(0)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -186,13 +253,17 @@ impl Report {
     }
 
     fn summary(&self, diagnostic: &Diagnostic) -> String {
-        let location = match diagnostic.span.map(|span| self.position(span.start)) {
-            Some((line, column)) => format!("{}:{line}:{column}", self.file),
-            None => self.file.clone(),
+        let location = match diagnostic.span {
+            Some(span) => self.location(span.start),
+            None => self.file(0).to_owned(),
         };
+        let other = self
+            .elsewhere(diagnostic)
+            .map(|(span, label)| format!("{label}: {}", self.location(span.start)));
         let hints: Vec<_> = diagnostic
             .label
             .iter()
+            .chain(&other)
             .chain(&diagnostic.help)
             .map(String::as_str)
             .collect();
@@ -204,7 +275,7 @@ impl Report {
 
     /// Renders each problem as a JSON object: `severity`, `file` and `message`, and if known `line`
     /// and `column` (both from 1, columns in characters), `label` (the text beside the caret),
-    /// `help`, and `also` with the `line`, `column` and `message` of a second location.
+    /// `help`, and `also` with the `file`, `line`, `column` and `message` of a second location.
     pub fn to_json(&self) -> serde_json::Value {
         self.diagnostics
             .iter()
@@ -219,7 +290,8 @@ impl Report {
             Severity::Warning => "warning",
         };
         object.insert("severity".into(), severity.into());
-        object.insert("file".into(), self.file.as_str().into());
+        let at = diagnostic.span.map_or(0, |span| span.start);
+        object.insert("file".into(), self.file(at).into());
         if let Some(span) = diagnostic.span {
             let (line, column) = self.position(span.start);
             object.insert("line".into(), line.into());
@@ -236,7 +308,10 @@ impl Report {
             let (line, column) = self.position(span.start);
             object.insert(
                 "also".into(),
-                json!({"line": line, "column": column, "message": message}),
+                json!({
+                    "file": self.file(span.start), "line": line, "column": column,
+                    "message": message,
+                }),
             );
         }
         object.into()
@@ -250,13 +325,16 @@ impl Report {
         let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
         let mut shown_column = None;
         group = match diagnostic.span {
-            None => group.element(Origin::path(self.file.as_str())),
+            None => group.element(Origin::path(self.file(0))),
             Some(span) => {
                 let (snippet, column) = self.snippet(span, diagnostic);
                 shown_column = Some((self.position(span.start), column));
                 group.element(snippet)
             }
         };
+        if let Some((span, label)) = self.elsewhere(diagnostic) {
+            group = group.element(self.other_snippet(span, label));
+        }
         if let Some(help) = &diagnostic.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
@@ -264,7 +342,7 @@ impl Report {
         match shown_column {
             // Text behind a masked secret has moved in the snippet, but not in the file.
             Some(((line, column), shown)) if shown != column => {
-                let file = &self.file;
+                let file = self.file(diagnostic.span.map_or(0, |span| span.start));
                 text.replacen(
                     &format!("{file}:{line}:{shown}"),
                     &format!("{file}:{line}:{column}"),
@@ -283,6 +361,7 @@ impl Report {
     ) -> (Snippet<'a, Annotation<'a>>, usize) {
         let also = diagnostic
             .also
+            .filter(|_| self.elsewhere(diagnostic).is_none())
             .map(|(span, label)| (self.on_one_line(span), label));
         let span = self.on_one_line(span);
         let (first, last) = match also {
@@ -303,22 +382,62 @@ impl Report {
             also.map(|(span, label)| AnnotationKind::Context.span(shown.range(span)).label(label));
         let (line, _) = self.position(window.start);
         let snippet = Snippet::source(shown.text)
-            .path(self.file.as_str())
+            .path(self.file(span.start))
             .line_start(line);
         (snippet.annotation(primary).annotations(secondary), column)
     }
 
-    /// Returns the line and the column of a byte, both from 1, the column in characters.
+    /// Returns the second location of a problem, if it is in another file than the first.
+    fn elsewhere(&self, diagnostic: &Diagnostic) -> Option<(Span, &'static str)> {
+        let (span, also) = diagnostic.span.zip(diagnostic.also)?;
+        (self.file_index(span.start) != self.file_index(also.0.start)).then_some(also)
+    }
+
+    /// Returns the line around a second location in another file.
+    fn other_snippet(&self, span: Span, label: &'static str) -> Snippet<'_, Annotation<'_>> {
+        let span = self.on_one_line(span);
+        let window = self.line_around(span.start);
+        let shown = Masked::new(&self.source, window.clone(), &self.masks);
+        let range = shown.range(span);
+        let (line, _) = self.position(window.start);
+        Snippet::source(shown.text)
+            .path(self.file(span.start))
+            .line_start(line)
+            .annotation(AnnotationKind::Context.span(range).label(label))
+    }
+
+    /// Returns `file:line:column` of a byte.
+    fn location(&self, at: usize) -> String {
+        let (line, column) = self.position(at);
+        format!("{}:{line}:{column}", self.file(at))
+    }
+
+    fn file_index(&self, at: usize) -> usize {
+        let behind = self.files.partition_point(|(start, _)| *start <= at);
+        behind.saturating_sub(1)
+    }
+
+    /// Returns the name of the file that has a byte.
+    fn file(&self, at: usize) -> &str {
+        let file = self.files.get(self.file_index(at));
+        file.map_or("", |(_, name)| name)
+    }
+
+    /// Returns the line and the column of a byte in its file, both from 1, the column in characters.
     fn position(&self, at: usize) -> (usize, usize) {
-        let line = self
-            .line_starts
-            .partition_point(|&start| start <= at)
-            .max(1);
+        let count = |at| {
+            self.line_starts
+                .partition_point(|&start| start <= at)
+                .max(1)
+        };
+        let line = count(at);
+        let first = self.files.get(self.file_index(at));
+        let above = first.map_or(0, |(start, _)| count(*start) - 1);
         let before = self
             .source
             .get(self.line_starts[line - 1]..at)
             .unwrap_or_default();
-        (line, before.chars().count() + 1)
+        (line - above, before.chars().count() + 1)
     }
 
     /// Cuts `span` at the end of its first line: carets under a whole route would hide its start.
@@ -353,7 +472,7 @@ impl fmt::Display for Report {
 impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Report")
-            .field("file", &self.file)
+            .field("files", &self.files)
             .field("diagnostics", &self.diagnostics)
             .finish_non_exhaustive()
     }

@@ -31,6 +31,8 @@ pub struct ReadFiles {
     /// The secrets and keys that were not read because the check is without them: variables and
     /// files, by name.
     pub unchecked: Vec<String>,
+    /// Those with routes, for each pattern of `routes_from`.
+    pub route_files: Vec<RouteFiles>,
 }
 
 /// The consequence of a secret's file that cannot be read.
@@ -59,6 +61,96 @@ impl FileDigest {
         let content = read_up_to(File::open(path).ok()?, HASHED_BYTES_MAX).ok()?;
         Some(Self::of_content(&content))
     }
+}
+
+/// The files that a pattern of `routes_from` matches.
+#[derive(Debug, Clone)]
+pub struct RouteFiles {
+    /// The pattern, with the folder that it starts from.
+    pattern: String,
+    /// The files, each with the content that was loaded; `None` before.
+    files: BTreeMap<PathBuf, Option<FileDigest>>,
+}
+
+impl RouteFiles {
+    /// Finds the files that `pattern` matches, from `folder`. Names that begin with a dot need one
+    /// in the pattern: editors and orchestrators keep their own files under such names.
+    ///
+    /// # Errors
+    /// The problem, for people.
+    pub(super) fn find(folder: &Path, pattern: &str, files_max: usize) -> Result<Self, String> {
+        let pattern = if Path::new(pattern).is_absolute() || folder.as_os_str().is_empty() {
+            pattern.to_owned()
+        } else {
+            let folder = folder
+                .to_str()
+                .ok_or("the path of this file is not UTF-8")?;
+            format!("{}/{pattern}", glob::Pattern::escape(folder))
+        };
+        let files: BTreeMap<_, _> = matches(&pattern)
+            .map_err(|error| format!("this is not a pattern: {}", error.msg))?
+            .take(files_max + 1)
+            .map(|path| (path, None))
+            .collect();
+        if files.len() > files_max {
+            return Err(format!("more than {files_max} files match this pattern"));
+        }
+        Ok(Self { pattern, files })
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.keys()
+    }
+
+    /// Records what was loaded from one of the files.
+    pub(super) fn set_loaded(&mut self, path: &Path, content: FileDigest) {
+        if let Some(file) = self.files.get_mut(path) {
+            *file = Some(content);
+        }
+    }
+
+    /// Returns the folder in which all files are: the part of the pattern before its first
+    /// wildcard.
+    pub(crate) fn folder(&self) -> &Path {
+        let fixed = self.pattern.find(['*', '?', '[']);
+        let fixed = &self.pattern[..fixed.unwrap_or(self.pattern.len())];
+        match fixed.rsplit_once('/') {
+            Some(("", _)) => Path::new("/"),
+            Some((folder, _)) => Path::new(folder),
+            None => Path::new("."),
+        }
+    }
+
+    /// Returns whether other files match, or have another content than was loaded.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.current() != self.files
+    }
+
+    /// Takes what is there now for loaded, so that only a later change counts.
+    pub(crate) fn refresh(&mut self) {
+        self.files = self.current();
+    }
+
+    fn current(&self) -> BTreeMap<PathBuf, Option<FileDigest>> {
+        let paths = matches(&self.pattern).into_iter().flatten();
+        paths
+            .map(|path| {
+                let content = FileDigest::of_file(&path);
+                (path, content)
+            })
+            .collect()
+    }
+}
+
+/// Returns the files that a pattern matches. Folders are none.
+fn matches(pattern: &str) -> Result<impl Iterator<Item = PathBuf>, glob::PatternError> {
+    let options = glob::MatchOptions {
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+        ..glob::MatchOptions::new()
+    };
+    let paths = glob::glob_with(pattern, options)?;
+    Ok(paths.filter_map(Result::ok).filter(|path| path.is_file()))
 }
 
 impl SecretFiles {

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::de::{Field, OneOrMore, Pairs, shorthand};
+use super::de::{Field, OneOrMore, Pairs, TEXT_OR_MAPPING, shorthand};
 use super::facts;
 use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
 use crate::event::{IdNames, MissingId};
@@ -27,7 +27,10 @@ use crate::store::{Durability, Payloads};
 /// `provider`, `secrets` and `upstream`. An unknown or repeated key is an error.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(title = "hookstile configuration", extend("required" = ["routes"]))]
+#[schemars(
+    title = "hookstile configuration",
+    extend("anyOf" = [{"required": ["routes"]}, {"required": ["routes_from"]}])
+)]
 pub(super) struct File {
     /// The listeners that receive webhooks.
     #[schemars(
@@ -61,6 +64,13 @@ pub(super) struct File {
     /// The routes. A request that matches none is answered with 404.
     #[schemars(length(min = 1))]
     pub routes: Field<Vec<Field<Route>>>,
+    /// Files with more routes: patterns such as `routes.d/*.yaml`, relative to this file's folder.
+    /// Each file is a list of routes, as `routes` is, and its own relative paths start from its own
+    /// folder. `*` matches any characters but `/`, and no name that begins with a dot. The folders
+    /// are watched: a file that is added, changed or removed is applied like a reload. Default:
+    /// none.
+    #[schemars(length(min = 1))]
+    pub routes_from: Field<Vec<Field<String>>>,
 }
 
 /// A listener for webhooks over HTTP/1.1 and HTTP/2. A change of its address, or of whether it uses
@@ -234,13 +244,14 @@ pub(super) struct Shutdown {
     pub grace: Field<Duration>,
 }
 
-/// The log, which goes to standard error.
+/// The log, which goes to standard error. A change takes effect with a reload.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Log {
     /// The format of log lines. Default: `pretty` on a terminal, and else `json`.
     pub format: Field<log::Format>,
-    /// The least severe level that is logged.
+    /// The least severe level that is logged. At `debug`, the line of a request that does not
+    /// verify has `secrets_tried`: the names of the secrets that did not fit.
     #[schemars(transform = facts::LOG_LEVEL.schema())]
     pub level: Field<LogLevel>,
 }
@@ -321,8 +332,9 @@ pub(super) struct Route {
     pub upstream: Field<Upstream>,
     /// Headers to set on every request to the upstream. They replace headers from the sender that a
     /// receiver could read as the same: letter case is ignored, and every character outside letters
-    /// and digits counts as `-`.
-    pub headers: Field<Pairs<String>>,
+    /// and digits counts as `-`. A value is text, or a reference to a secret such as the token of
+    /// the application: `Authorization: {env: APP_AUTHORIZATION}`, with the whole value.
+    pub headers: Field<Pairs<HeaderText>>,
     /// Set this to `true` to append the query string of the request to the upstream's URL.
     #[schemars(transform = facts::FORWARD_QUERY.schema())]
     pub forward_query: Field<bool>,
@@ -564,6 +576,54 @@ pub(super) struct Reference {
     pub name: Field<String>,
     /// The time from which the secret is no longer accepted. Default: never.
     pub expires: Field<Moment>,
+}
+
+/// The value of a header: text, or a reference to it.
+pub(super) enum HeaderText {
+    Text(String),
+    Secret(Reference),
+}
+
+impl<'de> Deserialize<'de> for HeaderText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrReference;
+
+        impl<'de> Visitor<'de> for TextOrReference {
+            type Value = HeaderText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, or a reference: `{env: NAME}` or `{file: PATH}`")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<HeaderText, E> {
+                Ok(HeaderText::Text(text.into()))
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                reference: D,
+            ) -> Result<HeaderText, D::Error> {
+                Reference::deserialize(reference).map(HeaderText::Secret)
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(TEXT_OR_MAPPING, TextOrReference)
+    }
+}
+
+impl JsonSchema for HeaderText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "HeaderText".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let reference = generator.subschema_for::<Reference>();
+        schemars::json_schema!({"anyOf": [reference, {"type": "string"}]})
+    }
 }
 
 /// The location of an event's ID, type and time in the request.

@@ -40,7 +40,7 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
         Value::Scalar { text, .. } if sensitive || has_user_information(text) => {
             masks.push(node.span);
         }
-        Value::Null | Value::Scalar { .. } => {}
+        Value::Null | Value::Wrong | Value::Scalar { .. } => {}
         Value::Sequence(items) => items.iter().for_each(|item| visit(item, sensitive, masks)),
         Value::Mapping(entries) => {
             for entry in entries {
@@ -60,7 +60,7 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
                 }
                 let is_sensitive = match (key, entry.value.text()) {
                     // Everywhere: a reference may stand below a key that is not sensitive.
-                    ("env", Some(name)) => !is_shown_variable(name),
+                    ("env", Some(name)) => !is_shown_variable(bare_variable(name)),
                     ("file", Some(path)) if has_secret_prefix(path) => true,
                     _ if sensitive && REFERENCE.contains(&key) => false,
                     _ => sensitive || is_sensitive(key),
@@ -95,6 +95,23 @@ pub(crate) fn is_shown_variable(text: &str) -> bool {
         && is_variable(text)
         && !text.bytes().any(|byte| byte.is_ascii_lowercase())
         && text.split('_').all(is_usual)
+}
+
+/// Returns the name in `$NAME`, `${NAME}`, `$(NAME)`, `%NAME%` or `{{NAME}}`; other text as it is.
+pub(super) fn bare_variable(text: &str) -> &str {
+    let forms = [
+        ("${", "}"),
+        ("$(", ")"),
+        ("{{", "}}"),
+        ("%", "%"),
+        ("$", ""),
+    ];
+    forms
+        .iter()
+        .find_map(|(start, end)| text.strip_prefix(start)?.strip_suffix(end))
+        .map(str::trim)
+        .filter(|name| is_variable(name))
+        .unwrap_or(text)
 }
 
 /// Returns whether `text` can be the name of an environment variable and does not look like a

@@ -17,7 +17,8 @@ pub fn json_schema() -> String {
     format!("{schema:#}\n")
 }
 
-fn schema() -> Value {
+/// Returns the schema as it is generated.
+pub(super) fn schema() -> Value {
     schemars::schema_for!(raw::File).to_value()
 }
 
@@ -85,6 +86,11 @@ The configuration is a YAML file, by default `hookstile.yaml`. `hookstile init` 
 from, `hookstile check FILE` reports every problem in one, and `hookstile schema` prints
 the JSON Schema for editors. Complete examples are [`config/minimal.yaml`](../config/minimal.yaml)
 and [`config/hookstile.yaml`](../config/hookstile.yaml).
+
+Any value may have environment variables: `${NAME}`, or `${NAME:-default}` for one that may be unset
+or empty. They are replaced after parsing; `$${` is `${` itself. A variable that is not set and has
+no default is an error. Secrets are named instead, with `{env: NAME}`: the `value` of a reference has
+no variables. Inside of `{}` and `[]`, a value with a variable needs quotes.
 
 Where text is expected, a value is text: `on` is not converted to a boolean, nor `007` to a number.
 A key without a value, or with `null`, is an error; so is an unknown or a repeated key. Anchors and
@@ -226,7 +232,7 @@ impl Reference<'_> {
 }
 
 /// Returns the mapping in a schema that may also be a single value.
-fn mapping(schema: &Value) -> &Value {
+pub(super) fn mapping(schema: &Value) -> &Value {
     let forms = schema["anyOf"].as_array().and_then(|forms| forms.last());
     forms
         .filter(|form| form["properties"].is_object())

@@ -46,8 +46,15 @@ fn env(name: &str) -> Option<String> {
         "SQUARE_SIGNATURE_KEY" => Some("canary-square-secret".into()),
         "INSIDE_SECRET" => Some("canary-inside-secret".into()),
         "HOOKSTILE_ADMIN_TOKEN" => Some("canary-admin-token".into()),
+        // base64 of 32 bytes: a key of Standard Webhooks.
+        "HOOKSTILE_NOTIFY_SECRET" => {
+            Some("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".into())
+        }
         "HOOKSTILE_READ_TOKEN" => Some("canary-read-token".into()),
+        "APP_AUTHORIZATION" => Some("Bearer canary-of-the-application".into()),
         "EMPTY" => Some(String::new()),
+        "STAGE" => Some("canary-stage".into()),
+        "PORT" => Some("3000".into()),
         "PADDED" => Some("canary-padded\n".into()),
         "MARKED" => Some("\u{feff}canary-marked-secret".into()),
         "INVISIBLE" => Some("canary-\u{200b}invisible-secret".into()),
@@ -62,6 +69,8 @@ fn parse_in(folder: &Path, source: &str) -> Result<Loaded, Report> {
         env: &env,
         now: Timestamp::from_second(NOW).unwrap(),
         unreadable: UnreadableSecret::Refuse,
+        route_files: &[],
+        files: &[],
     };
     parse("hookstile.yaml".into(), source.into(), &sources)
 }
@@ -203,6 +212,74 @@ fn whole_example() -> String {
     EXAMPLE.lines().map(line).collect()
 }
 
+/// Writes a file of `routes.d` with one route.
+fn write_routes(folder: &Path, file: &str, path: &str, variable: &str) {
+    let routes = folder.join("routes.d");
+    fs::create_dir_all(&routes).unwrap();
+    let route = format!(
+        "- path: {path}\n  secrets: [{{env: {variable}}}]\n  upstream: http://127.0.0.1:3000/\n"
+    );
+    fs::write(routes.join(file), route).unwrap();
+}
+
+#[test]
+fn routes_of_other_files_are_added_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    write_routes(folder.path(), "b.yaml", "/b", "WEBHOOK_SECRET");
+    write_routes(folder.path(), "a.yaml", "/${STAGE}/a", "OTHER_SECRET");
+    write_routes(folder.path(), ".hidden.yaml", "/hidden", "WEBHOOK_SECRET");
+    fs::create_dir(folder.path().join("routes.d/folder.yaml")).unwrap();
+    fs::write(
+        folder.path().join("routes.d/own.key"),
+        "canary-of-the-folder",
+    )
+    .unwrap();
+    let c = "- {path: /c, secrets: [{file: own.key}], upstream: \"http://127.0.0.1:3000/\"}\n";
+    fs::write(folder.path().join("routes.d/c.yaml"), c).unwrap();
+    let patterns = "routes_from: [\"routes.d/[bc].yaml\", \"./routes.d/*.yaml\"]\n\
+                    defaults: {budget: 3s}\n";
+    let loaded = parse_in(folder.path(), patterns).unwrap_or_else(|report| panic!("{report}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let routes = &loaded.config.routes;
+    let paths: Vec<_> = routes.iter().map(|route| &*route.path).collect();
+    assert_eq!(paths, ["/canary-stage/a", "/b", "/c"]);
+    assert!(
+        routes
+            .iter()
+            .all(|route| route.budget.total == Duration::from_secs(3))
+    );
+    let files = &loaded.config.files.route_files;
+    assert_eq!(files[1].folder(), folder.path().join("./routes.d"));
+    assert!(!files.iter().any(RouteFiles::is_changed));
+    write_routes(folder.path(), "d.yaml", "/d", "WEBHOOK_SECRET");
+    let changed: Vec<_> = files.iter().map(RouteFiles::is_changed).collect();
+    assert_eq!(changed, [false, true]);
+    // Their keys are of no interest for the way to the admin listener.
+    let file = folder.path().join("hookstile.yaml");
+    fs::write(&file, patterns).unwrap();
+    fs::write(folder.path().join("routes.d/e.yaml"), "- [").unwrap();
+    assert!(admin_endpoint(&file, &env, false).is_ok());
+    assert!(load(&file, &env).is_err());
+}
+
+#[test]
+fn problems_of_other_files_name_both() {
+    let folder = tempfile::tempdir().unwrap();
+    write_routes(folder.path(), "a.yaml", "/hook", "OTHER_SECRET");
+    let source = with_keys("name: x") + "\nroutes_from: [routes.d/*]\n";
+    let report = parse_in(folder.path(), &source).err().unwrap();
+    let file = folder.path().join("routes.d/a.yaml").display().to_string();
+    let summary = report.errors().next().unwrap();
+    assert!(
+        summary.starts_with(&format!("{file}:1:9: another route"))
+            && summary.contains("the first route: hookstile.yaml:1:17"),
+        "{summary}"
+    );
+    let json = report.to_json()[0].clone();
+    assert_eq!(json["file"], file);
+    assert_eq!(json["also"]["file"], "hookstile.yaml");
+}
+
 #[test]
 fn example_with_commented_keys_has_no_warnings() {
     let folder = tempfile::tempdir().unwrap();
@@ -210,6 +287,12 @@ fn example_with_commented_keys_has_no_warnings() {
     for file in ["ca.pem", "tls.crt", "tls.key"] {
         fs::copy(cases().join(file), folder.path().join(file)).unwrap();
     }
+    write_routes(
+        folder.path(),
+        "a.yaml",
+        "/webhooks/of-a-team",
+        "OTHER_SECRET",
+    );
     let loaded =
         parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
@@ -252,7 +335,7 @@ fn example_has_every_key() {
 
 fn to_json(node: &tree::Node) -> Json {
     match &node.value {
-        tree::Value::Null => Json::Null,
+        tree::Value::Null | tree::Value::Wrong => Json::Null,
         tree::Value::Scalar { text, plain } => match serde_json::from_str(text) {
             Ok(value @ (Json::Bool(_) | Json::Number(_))) if *plain => value,
             _ => Json::String(text.to_string()),
@@ -274,7 +357,7 @@ fn schema_is_current_and_accepts_the_examples() {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let whole = whole_example();
     for source in [MINIMAL, EXAMPLE, whole.as_str()] {
-        let instance = to_json(&tree::parse(source, &Problems::default()).unwrap()[0]);
+        let instance = to_json(&tree::parse(source, 0, &Problems::default()).unwrap()[0]);
         let errors: Vec<_> = validator
             .iter_errors(&instance)
             .map(|error| error.to_string())
@@ -287,7 +370,7 @@ fn schema_is_current_and_accepts_the_examples() {
         "routes: [{delivery: fax}]",
         "{}",
     ] {
-        let instance = to_json(&tree::parse(wrong, &Problems::default()).unwrap()[0]);
+        let instance = to_json(&tree::parse(wrong, 0, &Problems::default()).unwrap()[0]);
         assert!(!validator.is_valid(&instance), "{wrong}");
     }
 }
@@ -364,7 +447,7 @@ fn documented_defaults_are_the_actual_ones() {
 
 #[test]
 fn example_has_the_default_limits() {
-    let instance = to_json(&tree::parse(EXAMPLE, &Problems::default()).unwrap()[0]);
+    let instance = to_json(&tree::parse(EXAMPLE, 0, &Problems::default()).unwrap()[0]);
     let schema: Json = serde_json::from_str(&schema::json_schema()).unwrap();
     for (key, mapping) in [
         ("limits", "Limits"),
@@ -513,6 +596,69 @@ fn unsigned_event_id_needs_the_body_digest() {
 }
 
 #[test]
+fn variables_are_inserted_into_values() {
+    let source = "listen: [{address: \"127.0.0.1:${PORT}\"}]\n\
+                  limits: {connections: \"${PORT}\"}\nroutes:\n  - path: /${STAGE}/$${x}\n    \
+                  name: ${STAGE}\n    secrets: [{env: \"${UNSET:-WEBHOOK}_SECRET\"}]\n    \
+                  upstream: http://127.0.0.1:${PORT}/\n    budget: ${UNSET:-3s}\n    \
+                  headers: {value: \"${PORT}\"}\n";
+    let loaded = config(source);
+    assert_eq!(addresses(&loaded), ["127.0.0.1:3000".parse().unwrap()]);
+    assert_eq!(loaded.limits.connections, 3000);
+    let route = &loaded.routes[0];
+    assert_eq!(
+        (&*route.name, &*route.path),
+        ("canary-stage", "/canary-stage/${x}")
+    );
+    assert_eq!(route.upstream.url(), "http://127.0.0.1:3000/");
+    assert_eq!(route.budget.total, Duration::from_secs(3));
+    // The text of a variable is text: it has no structure.
+    let env = |_: &str| Some("[a, b]".to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    fs::write(&file, "routes: \"${ROUTES}\"\n").unwrap();
+    assert!(load(&file, &env).is_err());
+}
+
+#[test]
+fn unreadable_header_takes_its_route_off_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    let key = folder.path().join("app.key");
+    fs::write(&file, with_keys("headers: {X-Api-Key: {file: app.key}}")).unwrap();
+    let load = |kept: &SecretFiles| {
+        load_to_serve(&file, &env, kept).unwrap_or_else(|report| panic!("{report}"))
+    };
+    let none = SecretFiles::default();
+    assert!(super::load(&file, &env).is_err());
+    assert!(!load(&none).config.routes[0].active);
+    fs::write(&key, "canary-of-the-application\n").unwrap();
+    let loaded = load(&none);
+    assert!(loaded.config.routes[0].active && loaded.warnings.is_empty());
+    assert!(loaded.config.files.named.contains_key(&key));
+    fs::remove_file(&key).unwrap();
+    assert!(load(&loaded.config.files.secrets).config.routes[0].active);
+}
+
+#[test]
+fn unset_variable_elsewhere_is_no_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    fs::write(
+        &file,
+        format!("{MINIMAL}    name: ${{UNSET}}\nadmin: {{address: \"127.0.0.1:${{PORT}}\"}}\n"),
+    )
+    .unwrap();
+    assert_eq!(
+        admin_endpoint(&file, &env, false).unwrap().admin.port(),
+        3000
+    );
+    assert!(admin_endpoint(&file, &|_| None, false).is_err());
+    assert!(store(&file, &|_| None).is_ok());
+    assert!(load(&file, &env).is_err());
+}
+
+#[test]
 fn secrets_are_read_from_variables_files_and_literals() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("unix.key"), "canary-file\n").unwrap();
@@ -555,6 +701,7 @@ fn durations_and_sizes_need_units() {
         ("4m", 240.0),
         ("0.5h", 1800.0),
         ("1.5s", 1.5),
+        ("10 s", 10.0),
     ] {
         assert!((seconds(text) - expected).abs() < 1e-9, "{text}");
     }
@@ -564,6 +711,7 @@ fn durations_and_sizes_need_units() {
         ("64KiB", 65_536),
         ("2MB", 2_000_000),
         ("1MiB", 1 << 20),
+        ("2 MiB", 2 << 20),
     ] {
         assert_eq!(
             route(&format!("max_body: {text}")).max_body,
@@ -573,7 +721,7 @@ fn durations_and_sizes_need_units() {
     }
     for wrong in [
         "10",
-        "10 s",
+        "10  s",
         "s",
         "1e3s",
         ".5s",
@@ -786,6 +934,40 @@ fn default_store_path_must_not_be_a_file() {
 }
 
 #[test]
+fn every_key_has_one_home() {
+    for (mapping, key, home) in [
+        ("Route", "window", Some("replay")),
+        ("Route", "tolerance", Some("signature.timestamp")),
+        ("Route", "connections", Some("limits")),
+        ("File", "per_second", None),
+        ("File", "colour", None),
+    ] {
+        assert_eq!(placement::home(mapping, key).as_deref(), home, "{key}");
+    }
+}
+
+#[test]
+fn misplaced_keys_keep_their_value() {
+    // The last error is about the value of a key that stands at the wrong place.
+    for (source, problem) in [
+        ("routes:\n  - path: /a\nupstream: nowhere\n", "not a URL"),
+        (
+            "routes:\n  - {path: /a, shutdown: {grace: 9h}}\n",
+            "0s to 1h",
+        ),
+        ("admin:\naddress: here\nroutes: []\n", "not an address"),
+        ("path: /a?b\n", "no query"),
+    ] {
+        let report = parse_text(source).err().unwrap().to_string();
+        assert!(report.contains(problem), "{report}");
+        assert!(
+            !source.contains("upstream") || !report.contains("has no `upstream`"),
+            "{report}"
+        );
+    }
+}
+
+#[test]
 fn impossible_paths_are_rejected() {
     for path in [
         "",
@@ -953,7 +1135,7 @@ fn full_of_canaries() -> String {
         )
         .replace(
             "X-Custom-Header: your-value",
-            "Authorization: Bearer canary-header",
+            "X-Api-Key: Bearer canary-header",
         )
 }
 

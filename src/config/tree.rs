@@ -10,7 +10,7 @@ use granit_parser::{Event, Parser, ScalarStyle};
 
 use super::diagnostics::{Diagnostic, Problems};
 
-/// A range of bytes of the file.
+/// A range of bytes of all files, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(super) struct Span {
     pub start: usize,
@@ -19,11 +19,21 @@ pub(super) struct Span {
 }
 
 impl Span {
-    fn from_parser(span: granit_parser::Span) -> Self {
+    /// Returns the range in a text that begins at `start`.
+    fn from_parser(span: granit_parser::Span, start: usize) -> Self {
         let range = span.byte_range().unwrap_or_default();
         Self {
             start: range.start,
             end: range.end,
+        }
+        .moved(start)
+    }
+
+    /// Returns the range behind `by` more bytes.
+    pub(super) fn moved(self, by: usize) -> Self {
+        Self {
+            start: self.start + by,
+            end: self.end + by,
         }
     }
 }
@@ -45,8 +55,11 @@ pub(super) enum Value {
     },
     Sequence(Vec<Rc<Node>>),
     Mapping(Vec<Entry>),
+    /// A value that cannot be used, which has been reported.
+    Wrong,
 }
 
+#[derive(Clone)]
 pub(super) struct Entry {
     pub key: Rc<Node>,
     pub value: Rc<Node>,
@@ -65,12 +78,14 @@ impl Node {
     }
 }
 
-/// Parses a YAML document; more than one is an error. Returns `None` if the text is not YAML.
-pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> {
+/// Parses a YAML document; more than one is an error. Returns `None` if the text is not YAML. The
+/// text begins at byte `start` of all files.
+pub(super) fn parse(source: &str, start: usize, problems: &Problems) -> Option<Vec<Rc<Node>>> {
     let options =
         granit_parser::options! { emit_unresolved_aliases: true, disallow_directives: true };
     let mut builder = Builder {
         source,
+        start,
         open: Vec::new(),
         anchors: HashMap::new(),
         documents: Vec::new(),
@@ -81,18 +96,24 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
             Ok((event, span)) => builder.handle(event, span),
             Err(error) => {
                 let at = error.marker().byte_offset().unwrap_or(source.len());
-                let span = Span { start: at, end: at };
+                let span = Span { start: at, end: at }.moved(start);
                 let error =
                     Diagnostic::error(span, format!("this is not valid YAML: {}", error.kind()));
-                problems.push(error.help(
-                    "nothing else was checked; the cause may be on a line above, such as an open \
-                     quote or bracket",
-                ));
+                problems.push(error.help(if has_variable_in_braces(source, at) {
+                    "a secret is not inserted with `${…}` but named: `{env: NAME}`; other text with \
+                     `${…}` needs quotes inside of `{}` and `[]`"
+                } else {
+                    "the rest was not checked; the cause may be on a line above, such as an open \
+                     quote or bracket"
+                }));
                 return None;
             }
         }
     }
-    if builder.documents.is_empty() {
+    if builder.documents.is_empty() && start > 0 {
+        let span = Span { start, end: start };
+        problems.push(Diagnostic::warning(span, "this file has no routes"));
+    } else if builder.documents.is_empty() {
         problems.push(
             Diagnostic::error(None, "the file is empty")
                 .help("`hookstile init` writes a configuration to start from"),
@@ -140,10 +161,23 @@ pub(super) fn blank_other_sections(source: &str, key: &str) -> String {
     text
 }
 
+/// Returns whether a `${` without quotes is on the line of byte `at`, or on the one above.
+fn has_variable_in_braces(source: &str, at: usize) -> bool {
+    let (before, behind) = source.split_at_checked(at).unwrap_or((source, ""));
+    let rest = behind.split('\n').next().unwrap_or_default();
+    let until_line_end = &source[..before.len() + rest.len()];
+    until_line_end.rsplit('\n').take(2).any(|line| {
+        line.match_indices("${")
+            .any(|(at, _)| !line[..at].trim_end().ends_with(['"', '\'']))
+    })
+}
+
 /// Builds the tree from the parser's events. It has a stack and no recursion because the file
 /// determines the depth.
 struct Builder<'a> {
     source: &'a str,
+    /// The offset of the text in all files.
+    start: usize,
     open: Vec<Open>,
     /// The anchored nodes by the parser's number for the anchor.
     anchors: HashMap<usize, Rc<Node>>,
@@ -170,7 +204,7 @@ enum Content {
 
 impl Builder<'_> {
     fn handle(&mut self, event: Event<'_>, at: granit_parser::Span) {
-        let span = Span::from_parser(at);
+        let span = Span::from_parser(at, self.start);
         match event {
             Event::DocumentStart(..) if self.documents.len() == 1 => {
                 self.problems.push(
@@ -181,7 +215,8 @@ impl Builder<'_> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.report_tag(tag.is_some(), at);
                 // The parser ends a block scalar at the next token.
-                let written = self.source.get(span.start..span.end).unwrap_or_default();
+                let own = span.start - self.start..span.end - self.start;
+                let written = self.source.get(own).unwrap_or_default();
                 let span = Span {
                     end: span.start + written.trim_end().len(),
                     ..span
@@ -306,8 +341,11 @@ impl Builder<'_> {
         if tagged {
             let span = at.tag_span().unwrap_or(at);
             self.problems.push(
-                Diagnostic::error(Span::from_parser(span), "YAML tags are not supported")
-                    .help("remove the tag"),
+                Diagnostic::error(
+                    Span::from_parser(span, self.start),
+                    "YAML tags are not supported",
+                )
+                .help("remove the tag"),
             );
         }
     }

@@ -85,6 +85,8 @@ const BIGGEST: u64 = 1 << 40;
 enum ValueError {
     /// The text does not have the form of one.
     Form,
+    /// The text does not have the form of one, but it shows what is meant: what to write.
+    Almost(String),
     /// The form is right, but the value is not accepted. The first line says what is wrong, the
     /// second what to write.
     Value(&'static str),
@@ -100,24 +102,16 @@ impl Duration {
     }
 
     fn parse(text: &str) -> Result<Self, ValueError> {
-        let unit_at = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or(ValueError::Form)?;
-        let (number, unit) = text.split_at(unit_at);
+        let (number, unit) = split_unit(text);
         let seconds = match unit {
             "ms" => 0.001,
             "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
             "d" => 86_400.0,
-            _ => return Err(ValueError::Form),
+            _ => return Err(Self::meant(text).map_or(ValueError::Form, ValueError::Almost)),
         };
-        let decimal = number.starts_with(|c: char| c.is_ascii_digit()) && !number.ends_with('.');
-        let number: f64 = number
-            .parse()
-            .ok()
-            .filter(|_| decimal)
-            .ok_or(ValueError::Form)?;
+        let number = decimal(number).ok_or(ValueError::Form)?;
         match time::Duration::try_from_secs_f64(number * seconds) {
             Ok(duration) if duration <= LONGEST => Ok(Self(duration)),
             _ => Err(ValueError::Value(
@@ -125,6 +119,67 @@ impl Duration {
             )),
         }
     }
+
+    /// Returns what to write for a number without a unit, a unit in words, or several of them.
+    fn meant(text: &str) -> Option<String> {
+        let (number, unit) = split_unit(text);
+        if unit.is_empty() {
+            decimal(number)?;
+            return Some(format!("the unit is missing: `{number}s` are seconds"));
+        }
+        let (mut rest, mut sum) = (text.trim(), 0.0);
+        while !rest.is_empty() {
+            let (number, behind) = split_unit(rest);
+            let unit_end = behind
+                .find(|c: char| !c.is_alphabetic())
+                .unwrap_or(behind.len());
+            let (unit, behind) = behind.split_at(unit_end);
+            sum += decimal(number)? * milliseconds_in_words(&unit.to_lowercase())?;
+            rest = behind.trim_start_matches([' ', ',']);
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the sum is within the range"
+        )]
+        #[expect(clippy::cast_sign_loss, reason = "no part of the sum is negative")]
+        let sum = (sum < 1e12).then_some(sum.round() as u64)?;
+        // One unit, the largest in which it is whole: `90m` and not `1h30m`.
+        let shown = match Self::from_millis(sum).to_string() {
+            usual if Self::parse(&usual).is_ok() => usual,
+            _ if sum.is_multiple_of(60_000) => format!("{}m", sum / 60_000),
+            _ if sum.is_multiple_of(1000) => format!("{}s", sum / 1000),
+            _ => format!("{sum}ms"),
+        };
+        Some(format!("write `{shown}`"))
+    }
+}
+
+/// Splits a number from its unit. One may write a space between them.
+fn split_unit(text: &str) -> (&str, &str) {
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    (number, unit.strip_prefix(' ').unwrap_or(unit))
+}
+
+/// Parses a number without a sign, such as `10` or `1.5`.
+fn decimal(number: &str) -> Option<f64> {
+    let has_digits = number.starts_with(|c: char| c.is_ascii_digit()) && !number.ends_with('.');
+    number.parse().ok().filter(|_| has_digits)
+}
+
+/// Returns the milliseconds of a unit that is written in words or in another program's way.
+fn milliseconds_in_words(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => 1.0,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1000.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000.0,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3_600_000.0,
+        "d" | "day" | "days" => 86_400_000.0,
+        "w" | "week" | "weeks" => 7.0 * 86_400_000.0,
+        _ => return None,
+    })
 }
 
 impl ByteSize {
@@ -133,10 +188,7 @@ impl ByteSize {
     }
 
     fn parse(text: &str) -> Result<Self, ValueError> {
-        let unit_at = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(unit_at);
+        let (number, unit) = split_unit(text);
         let bytes: u64 = match unit {
             "" | "B" => 1,
             "KB" => 1000,
@@ -145,10 +197,10 @@ impl ByteSize {
             "KiB" => 1 << 10,
             "MiB" => 1 << 20,
             "GiB" => 1 << 30,
-            _ => return Err(ValueError::Form),
+            _ => return Err(Self::meant(text).map_or(ValueError::Form, ValueError::Almost)),
         };
-        if number.is_empty() {
-            return Err(ValueError::Form);
+        if number.is_empty() || number.contains('.') {
+            return Err(Self::meant(text).map_or(ValueError::Form, ValueError::Almost));
         }
         let size = number
             .parse()
@@ -159,11 +211,66 @@ impl ByteSize {
         size.map(Self)
             .ok_or(ValueError::Value("this size is too big\nat most `1024GiB`"))
     }
+
+    /// Returns what to write for a unit in another program's way, as in `10mb` or `64k`, or for a
+    /// number that is not whole.
+    fn meant(text: &str) -> Option<String> {
+        let (number, unit) = split_unit(text);
+        let unit = match unit.to_lowercase().as_str() {
+            "k" | "kb" | "kib" => "KiB",
+            "m" | "mb" | "mib" => "MiB",
+            "g" | "gb" | "gib" => "GiB",
+            _ => return None,
+        };
+        let number = decimal(number)?;
+        let bytes = number * f64::from(1 << Self::parse(&format!("1{unit}")).ok()?.0.ilog2());
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the greatest size is far smaller"
+        )]
+        let is_size = bytes.fract() == 0.0 && bytes <= BIGGEST as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "it is checked")]
+        #[expect(clippy::cast_sign_loss, reason = "it is not negative")]
+        is_size.then(|| format!("write `{}`", Self(bytes as usize)))
+    }
 }
 
 impl Address {
     fn parse(text: &str) -> Result<Self, ValueError> {
-        text.parse().map(Self).map_err(|_| ValueError::Form)
+        text.parse()
+            .map(Self)
+            .map_err(|_| Self::meant(text).map_or(ValueError::Form, ValueError::Almost))
+    }
+
+    /// Returns what to write for a port alone, a name, or an address without a port.
+    fn meant(text: &str) -> Option<String> {
+        let every = |port: &str| {
+            format!(
+                "write `127.0.0.1:{port}`, or `0.0.0.0:{port}` to be reached from other machines"
+            )
+        };
+        let port = |text: &str| text.parse::<u16>().is_ok();
+        if port(text) {
+            return Some(every(text));
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            let address = if text.contains(':') {
+                format!("[{text}]")
+            } else {
+                text.to_owned()
+            };
+            return Some(format!("the port is missing: `{address}:8080`"));
+        }
+        let (host, behind) = text.rsplit_once(':').filter(|(_, behind)| port(behind))?;
+        match host {
+            "" | "*" => Some(every(behind)),
+            "localhost" => Some(format!("write `127.0.0.1:{behind}`")),
+            _ if host.contains(['/', ':']) => None,
+            _ => Some(format!(
+                "names are not resolved here; write the IP address of this machine, or \
+                 `0.0.0.0:{behind}` for all of them"
+            )),
+        }
     }
 }
 
@@ -220,6 +327,9 @@ macro_rules! text_values {
                                 ValueError::Form => {
                                     E::custom(concat!("this is not ", $noun, "\nexpected ", $forms))
                                 }
+                                ValueError::Almost(advice) => {
+                                    E::custom(format_args!("this is not {}\n{advice}", $noun))
+                                }
                                 ValueError::Value(message) => E::custom(message),
                             })
                         }
@@ -244,16 +354,16 @@ macro_rules! text_values {
 
 text_values! {
     Duration: "a duration", "a number and a unit: `500ms`, `10s`, `4m`, `96h` or `7d`", {
-        "description": "A number and a unit (`ms`, `s`, `m`, `h` or `d`): `500ms`, `1.5h`, `7d`. \
-            At most `3650d`.",
+        "description": "A number and a unit (`ms`, `s`, `m`, `h` or `d`): `500ms`, `1.5h`, `7d`. A \
+            space between them is accepted. At most `3650d`.",
         "type": "string",
-        "pattern": "^[0-9]+(\\.[0-9]+)?(ms|s|m|h|d)$"
+        "pattern": "^[0-9]+(\\.[0-9]+)? ?(ms|s|m|h|d)$"
     };
     ByteSize: "a size", "a whole number of bytes, or one with a unit: `64KiB` or `1MiB`", {
         "description": "A whole number of bytes, or one with a unit (`B`, `KB`, `MB`, `GB`, `KiB`, \
-            `MiB` or `GiB`): `65536`, `64KiB`. At most `1024GiB`.",
+            `MiB` or `GiB`): `65536`, `64KiB`. A space between them is accepted. At most `1024GiB`.",
         "type": ["string", "integer"],
-        "pattern": "^[0-9]+(B|[KMG]i?B)?$",
+        "pattern": "^[0-9]+( ?(B|[KMG]i?B))?$",
         "minimum": 0
     };
     Address: "an address", "an IP address and a port: `127.0.0.1:8080` or `[::1]:8080`", {

@@ -9,13 +9,13 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::Format;
 use super::libraries::Origin;
+use super::{CurrentFormat, Format};
 
 /// The most bytes of a library's field: it may quote what a client sent.
 const LIBRARY_FIELD_BYTES_MAX: usize = 1024;
 
-impl<S, N> FormatEvent<S, N> for Format
+impl<S, N> FormatEvent<S, N> for CurrentFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -30,8 +30,8 @@ where
         let now = now.round(Unit::Millisecond).unwrap_or(now);
         let level = level_name(*event.metadata().level());
         let library = Origin::of_library(event);
-        match self {
-            Self::Json => {
+        match self.get() {
+            Format::Json => {
                 write!(writer, r#"{{"time":"{now:.3}","level":"{level}""#)?;
                 if let Some(library) = &library {
                     writer.write_str(r#","target":"#)?;
@@ -46,7 +46,7 @@ where
                 fields.written?;
                 writer.write_str("}\n")
             }
-            Self::Pretty => {
+            Format::Pretty => {
                 let mut fields = PrettyFields {
                     message: String::new(),
                     rest: String::new(),

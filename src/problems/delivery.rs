@@ -57,10 +57,8 @@ pub(super) fn idle_queue(route: &RouteFacts, now: Timestamp) -> Option<Problem> 
 
 fn off_line(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     let reason = route.off_line.as_ref()?;
-    let mut summary = format!("off line: {reason}");
-    if let Some(waiting) = waiting(route, now) {
-        summary += &format!("; {waiting}");
-    }
+    let waiting = waiting(route, now).map_or_else(String::new, |text| format!("; {text}"));
+    let summary = format!("off line: {reason}{waiting}");
     Some(Problem {
         at_risk: waiting_events(route),
         ..Problem::new(
@@ -258,11 +256,10 @@ fn waiting(route: &RouteFacts, now: Timestamp) -> Option<String> {
         return None;
     }
     let wait = if route.pending == 1 { "waits" } else { "wait" };
-    let mut text = format!("{} {wait}", words::events(route.pending));
-    if let Some(oldest) = route.oldest_waiting {
-        text += &format!(", the oldest for {}", words::age(oldest, now));
-    }
-    Some(text)
+    let oldest = route.oldest_waiting.map_or_else(String::new, |oldest| {
+        format!(", the oldest for {}", words::age(oldest, now))
+    });
+    Some(format!("{} {wait}{oldest}", words::events(route.pending)))
 }
 
 fn waiting_events(route: &RouteFacts) -> AtRisk {

@@ -152,17 +152,20 @@ fn silent(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         return None;
     }
     let every = route.expect_every?;
-    let mut summary = format!("no event was verified for more than {}", words::span(every));
+    let mut parts = vec![format!(
+        "no event was verified for more than {}",
+        words::span(every)
+    )];
     let rejected: u64 = route.rejected.iter().map(|kind| kind.count).sum();
     if let Some(at) = route.last_verified {
-        summary += &format!("; last verified {}", words::time(at, now));
+        parts.push(format!("last verified {}", words::time(at, now)));
     }
     if rejected > 0 {
-        summary += &format!(
-            "; {} {} rejected meanwhile",
+        parts.push(format!(
+            "{} {} rejected meanwhile",
             words::requests(rejected),
             words::was_were(rejected)
-        );
+        ));
     }
     Some(Problem {
         since: route.last_verified.and_then(|at| later(at, every)),
@@ -170,7 +173,7 @@ fn silent(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         ..Problem::new(
             ProblemCode::SenderSilent,
             Severity::Warning,
-            summary,
+            parts.join("; "),
             "Check at the provider whether it still sends to this endpoint.",
         )
     })

@@ -188,7 +188,7 @@ fn outages_come_first_and_noise_is_last() {
         Code::InvalidSignature,
         "mismatch",
     );
-    let routes = [github(), stripe, billing(), shopify()];
+    let routes = vec![github(), stripe, billing(), shopify()];
     let problems = problems(&gateway, &routes, at(NOW));
     let shown: Vec<_> = problems
         .iter()
@@ -371,7 +371,7 @@ fn advice_depends_on_what_else_verifies() {
 #[test]
 fn each_other_problem_has_its_line() {
     let facts = || route("r", true);
-    let cases = [
+    let cases = vec![
         (
             RouteFacts { dead: 1, ..facts() },
             "1 event was dead-lettered; attempts do not fail now",

@@ -49,6 +49,7 @@ use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
 use upkeep::RouteCounts;
 
 pub(super) use claims::LeaseRow;
+use connect::CurrentDatabase;
 pub use connect::Database;
 pub(super) use import::Import;
 
@@ -112,6 +113,7 @@ struct Inner {
 
 /// The state that this gateway's handles and tasks share.
 struct Shared {
+    database: CurrentDatabase,
     pool: Arc<ConnectionPool>,
     /// The random ID of this gateway in the queue's leases.
     owner: i64,
@@ -271,7 +273,8 @@ impl Store {
     pub(super) async fn open(settings: Settings, metrics: StoreMetrics) -> Result<Self, OpenError> {
         let server = settings.database.log_name();
         let relaxed = settings.durability == Durability::Relaxed;
-        let pool = settings.database.pool(relaxed);
+        let database = CurrentDatabase::new(settings.database);
+        let pool = database.pool(relaxed);
         let pool = pool.map_err(|error| OpenError::Pool {
             server: server.clone(),
             reason: error.to_string(),
@@ -302,6 +305,7 @@ impl Store {
                 .map_or(0, |bytes| i64::from_be_bytes(*bytes))
         });
         let shared = Arc::new(Shared {
+            database,
             pool: Arc::clone(&pool),
             owner,
             max_ids: settings.max_ids as u64,
@@ -355,6 +359,12 @@ impl Store {
 
     pub(super) fn hash_key(&self) -> [u8; 16] {
         self.inner.hash_key
+    }
+
+    /// Makes new connections with the credentials of `database`. Returns `false`, and changes
+    /// nothing, if it is another one.
+    pub(super) fn replace_database(&self, database: Database) -> bool {
+        self.shared().database.replace(database)
     }
 
     pub(super) fn check_open(&self) -> Result<(), StoreError> {

@@ -77,6 +77,25 @@ async fn run_cli(gateway: &Gateway, token: &str, line: &str) -> crate::harness::
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn token_file_is_watched() {
+    let upstream = Upstream::ok();
+    let admin = r#"{address: "127.0.0.1:0", token: {file: admin.token}}"#;
+    let setup = Setup::from(Route::to(&upstream))
+        .with("admin", admin)
+        .file("admin.token", TOKEN);
+    let gateway = Gateway::start(setup).await;
+    let status = async |token: &str| send(&gateway, get("/webhooks", token)).await.status;
+    assert_eq!(status(TOKEN).await, 200);
+    let new = "admin_it_token_93be";
+    std::fs::write(gateway.directory().join("admin.token"), new).expect("a writable folder");
+    eventually("the new token is accepted", async || {
+        status(new).await == 200
+    })
+    .await;
+    assert_eq!(status(TOKEN).await, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_token_cannot_change_anything() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(guarded(Route::to(&upstream))).await;

@@ -93,6 +93,68 @@ async fn rejected_request_logs_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn level_and_format_change_on_reload() {
+    let upstream = Upstream::ok();
+    let setup = |log: &str| Setup::from(Route::to(&upstream)).with("log", log);
+    let gateway = Gateway::start(setup("{level: info}")).await;
+    let event = Event::new("evt_1");
+    gateway.send(event.forged()).await;
+    let rejected = json!({"reason": "mismatch"});
+    let line = gateway.wait_for_request_log(rejected).await;
+    assert!(line.get("secrets_tried").is_none(), "{line}");
+
+    gateway.rewrite(setup("{level: debug}"));
+    gateway.signal("HUP");
+    let reloaded = "log settings reloaded";
+    eventually("the log says so", async || {
+        gateway.output().contains(reloaded)
+    })
+    .await;
+    gateway.send(event.forged()).await;
+    gateway
+        .wait_for_request_log(json!({"reason": "mismatch", "secrets_tried": "current"}))
+        .await;
+    gateway.send(event.post()).await.assert(200, "delivered");
+    let line = gateway
+        .wait_for_request_log(json!({"outcome": "delivered"}))
+        .await;
+    assert!(line.get("secrets_tried").is_none(), "{line}");
+
+    gateway.rewrite(setup("{level: error, format: pretty}"));
+    gateway.signal("HUP");
+    let broken = "routes: [";
+    let refusals = || {
+        gateway
+            .output()
+            .matches("configuration not reloaded")
+            .count()
+    };
+    eventually("the level is `error`", async || {
+        let lines = gateway.output().lines().count();
+        gateway.send(event.post().at("/elsewhere")).await;
+        let before = refusals();
+        gateway.rewrite_text(broken);
+        gateway.signal("HUP");
+        eventually("a refusal is logged", async || refusals() > before).await;
+        // Lines are written in order.
+        let output = gateway.output();
+        !output
+            .lines()
+            .skip(lines)
+            .any(|line| line.contains("unknown_route"))
+    })
+    .await;
+    gateway.rewrite_text("routes: [");
+    gateway.signal("HUP");
+    eventually("errors are text", async || {
+        gateway
+            .output()
+            .contains(" error configuration not reloaded")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_line_contains_sender_trace() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;

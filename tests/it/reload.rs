@@ -111,6 +111,94 @@ async fn swapped_symlink_is_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn header_from_a_file_follows_it() {
+    let (upstream, folder) = (Upstream::ok(), tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("app.key");
+    std::fs::write(&file, "canary-first\n").expect("a writable folder");
+    let headers = format!(
+        "{{Authorization: {{env: APP_AUTHORIZATION}}, X-App-Key: {{file: \"{}\"}}}}",
+        file.display()
+    );
+    let setup = Setup::from(Route::to(&upstream).with("headers", &headers))
+        .env("APP_AUTHORIZATION", "Bearer canary-app");
+    let gateway = Gateway::start(setup).await;
+    let request = Event::new("evt_1").post();
+    let request = request.header("Authorization", "Bearer forged");
+    gateway.send(request).await.assert(200, "delivered");
+    upstream
+        .last()
+        .assert_header("authorization", "Bearer canary-app");
+    upstream.last().assert_header("x-app-key", "canary-first");
+    std::fs::write(&file, "canary-second\n").expect("a writable folder");
+    let mut number = 1;
+    eventually("the new key is sent", async || {
+        number += 1;
+        gateway.send(Event::new(&format!("evt_{number}"))).await;
+        upstream.last().header("x-app-key") == Some("canary-second")
+    })
+    .await;
+    assert!(!gateway.output().contains("canary"), "{}", gateway.output());
+}
+
+/// Writes a file of `routes.d` with one route, or with this text in its place.
+fn write_routes(gateway: &Gateway, file: &str, text: &str) {
+    let folder = gateway.directory().join("routes.d");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join(file), text).expect("a writable folder");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_routes_are_watched() {
+    let upstream = Upstream::ok();
+    let gateway =
+        Gateway::start(setup(&upstream).with("routes_from", "[\"routes.d/*.yaml\"]")).await;
+    let route = |name: &str| {
+        format!(
+            "- path: /webhooks/{name}\n  secrets: [{{value: {SECRET}, name: {name}}}]\n  \
+             upstream: {}\n",
+            upstream.url()
+        )
+    };
+    let mut number = 0;
+    let mut wait_for_status = async |path: &str, status: u16| {
+        eventually(format!("{path} is answered with {status}"), async || {
+            number += 1;
+            let event = Event::new(&format!("evt_{number}")).post();
+            gateway.send(event.at(path)).await.status == status
+        })
+        .await;
+    };
+    // The folder is new, too.
+    write_routes(&gateway, "a.yaml", &route("first"));
+    gateway.signal("HUP");
+    wait_for_status("/webhooks/first", 200).await;
+    write_routes(&gateway, "b.yaml", &route("second"));
+    wait_for_status("/webhooks/second", 200).await;
+    write_routes(&gateway, "a.yaml", &route("third"));
+    wait_for_status("/webhooks/third", 200).await;
+    wait_for_status("/webhooks/first", 404).await;
+
+    write_routes(
+        &gateway,
+        "c.yaml",
+        "- path: /webhooks/fourth\n  secrts: []\n",
+    );
+    gateway
+        .wait_for_metric("config_last_reload_successful", &[], 0.0)
+        .await;
+    assert!(
+        gateway
+            .output()
+            .contains("c.yaml:2:3: unknown key `secrts`")
+    );
+    wait_for_status("/webhooks/second", 200).await;
+    std::fs::remove_file(gateway.directory().join("routes.d/c.yaml")).expect("the file");
+    std::fs::remove_file(gateway.directory().join("routes.d/b.yaml")).expect("the file");
+    wait_for_status("/webhooks/second", 404).await;
+    wait_for_status("/webhooks/third", 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_file_changes_nothing() {
     let (upstream, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&upstream)).await;

@@ -443,3 +443,47 @@ async fn conflicting_new_webhooks_keep_one() {
         "10"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_url_file_is_watched() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    postgres.sql("create role first superuser login; create role second superuser login");
+    let address = postgres.address();
+    let url = |role: &str| format!("postgres://{role}@{address}/postgres");
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream))
+        .with("store", "{postgres: {url: {file: database.url}}}")
+        .file("database.url", &url("first"));
+    let gateway = Gateway::start(setup).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    let file = gateway.directory().join("database.url");
+    std::fs::write(file, url("second")).expect("a writable folder");
+    eventually("the file is loaded", async || {
+        gateway
+            .output()
+            .contains("credentials and log settings reloaded")
+    })
+    .await;
+    postgres.sql(
+        "alter role first nologin; \
+         select pg_terminate_backend(pid) from pg_stat_activity where usename = 'first'",
+    );
+    let mut number = 1;
+    eventually("events are stored by the second role", async || {
+        number += 1;
+        let event = Event::new(&format!("evt_{number}"));
+        gateway.send(event).await.status == 200
+    })
+    .await;
+    let roles =
+        "select distinct usename from pg_stat_activity where usename in ('first', 'second')";
+    eventually("only the second role is connected", async || {
+        postgres.sql(roles) == "second"
+    })
+    .await;
+}

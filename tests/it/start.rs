@@ -3,6 +3,24 @@
 
 use crate::harness::*;
 
+/// One file for many stages: the address of the application and the budget are variables.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_choose_the_stage() {
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream)
+        .with("upstream", "\"http://${APP}/hooks\"")
+        .with("budget", "\"${BUDGET:-5s}\"");
+    let setup = Setup::from(route).env("APP", &upstream.address().to_string());
+    let gateway = Gateway::start(setup).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    // An operator's shell has other variables.
+    let status = crate::harness::command::run_cli(&gateway, "status").await;
+    status.assert(0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unusable_configuration_exits_78() {
     let upstream = Upstream::ok();
@@ -33,6 +51,21 @@ async fn unusable_configuration_exits_78() {
         assert!(!output.contains("\"listening\""), "{output}");
     }
     upstream.assert_untouched();
+}
+
+/// Slim images and systemd units set these variables; the file may be missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreadable_roots_are_named() {
+    let upstream = Upstream::ok();
+    for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let setup = Setup::from(Route::to(&upstream)).env(variable, "/nowhere/at/all");
+        let (code, output) = Gateway::refuses(setup).await;
+        assert_eq!(code, Some(1), "{output}");
+        assert!(
+            output.contains(&format!("{variable}: cannot read")),
+            "{output}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

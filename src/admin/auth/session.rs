@@ -62,6 +62,11 @@ impl Sessions {
             .retain(|session| !session.digest.matches(id.as_bytes()));
     }
 
+    /// Ends all sessions of a role.
+    pub(super) fn end_all(&self, role: Role) {
+        self.lock().retain(|session| session.role != role);
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Session>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -79,7 +79,7 @@ impl Announcer {
             let announced = store.announce_problem(&key, &open.document).await;
             // Its end was notified: for some time, no gateway could say that it goes on.
             if let Ok(ProblemAnnouncement::First(id)) = announced {
-                self.send(NotificationKind::Began, id, &open.document);
+                self.send(NotificationKind::Began, &id, &open.document);
             }
         }
         for (id, document) in store
@@ -87,7 +87,7 @@ impl Announcer {
             .await
             .unwrap_or_default()
         {
-            self.send(NotificationKind::Ended, id, &document);
+            self.send(NotificationKind::Ended, &id, &document);
         }
     }
 
@@ -100,14 +100,14 @@ impl Announcer {
         };
         let own = match announced {
             Some(ProblemAnnouncement::First(id)) => {
-                self.send(NotificationKind::Began, id, &document);
+                self.send(NotificationKind::Began, &id, &document);
                 None
             }
             Some(ProblemAnnouncement::Known) => None,
             // There is no other gateway, or the store is the problem.
             None => {
                 let id = format!("{:032x}", fastrand::u128(..));
-                self.send(NotificationKind::Began, id.clone(), &document);
+                self.send(NotificationKind::Began, &id, &document);
                 Some(id)
             }
         };
@@ -119,11 +119,11 @@ impl Announcer {
     fn end(&self, state: &mut State, problem: &Problem) {
         let open = state.open.remove(&key(problem));
         if let Some(id) = open.and_then(|open| open.own) {
-            self.send(NotificationKind::Ended, id, &document(problem));
+            self.send(NotificationKind::Ended, &id, &document(problem));
         }
     }
 
-    fn send(&self, kind: NotificationKind, incident: String, document: &str) {
+    fn send(&self, kind: NotificationKind, incident: &str, document: &str) {
         let suffix = match kind {
             NotificationKind::Began => "began",
             NotificationKind::Ended => "ended",

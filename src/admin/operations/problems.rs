@@ -123,11 +123,11 @@ impl Operations {
         deadline: tokio::time::Instant,
     ) -> Option<Timestamp> {
         status.failing?;
-        let stats = self
+        let totals = self
             .state
             .store
             .route_stats(status.route.name.clone(), i64::MAX);
-        timeout_at(deadline, stats).await.ok()?.ok()?.last_success
+        timeout_at(deadline, totals).await.ok()?.ok()?.last_success
     }
 }
 

@@ -36,7 +36,11 @@ impl Compiler<'_> {
             Some(Arc::new(Probe {
                 method,
                 status: self.status(&given.value.status, facts::PROBE_STATUS, StatusCode::OK),
-                headers: self.header_pairs(&given.value.headers, reserved),
+                headers: self.header_pairs(
+                    &given.value.headers,
+                    |_, text| self.header_value(&text.value, text.span),
+                    reserved,
+                ),
             }))
         })
         .collect()

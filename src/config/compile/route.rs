@@ -21,7 +21,7 @@ use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
 use crate::ledger::IdentityRule;
 use crate::providers::{self, PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
 use crate::route::{Admission, Budget, EventFilter, RateLimit, Replay, Route};
-use crate::signature::{Unenforced, Verifier};
+use crate::signature::{NamedSecret, Unenforced, Verifier};
 use crate::upstream::Upstream;
 
 /// A route as written, over the keys of `defaults`.
@@ -36,6 +36,8 @@ pub(super) struct Identity {
     pub name: Option<Located<String>>,
     pub host: Option<String>,
     pub path: Option<Located<String>>,
+    /// An earlier route has the same path and host, which is reported.
+    pub is_copy: bool,
 }
 
 impl Identity {
@@ -68,6 +70,7 @@ impl Compiler<'_> {
             name: self.name(raw.get(|route| &route.name)),
             host: host.and_then(|host| self.host(host)),
             path: path.filter(|path| self.is_path(path)).cloned(),
+            is_copy: false,
         }
     }
 
@@ -108,7 +111,9 @@ impl Compiler<'_> {
     /// compared byte for byte.
     fn is_path(&self, path: &Located<String>) -> bool {
         let text = path.value.as_str();
-        let label = if !text.starts_with('/') {
+        let label = if text.contains("://") {
+            "write the path alone; `host` takes the name"
+        } else if !text.starts_with('/') {
             "a path starts with `/`"
         } else if text.contains(['?', '#']) {
             "a path has no query (`?…`) and no fragment (`#…`)"
@@ -119,10 +124,27 @@ impl Compiler<'_> {
         } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             "a path has only visible ASCII characters; others are percent-encoded (`%20`)"
         } else {
+            self.warn_of_pattern(path);
             return true;
         };
         self.report(Diagnostic::error(path.span, "no request can have this path").label(label));
         false
+    }
+
+    /// Warns about a path that other programs would take for a pattern.
+    fn warn_of_pattern(&self, path: &Located<String>) {
+        let is_pattern = |segment: &str| {
+            segment.contains('*')
+                || segment.starts_with(':')
+                || (segment.contains('{') && segment.contains('}'))
+        };
+        if path.value.split('/').any(is_pattern) {
+            let warning = Diagnostic::warning(
+                path.span,
+                "a path is no pattern: only a request with exactly these characters matches",
+            );
+            self.report(warning.help("write each path in full, as a route of its own"));
+        }
     }
 
     /// Derives the name of a route without one from its path, or from its host and path if the name
@@ -132,7 +154,7 @@ impl Compiler<'_> {
         identity: &mut Identity,
         taken: &mut std::collections::HashMap<String, Span>,
     ) {
-        let (None, Some(path)) = (&identity.name, &identity.path) else {
+        let (None, Some(path), false) = (&identity.name, &identity.path, identity.is_copy) else {
             return;
         };
         let by_path = slug(&path.value);
@@ -175,6 +197,7 @@ impl Compiler<'_> {
         let scheme = sender.as_ref().map(|sender| &sender.scheme);
         let mut unreadable = Vec::new();
         let secrets = raw.get(|route| &route.secrets);
+        let index = (!identity.is_copy).then_some(index);
         let secrets = self.secrets(secrets, raw.span, index, scheme, &mut unreadable);
         let envelope = self.envelope(raw.get(|route| &route.event), defaults, scheme);
         if let Some(scheme) = scheme {
@@ -183,7 +206,8 @@ impl Compiler<'_> {
             self.compare_with_signature(&envelope, scheme, span);
         }
         let target = self.target(raw.get(|route| &route.upstream), raw.span, listen);
-        let headers = self.headers(raw.get(|route| &route.headers), scheme);
+        let headers = raw.get(|route| &route.headers);
+        let headers = self.headers(headers, scheme, &mut unreadable);
         let methods = self.methods(raw.get(|route| &route.methods));
         let probes = self.probes(raw.get(|route| &route.probes), &methods);
         let events = self.events(raw.get(|route| &route.events), sender.as_ref());
@@ -226,10 +250,6 @@ impl Compiler<'_> {
             .cloned()
             .collect();
         let (secrets, keys) = secrets?;
-        let candidates = secrets.into_iter().map(|named| Candidate {
-            named,
-            configured: true,
-        });
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
@@ -241,10 +261,7 @@ impl Compiler<'_> {
             off_line: unreadable.into_iter().next().map(Into::into),
             paused: AtomicBool::new(false),
             verifier: Verifier::new(sender?.scheme, keys, identity_rule.needs_body()),
-            explainer: Explainer {
-                candidates: candidates.collect(),
-                others: providers::schemes(),
-            },
+            explainer: explainer(secrets),
             unenforced,
             handshake: handshake.ok()?,
             envelope,
@@ -671,5 +688,17 @@ fn slug(path: &str) -> String {
         "root".into()
     } else {
         slug.chars().take(facts::NAME_MAX).collect()
+    }
+}
+
+/// Returns the explainer of requests that none of the route's secrets verifies.
+fn explainer(secrets: Vec<NamedSecret>) -> Explainer {
+    let candidates = secrets.into_iter().map(|named| Candidate {
+        named,
+        configured: true,
+    });
+    Explainer {
+        candidates: candidates.collect(),
+        others: providers::schemes(),
     }
 }

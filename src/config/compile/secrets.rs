@@ -13,9 +13,11 @@ use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::facts;
 use crate::config::files::UnreadableSecret;
+use crate::config::mistakes;
 use crate::config::raw::Reference;
 use crate::config::redact::{has_secret_prefix, is_shown_variable, is_variable};
 use crate::config::tree::Span;
+use crate::config::values::Literal;
 use crate::secret::{self, Oddity, Secret};
 use crate::signature::{KeyError, NamedKey, NamedSecret, Scheme};
 
@@ -48,12 +50,13 @@ enum Origin<'a> {
 
 impl Compiler<'_> {
     /// Returns a route's secrets, and the keys for its scheme that they are. `span` is the route's,
-    /// `index` its number. Adds those that cannot be read to `unreadable`.
+    /// `index` its number, unless it is a copy of another route. Adds those that cannot be read to
+    /// `unreadable`.
     pub(super) fn secrets(
         &self,
         field: &Field<Vec<Field<Reference>>>,
         span: Span,
-        index: usize,
+        index: Option<usize>,
         scheme: Option<&Scheme>,
         unreadable: &mut Vec<String>,
     ) -> Option<(Vec<NamedSecret>, Vec<NamedKey>)> {
@@ -76,7 +79,7 @@ impl Compiler<'_> {
                 complete = false;
                 continue;
             };
-            let secret = match self.secret(reference, position) {
+            let secret = match self.secret(&reference.value, reference.span, position) {
                 Ok(secret) => secret,
                 Err(error) => {
                     complete &= self.tolerate(error, unreadable);
@@ -85,7 +88,9 @@ impl Compiler<'_> {
             };
             let name = self.secret_name(reference, &secret.name, &mut names);
             self.warn_of_short(&secret.secret, reference.span);
-            self.check_reuse(&secret.secret, reference.span, index);
+            if let Some(index) = index {
+                self.check_reuse(&secret.secret, reference.span, index);
+            }
             let secret = NamedSecret { name, ..secret };
             let key = scheme.and_then(|scheme| self.key(&secret, scheme, reference.span));
             complete &= key.is_some();
@@ -130,7 +135,7 @@ impl Compiler<'_> {
         let mut secrets = Vec::new();
         for (position, reference) in list.value.iter().enumerate() {
             let reference = reference.given()?;
-            let secret = self.secret(reference, position);
+            let secret = self.secret(&reference.value, reference.span, position);
             let secret = secret.map_err(|error| self.report_secret(error)).ok()?;
             self.warn_of_short(&secret.secret, reference.span);
             secrets.push(NamedSecret {
@@ -210,7 +215,7 @@ impl Compiler<'_> {
         reference: &Located<Reference>,
         unreadable: &mut Vec<String>,
     ) -> Result<Option<NamedSecret>, ()> {
-        match self.secret(reference, 0) {
+        match self.secret(&reference.value, reference.span, 0) {
             Ok(token) => {
                 self.check_expired(&token, reference.span);
                 self.warn_of_short(&token.secret, reference.span);
@@ -222,6 +227,28 @@ impl Compiler<'_> {
                 } else {
                     Err(())
                 }
+            }
+        }
+    }
+
+    /// Returns the secret of a header. Adds one that cannot be read to `unreadable`.
+    pub(super) fn header_secret(
+        &self,
+        reference: &Reference,
+        span: Span,
+        unreadable: &mut Vec<String>,
+    ) -> Option<Secret> {
+        let name = reference.name.given().map(|name| (name.span, "name"));
+        let expires = reference.expires.given().map(|end| (end.span, "expires"));
+        for (span, key) in name.into_iter().chain(expires) {
+            let message = format!("`{key}` has no effect on a header");
+            self.report(Diagnostic::warning(span, message).help("remove it"));
+        }
+        match self.secret(reference, span, 0) {
+            Ok(secret) => Some(secret.secret),
+            Err(error) => {
+                self.tolerate(error, unreadable);
+                None
             }
         }
     }
@@ -276,7 +303,7 @@ impl Compiler<'_> {
         &self,
         reference: &Located<Reference>,
     ) -> Result<Option<NamedSecret>, ()> {
-        match self.secret(reference, 0) {
+        match self.secret(&reference.value, reference.span, 0) {
             Ok(token) => {
                 self.check_expired(&token, reference.span);
                 Ok(Some(token))
@@ -314,10 +341,11 @@ impl Compiler<'_> {
     /// Returns the secret under its default name.
     fn secret(
         &self,
-        reference: &Located<Reference>,
+        reference: &Reference,
+        span: Span,
         position: usize,
     ) -> Result<NamedSecret, SecretError> {
-        let origin = self.origin(reference).ok_or(SecretError::Wrong)?;
+        let origin = self.origin(reference, span).ok_or(SecretError::Wrong)?;
         let (bytes, at, default_name) = match &origin {
             Origin::Variable(name) if self.leaves_variable_unchecked(&name.value) => {
                 return Err(SecretError::Unchecked);
@@ -328,8 +356,7 @@ impl Compiler<'_> {
                 name.value.clone(),
             ),
             Origin::File(path)
-                if has_secret_prefix(&path.value)
-                    && !self.sources.folder.join(&path.value).exists() =>
+                if has_secret_prefix(&path.value) && !self.sources.path(path).exists() =>
             {
                 self.report(
                     Diagnostic::error(path.span, "this is not the path of a file")
@@ -342,7 +369,8 @@ impl Compiler<'_> {
             }
             Origin::File(path) => (self.secret_file(path)?, path.span, file_name(&path.value)),
             Origin::Literal => {
-                let literal = reference.value.value.given().ok_or(SecretError::Wrong)?;
+                let literal = reference.value.given().ok_or(SecretError::Wrong)?;
+                self.check_literal(literal)?;
                 let bytes = Zeroizing::new(literal.value.0.as_bytes().to_vec());
                 (bytes, literal.span, format!("secret-{}", position + 1))
             }
@@ -353,8 +381,7 @@ impl Compiler<'_> {
         };
         let Ok(secret) = Secret::new(bytes) else {
             self.report(
-                Diagnostic::error(at, "the secret is empty")
-                    .help("anyone could sign with an empty secret"),
+                Diagnostic::error(at, "the secret is empty").help("anyone has an empty secret"),
             );
             return Err(SecretError::Wrong);
         };
@@ -365,10 +392,14 @@ impl Compiler<'_> {
                 ),
             );
         }
+        if std::str::from_utf8(bytes).is_ok_and(mistakes::is_placeholder) {
+            let warning = Diagnostic::warning(at, "the secret is still a placeholder");
+            self.report(warning.help("anyone can guess it; replace it by the real one"));
+        }
         for oddity in secret::oddities(bytes) {
             self.report(oddity_warning(oddity, at));
         }
-        let expires = reference.value.expires.value().map(|end| end.0);
+        let expires = reference.expires.value().map(|end| end.0);
         Ok(NamedSecret {
             name: default_name.into(),
             secret,
@@ -376,14 +407,32 @@ impl Compiler<'_> {
         })
     }
 
+    /// Reports a secret that is written as the variable that has it. It would be used as it is, and
+    /// is known to anyone who has seen an example.
+    fn check_literal(&self, literal: &Located<Literal>) -> Result<(), SecretError> {
+        let text = &literal.value.0;
+        let name = match mistakes::inserted_variable(text) {
+            Some(name) => name,
+            None if mistakes::has_variable(text) => "",
+            None => return Ok(()),
+        };
+        let error = Diagnostic::error(literal.span, "no variable is inserted into a secret");
+        self.report(error.label(if is_shown_variable(name) {
+            format!("write `{{env: {name}}}`")
+        } else {
+            "write `{env: NAME}`".to_owned()
+        }));
+        Err(SecretError::Wrong)
+    }
+
     /// Returns the content of a secret's file, or the last one if it cannot be read any more.
     fn secret_file(&self, path: &Located<String>) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         let UnreadableSecret::Tolerate(kept) = self.sources.unreadable else {
-            let content = self.read_file(&path.value);
+            let content = self.read_file(path);
             return content.map_err(|problem| SecretError::Unreadable(path.span, problem));
         };
-        let at = self.sources.folder.join(&path.value);
-        let content = match (self.read_file(&path.value), kept.get(&at)) {
+        let at = self.sources.path(path);
+        let content = match (self.read_file(path), kept.get(&at)) {
             (Ok(content), _) => content,
             (Err(problem), None) => return Err(SecretError::Unreadable(path.span, problem)),
             (Err(problem), Some(last)) => {
@@ -397,14 +446,18 @@ impl Compiler<'_> {
         Ok(content)
     }
 
-    fn origin<'r>(&self, reference: &'r Located<Reference>) -> Option<Origin<'r>> {
+    fn origin<'r>(&self, reference: &'r Reference, span: Span) -> Option<Origin<'r>> {
         let Reference {
             env, file, value, ..
-        } = &reference.value;
+        } = reference;
         let count = [!env.is_absent(), !file.is_absent(), !value.is_absent()]
             .into_iter()
             .filter(|&present| present)
             .count();
+        if count == 0 && self.problems.any_error_in(span) {
+            // The wrong key is reported.
+            return None;
+        }
         if count != 1 {
             let message = if count == 0 {
                 "this reference names no secret"
@@ -412,7 +465,7 @@ impl Compiler<'_> {
                 "this reference names more than one secret"
             };
             self.report(
-                Diagnostic::error(reference.span, message)
+                Diagnostic::error(span, message)
                     .help("set exactly one of `env`, `file` and `value`"),
             );
             return None;
@@ -425,6 +478,16 @@ impl Compiler<'_> {
     }
 
     fn variable(&self, name: &Located<String>) -> Option<Zeroizing<Vec<u8>>> {
+        if let Some(bare) = mistakes::inserted_variable(&name.value) {
+            let error =
+                Diagnostic::error(name.span, "this is not the name of an environment variable");
+            self.report(error.label(if is_shown_variable(bare) {
+                format!("write the bare name: `env: {bare}`")
+            } else {
+                "write the bare name, without `$`".to_owned()
+            }));
+            return None;
+        }
         if !is_variable(&name.value) {
             self.report(
                 Diagnostic::error(name.span, "this is not the name of an environment variable")

@@ -8,8 +8,10 @@ use super::Compiler;
 use crate::config::Listen;
 use crate::config::de::{Field, Located, Pairs};
 use crate::config::diagnostics::Diagnostic;
+use crate::config::facts;
+use crate::config::raw::{self, HeaderText, Reference};
+use crate::config::redact::has_secret_prefix;
 use crate::config::tree::Span;
-use crate::config::{facts, raw};
 use crate::delivery::{folds_to_framing, is_hookstile_header, is_spelling_of};
 use crate::signature::Scheme;
 use crate::tls::{NameProblem, TrustedCertificate};
@@ -136,25 +138,61 @@ impl Compiler<'_> {
 
     /// Returns the headers to set on requests to the upstream. Headers of the signature `scheme`
     /// are reserved: the upstream may verify the signature again.
+    /// Adds secrets that cannot be read to `unreadable`. `None` if the value of one is wrong.
     pub(super) fn headers(
         &self,
-        field: &Field<Pairs<String>>,
+        field: &Field<Pairs<HeaderText>>,
         scheme: Option<&Scheme>,
+        unreadable: &mut Vec<String>,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        self.header_pairs(field, |header| reserved(header, scheme))
+        let mut value = |name: &Located<String>, text: &Located<HeaderText>| match &text.value {
+            HeaderText::Text(value) => {
+                self.warn_of_credential(name, value, text.span);
+                self.header_value(value, text.span)
+            }
+            HeaderText::Secret(reference) => self.secret_header(reference, text.span, unreadable),
+        };
+        self.header_pairs(field, &mut value, |header| reserved(header, scheme))
+    }
+
+    /// Returns a header's value that is a secret.
+    fn secret_header(
+        &self,
+        reference: &Reference,
+        span: Span,
+        unreadable: &mut Vec<String>,
+    ) -> Option<HeaderValue> {
+        let secret = self.header_secret(reference, span, unreadable)?;
+        let text = std::str::from_utf8(secret.expose()).unwrap_or_default();
+        let mut value = self.header_value(text, span)?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// Warns about a header that authenticates the gateway and is written in the configuration
+    /// itself.
+    fn warn_of_credential(&self, name: &Located<String>, value: &str, span: Span) {
+        let is_written_here = !self.problems.is_inserted(span) && !value.is_empty();
+        if is_written_here && is_credential(&name.value, value) {
+            let warning =
+                Diagnostic::warning(span, "a credential is written in the configuration itself");
+            self.report(warning.help(
+                "anyone who can read this file has it; use `{env: NAME}` or `{file: PATH}`, with \
+                 the header's whole value",
+            ));
+        }
     }
 
     /// Returns headers to set. `reserved` says why one cannot be set, if so.
-    pub(super) fn header_pairs(
+    pub(super) fn header_pairs<T>(
         &self,
-        field: &Field<Pairs<String>>,
+        field: &Field<Pairs<T>>,
+        mut value: impl FnMut(&Located<String>, &Located<T>) -> Option<HeaderValue>,
         reserved: impl Fn(&HeaderName) -> Option<&'static str>,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
-        for (name, value) in field.value().into_iter().flat_map(|pairs| &pairs.0) {
-            let value = value
-                .given()
-                .and_then(|given| self.header_value(&given.value, given.span));
+        for (name, text) in field.value().into_iter().flat_map(|pairs| &pairs.0) {
+            let value = text.given().and_then(|text| value(name, text));
             let Some(header) = self.header_name(&name.value, name.span) else {
                 continue;
             };
@@ -183,7 +221,7 @@ impl Compiler<'_> {
         parsed
     }
 
-    fn header_value(&self, value: &str, span: Span) -> Option<HeaderValue> {
+    pub(super) fn header_value(&self, value: &str, span: Span) -> Option<HeaderValue> {
         let visible =
             value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && value.trim() == value;
         let parsed = HeaderValue::from_str(value).ok().filter(|_| visible);
@@ -193,6 +231,25 @@ impl Compiler<'_> {
         }
         parsed
     }
+}
+
+/// Returns whether a header most likely holds a credential, by its name or the form of its value.
+fn is_credential(name: &str, value: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace(['-', '_'], "");
+    let scheme = value.split_once(' ').map(|(scheme, _)| scheme);
+    [
+        "authorization",
+        "cookie",
+        "apikey",
+        "token",
+        "secret",
+        "password",
+        "credential",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
+        || scheme.is_some_and(|it| ["bearer", "basic"].contains(&it.to_ascii_lowercase().as_str()))
+        || has_secret_prefix(value)
 }
 
 /// The number of a certificate's names that a message has.

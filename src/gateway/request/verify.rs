@@ -10,6 +10,7 @@ use crate::gateway::Gateway;
 use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
 use crate::ledger::EventIdentity;
+use crate::log;
 use crate::metrics::SignatureCheck;
 use crate::signature::{SignatureError, Verification, Verified};
 
@@ -42,6 +43,9 @@ impl Gateway {
     ) -> Result<Checked, Rejection> {
         let MatchedRoute { route, metrics, .. } = matched;
         let now = exchange.received_at;
+        exchange.log_line.secrets_tried = log::has_request_details()
+            .then(|| verification.secrets_tried())
+            .flatten();
         let verified = match &route.unenforced {
             None => verification.finish_or_body(),
             Some(unenforced) => match verification.finish_unenforced(unenforced) {
@@ -64,6 +68,7 @@ impl Gateway {
         };
         metrics.count_signature_check(SignatureCheck::Ok(verified.secret()), now);
         exchange.log_line.secret = Some(Arc::clone(verified.secret()));
+        exchange.log_line.secrets_tried = None;
         match handshake::find_in_body(route, &verified) {
             Some(SignedHandshake::Gateway(response)) => {
                 Ok(Checked::Answered(Outcome::Challenge(response)))

@@ -3,11 +3,17 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{BuildError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use arc_swap::ArcSwap;
+use deadpool_postgres::{
+    BuildError, ConfigConnectImpl, Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime,
+};
+use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Client, Config, Error, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls;
@@ -107,21 +113,7 @@ impl Database {
     /// Creates the pool, without connecting yet. With `relaxed`, a commit does not wait for the
     /// database's disk.
     pub(super) fn pool(&self, relaxed: bool) -> Result<Pool, BuildError> {
-        let manager_config = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
-        let config = self.session_config(relaxed);
-        let manager = match &self.tls {
-            Some(tls) => Manager::from_config(config, tls.clone(), manager_config),
-            None => Manager::from_config(config, NoTls, manager_config),
-        };
-        Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(ACQUIRE_TIMEOUT))
-            .create_timeout(Some(CREATE_TIMEOUT))
-            .recycle_timeout(Some(ACQUIRE_TIMEOUT))
-            .build()
+        CurrentDatabase::new(self.clone()).pool(relaxed)
     }
 
     fn session_config(&self, relaxed: bool) -> Config {
@@ -134,6 +126,72 @@ impl Database {
         let mut config = self.config.clone();
         config.options(options.join(" "));
         config
+    }
+}
+
+/// The database as the last reload names it. New connections are made with its user, password and
+/// certificates.
+#[derive(Clone)]
+pub(super) struct CurrentDatabase(Arc<ArcSwap<Database>>);
+
+impl CurrentDatabase {
+    pub(super) fn new(database: Database) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(database)))
+    }
+
+    /// Replaces the database by the same one with other credentials. Returns `false`, and changes
+    /// nothing, if it is another one.
+    pub(super) fn replace(&self, database: Database) -> bool {
+        let is_same = self.0.load().log_name() == database.log_name();
+        if is_same {
+            self.0.store(Arc::new(database));
+        }
+        is_same
+    }
+
+    /// Creates a pool, as [`Database::pool`] does.
+    pub(super) fn pool(&self, relaxed: bool) -> Result<Pool, BuildError> {
+        let manager_config = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let connector = Connector {
+            database: self.clone(),
+            relaxed,
+        };
+        // The configuration here is not used: the connector has the current one.
+        let manager = Manager::from_connect(Config::new(), connector, manager_config);
+        Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(ACQUIRE_TIMEOUT))
+            .create_timeout(Some(CREATE_TIMEOUT))
+            .recycle_timeout(Some(ACQUIRE_TIMEOUT))
+            .build()
+    }
+}
+
+/// Connects the pool to the current database.
+struct Connector {
+    database: CurrentDatabase,
+    relaxed: bool,
+}
+
+type Connecting<'a> =
+    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + 'a>>;
+
+impl Connect for Connector {
+    fn connect(&self, _: &Config) -> Connecting<'_> {
+        let database = self.database.0.load_full();
+        let config = database.session_config(self.relaxed);
+        Box::pin(async move {
+            match &database.tls {
+                Some(tls) => {
+                    let connector = ConfigConnectImpl { tls: tls.clone() };
+                    connector.connect(&config).await
+                }
+                None => ConfigConnectImpl { tls: NoTls }.connect(&config).await,
+            }
+        })
     }
 }
 
@@ -579,6 +637,18 @@ mod tests {
     #[test]
     fn error_names_the_unknown_parameter() {
         assert!(refused("postgres://u@localhost/d?sslcrl=x").contains("`sslcrl`"));
+    }
+
+    #[test]
+    fn only_credentials_are_replaced() {
+        let current = CurrentDatabase::new(parsed("postgres://u:old@localhost/d"));
+        let password = || current.0.load().config.get_password().map(<[u8]>::to_vec);
+        assert!(current.replace(parsed("postgres://v:new@localhost/d")));
+        assert_eq!(password().as_deref(), Some(&b"new"[..]));
+        for other in ["postgres://u:x@localhost/e", "postgres://u:x@127.0.0.1/d"] {
+            assert!(!current.replace(parsed(other)));
+        }
+        assert_eq!(password().as_deref(), Some(&b"new"[..]));
     }
 
     #[test]

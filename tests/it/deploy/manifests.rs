@@ -258,8 +258,8 @@ fn chart_agrees_with_itself() {
             assert!(configuration.contains(&address), "{folder}: {address}");
         }
 
-        let named = text_after(configuration, "file: ", &['\n']).map(str::to_owned);
-        assert_eq!(named.collect::<BTreeSet<_>>(), variant.secret_files());
+        let files = text_after(configuration, "file: ", &['\n']).map(str::to_owned);
+        assert_eq!(files.collect::<BTreeSet<_>>(), variant.secret_files());
 
         // What comes from outside reaches the Service.
         let service = variant.one("Service");

@@ -37,7 +37,7 @@ Writes `file` in place of each `secretKeyRef` below `.value`, and each NAME/KEY 
 {{- $found := .found -}}
 {{- if kindIs "map" $value -}}
 {{- if and (hasKey $value "value") (not (without (keys $value) "value" "name" "secretKeyRef" "file" "env")) -}}
-{{- fail (printf "config: `value` puts a secret into a ConfigMap; use `secretKeyRef: {name, key}`%s" (empty $value.name | ternary "" (printf " (name: %v)" $value.name))) -}}
+{{- fail "config: `value` puts a secret into a ConfigMap; use `secretKeyRef: {name, key}`" -}}
 {{- end -}}
 {{- if hasKey $value "secretKeyRef" -}}
 {{- $name := required "config: a `secretKeyRef` has no `name`" ($value.secretKeyRef).name -}}
