@@ -133,7 +133,7 @@ impl IdPrefix {
 /// 49, say, before 4 itself.
 fn numbers_beginning_with(digits: &str) -> Vec<Range<i64>> {
     if digits.is_empty() {
-        return vec![0..i64::MAX];
+        return std::iter::once(0..i64::MAX).collect();
     }
     // The store counts from 1, so no number begins with 0.
     let Some(number) = digits.parse().ok().filter(|number: &i64| *number > 0) else {
@@ -142,7 +142,8 @@ fn numbers_beginning_with(digits: &str) -> Vec<Range<i64>> {
     if digits.starts_with('0') {
         return Vec::new();
     }
-    let mut ranges = vec![number..number.saturating_add(1)];
+    let one = number..number.saturating_add(1);
+    let mut ranges: Vec<_> = std::iter::once(one).collect();
     while let Some(wider) = ranges.last().and_then(|last| {
         let (start, end) = (last.start.checked_mul(10)?, last.end.checked_mul(10)?);
         Some(start..end)

@@ -379,7 +379,7 @@ async function inspect(page, where) {
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
       const text = walker.currentNode;
-      if (text.parentElement.closest('script, [hidden], dialog:not([open]), svg, option')) continue;
+      if (text.parentElement.closest('script, pre, [hidden], dialog:not([open]), svg, option')) continue;
       // A line may end at any other character; no line holds a longer word.
       for (const { 0: word, index } of text.data.matchAll(/[\p{L}\p{N}_]{1,36}/gu)) {
         range.setStart(text, index);

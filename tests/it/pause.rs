@@ -23,6 +23,7 @@ async fn paused_proxy_route_answers_503() {
     gateway
         .wait_for_request_log(json!({"outcome": "inactive", "reason": "paused"}))
         .await;
+    gateway.stop().await;
     gateway.restart().await;
     gateway
         .send(Event::new("evt_1"))

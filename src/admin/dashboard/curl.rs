@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn body_that_is_no_text_is_a_file() {
-        for body in [&b"\xff"[..], b"a\0b", &[b'a'; BODY_BYTES_MAX + 1]] {
+        for body in [&b"\xff"[..], b"a\0b", &b"a".repeat(BODY_BYTES_MAX + 1)] {
             let command = command("http://127.0.0.1/", &[], body);
             assert!(command.contains("--data-binary @body"), "{command}");
         }

@@ -140,7 +140,7 @@ impl Rejections {
         let outcome: Option<Code> = outcome.map(parameters::outcome).transpose()?;
         let counts = operations.rejection_counts(route)?;
         let kept = operations.rejections(route, None, usize::MAX)?.requests;
-        let groups = groups(counts, &kept, route, &page);
+        let groups = groups(&counts, &kept, route, &page);
         let listed = match (query.all, outcome) {
             (true, _) => LISTED_MAX,
             (false, Some(_)) => LISTED_OF_REASON,
@@ -188,7 +188,7 @@ impl Rejections {
 
 /// Groups the rejections of the last hour by kind, and then the kept requests of other kinds.
 fn groups(
-    counts: Vec<RejectionCount>,
+    counts: &[RejectionCount],
     kept: &[RejectedRequest],
     route: Option<&str>,
     page: &Page,

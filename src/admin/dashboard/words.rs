@@ -40,6 +40,7 @@ fn explain_undelivered(code: &str, reason: Option<&str>) -> Option<Explanation> 
 }
 
 /// Explains a rejection by its code in `Hookstile-Outcome` and its reason in the log.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(in crate::admin) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation {
     if let Some(explanation) = explain_undelivered(code, reason) {
         return explanation;
