@@ -183,7 +183,7 @@ impl Variant {
             .and_then(|mount| mount["mountPath"].as_str())
             .expect("a folder");
         let volumes = pod["volumes"].as_array().expect("volumes").iter();
-        let sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array());
+        let sources = volumes.filter_map(|volume| volume["projected"]["sources"].as_array());
         let secrets = sources.flatten().map(|source| &source["secret"]);
         secrets
             .map(|secret| {
