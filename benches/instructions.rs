@@ -262,7 +262,7 @@ enum Sent {
 /// next request is sent.
 fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
     let settings = log::Settings {
-        format: Format::Json,
+        format: Some(Format::Json),
         level: LevelFilter::INFO,
     };
     let _log = log::start(settings).expect("for the first time");
