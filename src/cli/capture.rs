@@ -67,7 +67,7 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 const LISTED_MAX: u64 = 100;
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    fetch(args).unwrap_or_else(CommandError::exit)
+    fetch(args).unwrap_or_else(|error| error.exit_with(args.json))
 }
 
 fn fetch(args: &Args) -> Result<ExitCode, CommandError> {

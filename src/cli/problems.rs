@@ -28,7 +28,7 @@ pub struct Args {
 const CRITICAL: &str = "critical";
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    show(args).unwrap_or_else(CommandError::exit)
+    show(args).unwrap_or_else(|error| error.exit_with(args.json))
 }
 
 fn show(args: &Args) -> Result<ExitCode, CommandError> {

@@ -118,14 +118,14 @@ const MOVE_TIMEOUT: Duration = Duration::from_secs(3600);
 const NAMED_MAX: usize = 20;
 
 pub(super) fn run(command: &Command) -> ExitCode {
-    let result = match command {
-        Command::List(args) => list(&args.common),
-        Command::Pause(args) => set_paused(&args.common, &args.route, true),
-        Command::Resume(args) => set_paused(&args.common, &args.route, false),
-        Command::Test(args) => test(args),
-        Command::Move(args) => move_events(args),
+    let (common, result) = match command {
+        Command::List(args) => (&args.common, list(&args.common)),
+        Command::Pause(args) => (&args.common, set_paused(&args.common, &args.route, true)),
+        Command::Resume(args) => (&args.common, set_paused(&args.common, &args.route, false)),
+        Command::Test(args) => (&args.common, test(args)),
+        Command::Move(args) => (&args.common, move_events(args)),
     };
-    result.unwrap_or_else(CommandError::exit)
+    result.unwrap_or_else(|error| error.exit_with(common.json))
 }
 
 /// The JSON document that `list` prints.

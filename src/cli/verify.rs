@@ -10,11 +10,11 @@ use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::check::{self, BAD_CONFIGURATION};
+use super::FAILED;
+use super::admin::CommandError;
 use super::config_file::ConfigArgs;
 use super::input::{self, SecretsArgs};
 use super::terminal::{self, visible};
-use super::{FAILED, USAGE};
 use crate::config::{self, Authentication, RouteAddress};
 use crate::event::EnvelopeSpec;
 use crate::explain::{
@@ -117,13 +117,9 @@ pub(super) fn run(args: &Args) -> ExitCode {
                 ExitCode::from(FAILED)
             }
         }
-        Err(VerifyError::Usage(problem)) => {
-            terminal::print_message(&problem);
-            ExitCode::from(USAGE)
-        }
+        Err(VerifyError::Usage(problem)) => CommandError::Usage(problem).exit_with(args.json),
         Err(VerifyError::Config(report)) => {
-            check::print(&report);
-            ExitCode::from(BAD_CONFIGURATION)
+            CommandError::Configuration(report.into()).exit_with(args.json)
         }
     }
 }

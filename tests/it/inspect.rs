@@ -140,7 +140,8 @@ async fn webhooks_list_routes_with_event_counts() {
         .assert(202, "queued");
     upstream.wait_for_requests(4).await;
     eventually("the deliveries are recorded", async || {
-        get(&gateway, "/webhooks").await["webhooks"][0]["delivery_stats"]["successful"] == 1
+        let webhook = get(&gateway, "/webhooks").await["webhooks"][0].clone();
+        webhook["delivery_stats"]["successful"] == 1 && webhook["last_hour"]["delivered"] == 1
     })
     .await;
 
@@ -155,6 +156,10 @@ async fn webhooks_list_routes_with_event_counts() {
         "secret": "whsec_***masked***", "delivery_stats": {"successful": 1, "failed": 1, "last_30_days": 2},
         "name": "hooks", "path": PATH, "provider": "vpn-enterprise", "delivery": "queue", "source": "file",
         "queue": {"pending": 0, "dead": 1, "oldest_pending_at": null, "paused": false}, "silent": false,
+        "last_hour": {
+            "accepted": 2, "delivered": 1, "dead": 1, "late": 0, "success": 0.5,
+            "p95_seconds": webhook["last_hour"]["p95_seconds"],
+        },
         "created_at": webhook["created_at"], "updated_at": webhook["updated_at"],
         "last_delivery": webhook["last_delivery"],
     });
