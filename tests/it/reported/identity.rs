@@ -412,6 +412,6 @@ async fn dropped_events_are_announced_and_listed() {
     assert_eq!(response.status, 400, "{response:?}");
     let page = gateway.admin_get("/ui/rejections?outcome=duplicate").await;
     let html = String::from_utf8_lossy(&page.body).into_owned();
-    let shows = |outcome: &str| html.contains(&format!("<code>{outcome}</code>"));
+    let shows = |outcome: &str| html.contains(&format!("<code class=\"kind\">{outcome}</code>"));
     assert!(shows("duplicate") && !shows("ignored"), "{html}");
 }
