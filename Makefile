@@ -8,6 +8,7 @@ export HOOKSTILE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
 # The main job, with a dashboard and nothing to configure, until Ctrl-C. DEMO takes options: `make demo DEMO=--once`. It is
 # the same build as that of `make install`.
 DEMO ?=
+demo install: export HOOKSTILE_COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 demo:
 	@scripts/install build
 	@cargo run --release --locked -- demo $(DEMO)
@@ -128,5 +129,5 @@ bench-tools:
 # The program, for this user.
 install:
 	@scripts/install build
-	HOOKSTILE_COMMIT=$$(git rev-parse HEAD 2>/dev/null) cargo install --locked --path .
+	cargo install --locked --path .
 	@echo "manual pages: hookstile man --dir ~/.local/share/man/man1; completions: hookstile completions --help"
