@@ -225,15 +225,18 @@ impl OutboundRequest {
         &self,
         route_headers: &[(HeaderName, HeaderValue)],
     ) -> Vec<String> {
+        // The value of a secret is private under any name.
         let own = route_headers
             .iter()
-            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+            .filter(|(name, value)| value.is_sensitive() || is_private_header(name.as_str()))
+            .map(|(_, value)| value.as_bytes());
         self.lines
             .iter()
             .filter_map(|line| Some((line_name(line), line_value(line)?)))
-            .chain(own)
             .filter(|(name, _)| is_private_header(&String::from_utf8_lossy(name)))
-            .map(|(_, value)| String::from_utf8_lossy(value).trim().to_owned())
+            .map(|(_, value)| value)
+            .chain(own)
+            .map(|value| String::from_utf8_lossy(value).trim().to_owned())
             .collect()
     }
 

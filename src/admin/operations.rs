@@ -15,7 +15,7 @@ pub(super) mod status;
 pub(super) mod test_event;
 pub(super) mod webhooks;
 
-use std::sync::Mutex as StdMutex;
+use std::sync::{Arc, Mutex as StdMutex};
 
 use tokio::sync::Mutex;
 
@@ -35,7 +35,7 @@ pub(super) struct Operations {
     /// The problems that were there a short time ago.
     tracker: StdMutex<ProblemTracker>,
     /// `None` if nobody is notified of problems.
-    announcer: Option<Announcer>,
+    announcer: Option<Arc<Announcer>>,
 }
 
 impl Operations {
@@ -43,7 +43,7 @@ impl Operations {
     pub(super) fn new(state: AdminState, notify: Option<notifications::Settings>) -> Self {
         let delays = notify.as_ref().map(notifications::Settings::delays);
         Self {
-            announcer: notify.map(Announcer::new),
+            announcer: notify.map(|settings| Arc::new(Announcer::new(settings))),
             state,
             redelivery: Mutex::default(),
             tracker: StdMutex::new(ProblemTracker::new(delays.unwrap_or_default())),

@@ -12,7 +12,7 @@ use crate::json::{Pointer, member};
 use json::Style;
 
 /// The largest decompressed body, in bytes. Larger ones are not webhooks.
-const INFLATED_BYTES_MAX: u64 = 16 << 20;
+const INFLATED_BYTES_MAX: u64 = 4 << 20;
 
 /// A hypothesis about the body.
 pub(super) struct BodyHypothesis {

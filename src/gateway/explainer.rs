@@ -17,7 +17,7 @@ use crate::outcome::Code;
 use crate::route::Route;
 
 /// The largest body that is explained, in bytes. It is copied once, and searched within limits.
-const BODY_MAX: usize = 1 << 20;
+const BODY_MAX: usize = 256 << 10;
 
 /// The time of rest after an explanation, as a multiple of the time that it took.
 const REST: u32 = 9;

@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::process::Process;
 use crate::harness::programs::{program, tool};
-use crate::harness::wait::eventually;
+use crate::harness::wait::eventually_in;
 use crate::harness::*;
 
 const TOKEN: &str = "browser_it_token_2f90";
@@ -87,7 +88,11 @@ fn browse(gateway: &Gateway, scenario: &str, token: &str, data: Value) -> Option
 
 async fn assert_browser_succeeds(browser: Option<Process>) {
     let Some(browser) = browser else { return };
-    let ended = eventually("the browser exits", async || browser.exit().is_some());
+    // It opens all pages in each colour scheme and size.
+    let limit = Duration::from_secs(120);
+    let ended = eventually_in(limit, "the browser exits", async || {
+        browser.exit().is_some()
+    });
     ended.await;
     assert!(
         browser.exit().is_some_and(|status| status.success()),

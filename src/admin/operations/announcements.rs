@@ -76,10 +76,14 @@ impl Announcer {
             let Some(open) = state.open.get(&key).filter(|open| open.own.is_none()) else {
                 continue;
             };
-            let announced = store.announce_problem(&key, &open.document).await;
-            // Its end was notified: for some time, no gateway could say that it goes on.
-            if let Ok(ProblemAnnouncement::First(id)) = announced {
-                self.send(NotificationKind::Began, &id, &open.document);
+            match store.announce_problem(&key, &open.document).await {
+                // Its end was notified: for some time, no gateway could say that it goes on.
+                Ok(ProblemAnnouncement::First(id)) => {
+                    self.send(NotificationKind::Began, &id, &open.document);
+                }
+                Ok(_) => {}
+                // The others would wait as long.
+                Err(_) => break,
             }
         }
         for (id, document) in store

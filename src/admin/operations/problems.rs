@@ -1,6 +1,6 @@
 //! The problems of the gateway: collects the facts, and follows what begins and ends.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -76,9 +76,13 @@ impl Operations {
             log(change);
         }
         if let Some(announcer) = &self.announcer {
-            announcer
-                .announce(&self.state.store, &changes, &problems, now)
-                .await;
+            let (announcer, store) = (Arc::clone(announcer), self.state.store.clone());
+            let present = problems.clone();
+            // A task of its own: the changes are told once, also if nobody waits for this report.
+            let announcing = tokio::spawn(async move {
+                announcer.announce(&store, &changes, &present, now).await;
+            });
+            let _ = announcing.await;
         }
         Ok(ProblemReport { problems, statuses })
     }
@@ -139,7 +143,8 @@ fn facts(status: &RouteStatus) -> RouteFacts {
     RouteFacts {
         name: route.name.clone(),
         stores_events: route.delivery_mode != DeliveryMode::Proxy,
-        upstream: route.url.clone(),
+        // The query may hold a credential, and problems are logged and sent.
+        upstream: route.url.split('?').next().unwrap_or_default().into(),
         active: route.active,
         off_line: route.off_line.clone(),
         paused: status.paused,

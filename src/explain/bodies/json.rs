@@ -8,8 +8,13 @@ use std::fmt::Write as _;
 
 use crate::json::find;
 
-/// The largest text to parse, in bytes. The tree takes many times the memory of its text.
-const TEXT_BYTES_MAX: usize = 4 << 20;
+/// The largest text to parse, in bytes. The tree takes up to 34 times the memory of its text.
+const TEXT_BYTES_MAX: usize = 512 << 10;
+
+/// The most bytes to write for each byte of the text, besides [`WRITTEN_BYTES_MIN`]. Indentation
+/// would otherwise multiply a text that is deep: anyone can send one.
+const WRITTEN_FACTOR_MAX: usize = 8;
+const WRITTEN_BYTES_MIN: usize = 64 << 10;
 
 /// The most levels of arrays and objects to parse, because the parser calls itself for each.
 const DEPTH_MAX: usize = 127;
@@ -25,6 +30,8 @@ pub(super) struct Style {
     sorted: bool,
     /// Writes `/` as `\/`.
     slashed: bool,
+    /// The most bytes to write.
+    bytes_max: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +53,7 @@ impl Style {
             strings,
             sorted: false,
             slashed: false,
+            bytes_max: usize::MAX,
         }
     }
 
@@ -93,8 +101,8 @@ impl Style {
         }
     }
 
-    /// Writes the body in this style; returns `None` if it is not JSON, or too long or too deep to
-    /// parse.
+    /// Writes the body in this style; returns `None` if it is not JSON, too long or too deep to
+    /// parse, or too long when it is written.
     pub(super) fn write(self, body: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(body)
             .ok()
@@ -104,9 +112,13 @@ impl Style {
             depth: 0,
         }
         .value()?;
+        let bounded = Self {
+            bytes_max: text.len() * WRITTEN_FACTOR_MAX + WRITTEN_BYTES_MIN,
+            ..self
+        };
         let mut written = String::with_capacity(text.len());
-        self.write_value(&value, 0, &mut written);
-        Some(written.into_bytes())
+        bounded.write_value(&value, 0, &mut written);
+        (written.len() <= bounded.bytes_max).then(|| written.into_bytes())
     }
 
     fn write_value(self, value: &Value<'_>, level: usize, to: &mut String) {
@@ -146,6 +158,9 @@ impl Style {
     ) {
         to.push(open);
         for (number, item) in items.iter().enumerate() {
+            if to.len() > self.bytes_max {
+                return;
+            }
             if number > 0 {
                 to.push_str(self.comma);
             }
@@ -349,6 +364,13 @@ mod tests {
             Style::compact().ascii().write("\"😀\"".as_bytes()).unwrap(),
             br#""\ud83d\ude00""#
         );
+    }
+
+    #[test]
+    fn deep_json_is_not_multiplied() {
+        let text = "[".repeat(120) + &"0,".repeat(100_000) + "0" + &"]".repeat(120);
+        assert!(Style::compact().write(text.as_bytes()).is_some());
+        assert_eq!(Style::pretty(4).write(text.as_bytes()), None);
     }
 
     #[test]

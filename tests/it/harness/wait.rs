@@ -15,10 +15,20 @@ where
     W: std::fmt::Display,
     F: AsyncFnMut() -> bool,
 {
+    eventually_in(TIMEOUT, what, condition)
+}
+
+/// Does the same as [`eventually`] for what takes long: fails the test after `limit`.
+#[track_caller]
+pub fn eventually_in<W, F>(limit: Duration, what: W, condition: F) -> impl Future<Output = ()>
+where
+    W: std::fmt::Display,
+    F: AsyncFnMut() -> bool,
+{
     let at = std::panic::Location::caller();
     let mut condition = condition;
     async move {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + limit;
         while !condition().await {
             assert!(Instant::now() < deadline, "never happened: {what} ({at})");
             sleep(Duration::from_millis(10)).await;
