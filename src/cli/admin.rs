@@ -380,6 +380,14 @@ impl CommandError {
     }
 }
 
+/// Writes a document on one line. JSON has line feeds only between its tokens, where a space means
+/// the same.
+pub(super) fn one_line(document: &impl Serialize) -> Result<String, CommandError> {
+    let text =
+        serde_json::to_string(document).map_err(|error| CommandError::Failed(error.to_string()))?;
+    Ok(terminal::escape_json(&text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::admin::{AdminClient, CommandError, GatewayArgs};
+use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
 use super::{FAILED, terminal};
 use crate::admin::shape::captures::{Capture, Captures, ListedCapture, OneCapture};
 use crate::admin::shape::webhook_id;
@@ -193,9 +193,7 @@ impl Output {
 
     fn write(&mut self, capture: &Capture, json: bool) -> Result<(), CommandError> {
         let bytes = if json {
-            let text = serde_json::to_string(capture)
-                .map_err(|error| CommandError::Failed(error.to_string()))?;
-            (terminal::escape_json(&text) + "\n").into_bytes()
+            (one_line(capture)? + "\n").into_bytes()
         } else {
             to_http(capture)?
         };

@@ -17,8 +17,7 @@ mod tail;
 
 use std::process::ExitCode;
 
-use super::admin::{AdminClient, CommandError, GatewayArgs};
-use super::terminal;
+use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
 use crate::admin::DeliveryPage;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, route_of, webhook_id};
 use crate::config::{self, StoreFolder};
@@ -251,12 +250,4 @@ fn next_cursor(page: &Deliveries) -> Result<Option<DeliveryId>, CommandError> {
         .map(str::parse)
         .transpose()
         .map_err(|_| CommandError::Failed("the response holds an invalid cursor".into()))
-}
-
-/// Writes a document on one line. JSON has line feeds only between its tokens, where a space means
-/// the same.
-fn one_line(document: &impl serde::Serialize) -> Result<String, CommandError> {
-    let text =
-        serde_json::to_string(document).map_err(|error| CommandError::Failed(error.to_string()))?;
-    Ok(terminal::escape_json(&text))
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::admin::{CommandError, GatewayArgs};
+use super::admin::{CommandError, GatewayArgs, one_line};
 use super::{FAILED, terminal};
 use crate::admin::shape::problems::{GatewayProblem, Problems};
 
@@ -35,9 +35,7 @@ fn show(args: &Args) -> Result<ExitCode, CommandError> {
     let admin = args.gateway.admin()?;
     let document = admin.get::<Problems>("/problems", &[])?;
     if args.json {
-        let text = serde_json::to_string(&document)
-            .map_err(|error| CommandError::Failed(error.to_string()))?;
-        terminal::print(&terminal::escape_json(&text))?;
+        terminal::print(&one_line(&document)?)?;
     } else if document.problems.is_empty() {
         terminal::print("no problems")?;
     } else {

@@ -4,7 +4,7 @@ mod tail;
 
 use std::process::ExitCode;
 
-use super::admin::{AdminClient, CommandError, GatewayArgs};
+use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
 use super::terminal;
 use crate::admin::shape::rejections::{Rejection, Rejections};
 use crate::admin::shape::webhook_id;
@@ -83,9 +83,7 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
     let admin = args.gateway.admin()?;
     let page = args.selection.rejections(&admin, args.limit)?;
     if args.json {
-        let text = serde_json::to_string(&page)
-            .map_err(|error| CommandError::Failed(error.to_string()))?;
-        terminal::print(&terminal::escape_json(&text))?;
+        terminal::print(&one_line(&page)?)?;
     } else if page.rejections.is_empty() {
         terminal::print_message("no rejections");
     } else {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::admin::{AdminClient, CommandError, GatewayArgs};
+use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
 use super::check::plural;
 use super::{FAILED, terminal};
 use crate::admin::shape::removed::{MovedEvents, RemovedRoute, RemovedRoutes};
@@ -357,9 +357,7 @@ fn events(count: u64) -> String {
 }
 
 fn print_json(document: &impl Serialize) -> Result<(), CommandError> {
-    let text =
-        serde_json::to_string(document).map_err(|error| CommandError::Failed(error.to_string()))?;
-    Ok(terminal::print(&terminal::escape_json(&text))?)
+    Ok(terminal::print(&one_line(document)?)?)
 }
 
 fn parse_json(text: &str) -> Result<Value, String> {

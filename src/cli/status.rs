@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::admin::{AdminClient, CommandError, GatewayArgs};
+use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
 use super::{FAILED, problems, terminal};
 use crate::admin::shape::{self, LongStats, Rejected, Webhook};
 
@@ -65,9 +65,7 @@ fn show(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
             admin: admin.url(),
             status: result.as_ref().ok(),
         };
-        let text = serde_json::to_string(&document)
-            .map_err(|error| CommandError::Failed(error.to_string()))?;
-        terminal::print(&terminal::escape_json(&text))?;
+        terminal::print(&one_line(&document)?)?;
     }
     let status = result?;
     if !args.json {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 
+use super::one_line;
 use super::{CommandError, GatewayArgs, Selection, kind};
 use crate::admin::shape::rejections::{Rejection, Rejections};
 use crate::cli::follow::Followed;
@@ -73,9 +74,7 @@ impl Known {
             request.left_out = 0;
             // Follows a moment after the request.
             request.explanation = None;
-            let text = serde_json::to_string(&request)
-                .map_err(|error| CommandError::Failed(error.to_string()))?;
-            let text = terminal::escape_json(&text);
+            let text = one_line(&request)?;
             let is_new = !self.requests.contains(&text);
             requests.insert(text.clone());
             if is_new && floor.is_none_or(|floor| request.at >= floor) {
