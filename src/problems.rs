@@ -5,8 +5,11 @@
 //! list, so that they never contradict each other. `tracker` remembers when each problem began.
 
 mod delivery;
+mod gateway;
+mod noise;
 mod senders;
 mod tracker;
+mod window;
 mod words;
 
 use std::cmp::Reverse;
@@ -118,12 +121,12 @@ pub(crate) struct GatewayFacts {
     pub draining: bool,
     /// The requests of the last hour that matched no route.
     pub unmatched: u64,
-    pub removed: Vec<RemovedFacts>,
+    pub removed: Vec<RemovedRoute>,
 }
 
 /// The stored events of a route that is no longer configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemovedFacts {
+pub(crate) struct RemovedRoute {
     pub name: Arc<str>,
     pub pending: u64,
     pub dead: u64,
@@ -228,8 +231,6 @@ pub(crate) const WINDOW_MIN: u64 = 5;
 const LATE: Duration = Duration::from_secs(15 * 60);
 /// The time before its expiry from which a used secret is a problem.
 const EXPIRES_SOON: Duration = Duration::from_secs(24 * 3600);
-/// The requests of an hour that make noise worth a line.
-const NOISE_MIN: u64 = 20;
 
 impl Severity {
     pub(crate) const fn as_str(self) -> &'static str {
@@ -330,8 +331,8 @@ pub(crate) fn problems(
     routes: &[RouteFacts],
     now: Timestamp,
 ) -> Vec<Problem> {
-    let mut problems = gateway_problems(gateway);
-    let mut noise = Noise::default();
+    let mut problems = gateway::gateway_problems(gateway);
+    let mut noise = noise::Noise::default();
     for route in routes {
         problems.extend(delivery::problem(route, now));
         match senders::problem(route, now) {
@@ -346,119 +347,11 @@ pub(crate) fn problems(
         gateway
             .removed
             .iter()
-            .map(|removed| removed_route(removed, now)),
+            .map(|removed| gateway::removed_route(removed, now)),
     );
     problems.extend(noise.problem(gateway.unmatched));
     problems.sort_by_key(Problem::rank);
     problems
-}
-
-fn gateway_problems(gateway: &GatewayFacts) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if let Some(refused) = &gateway.refused_configuration {
-        let more = match refused.count {
-            0 | 1 => String::new(),
-            count => format!(", and {} more", count - 1),
-        };
-        problems.push(Problem {
-            since: Some(refused.since),
-            ..Problem::new(
-                ProblemCode::ConfigurationRefused,
-                Severity::Critical,
-                format!(
-                    "the configuration on disk is refused: {}{more}; the next start will fail",
-                    refused.first
-                ),
-                "The previous configuration stays in effect. Run `hookstile check`, and correct \
-                 the file.",
-            )
-        });
-    }
-    if let Some(reason) = &gateway.store_unavailable {
-        problems.push(Problem::new(
-            ProblemCode::StoreUnavailable,
-            Severity::Critical,
-            reason.clone(),
-            "Senders get 503 and retry. Check the disk or the database; the log has the cause.",
-        ));
-    }
-    if gateway.store_full {
-        problems.push(Problem::new(
-            ProblemCode::StoreFull,
-            Severity::Critical,
-            "the store is full: new events get 503".into(),
-            "Raise `store.max_ids` or `store.max_size`, or make room on the disk.",
-        ));
-    }
-    if gateway.draining {
-        problems.push(Problem::new(
-            ProblemCode::Draining,
-            Severity::Notice,
-            "the gateway is stopping".into(),
-            "No action is needed if somebody stopped or upgrades it.",
-        ));
-    }
-    problems
-}
-
-/// Returns the problem of a route that is no longer configured. Its events wait for ever, so nothing
-/// gives them up; the end of the horizon says how long they are worth delivering.
-fn removed_route(removed: &RemovedFacts, now: Timestamp) -> Problem {
-    let RemovedFacts {
-        name,
-        pending,
-        dead,
-        ..
-    } = removed;
-    let dead_letters = words::counted(*dead, "dead letter", "dead letters");
-    let (severity, summary) = if *pending == 0 {
-        let are = if *dead == 1 { "is" } else { "are" };
-        (
-            Severity::Warning,
-            format!("no longer configured; {dead_letters} {are} left"),
-        )
-    } else {
-        let wait = if *pending == 1 { "waits" } else { "wait" };
-        let oldest = removed.oldest_waiting.map_or_else(String::new, |at| {
-            format!("; the oldest arrived {} ago", words::age(at, now))
-        });
-        let and_dead = if *dead == 0 {
-            String::new()
-        } else {
-            format!(", with {dead_letters}")
-        };
-        (
-            Severity::Critical,
-            format!(
-                "no longer configured; {} {wait} for it{and_dead}{oldest}",
-                words::events(*pending)
-            ),
-        )
-    };
-    let horizon = removed
-        .horizon_ends
-        .filter(|_| *pending > 0)
-        .map_or_else(String::new, |end| {
-            let verb = if end > now { "ends" } else { "ended" };
-            let at = words::time(end, now);
-            format!(" `retry.horizon` {verb} at {at}; they wait all the same.")
-        });
-    Problem {
-        route: Some(Arc::clone(name)),
-        at_risk: AtRisk {
-            events: pending + dead,
-            oldest: removed.oldest_waiting,
-            gives_up_at: None,
-        },
-        ..Problem::new(
-            ProblemCode::RouteRemoved,
-            severity,
-            summary,
-            &format!(
-                "Configure the route again, or move its events: `hookstile routes move {name} TO`.{horizon}"
-            ),
-        )
-    }
 }
 
 fn secret_problem(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
@@ -486,143 +379,6 @@ fn secret_problem(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         )
     };
     Some(problem.of_route(route))
-}
-
-/// The requests that no genuine sender makes, as they are collected into one line.
-#[derive(Default)]
-struct Noise {
-    rejected: u64,
-    routes: Vec<Arc<str>>,
-}
-
-/// The routes that a line of noise names.
-const NOISY_ROUTES_NAMED: usize = 3;
-
-impl Noise {
-    /// Adds the rejections of a route whose senders have no problem.
-    fn add(&mut self, route: &RouteFacts) {
-        let rejected: u64 = route
-            .hour
-            .iter()
-            .map(|minute| minute.requests.rejected)
-            .sum();
-        if rejected > 0 {
-            self.rejected += rejected;
-            self.routes.push(Arc::clone(&route.name));
-        }
-    }
-
-    fn problem(self, unmatched: u64) -> Option<Problem> {
-        if unmatched + self.rejected < NOISE_MIN {
-            return None;
-        }
-        let mut parts = Vec::new();
-        if unmatched > 0 {
-            parts.push(format!("{} matched no route", words::requests(unmatched)));
-        }
-        if self.rejected > 0 {
-            let shown = self.routes.iter().take(NOISY_ROUTES_NAMED);
-            let shown: Vec<_> = shown.map(|name| &**name).collect();
-            let omitted = match self.routes.len().saturating_sub(NOISY_ROUTES_NAMED) {
-                0 => String::new(),
-                omitted => format!(" and {omitted} more"),
-            };
-            let names = format!("{}{omitted}", shown.join(", "));
-            parts.push(format!(
-                "{} {} rejected on routes that work ({names})",
-                words::requests(self.rejected),
-                words::was_were(self.rejected),
-            ));
-        }
-        Some(Problem {
-            share: 0.0,
-            evidence: Some(Evidence::AllRejections),
-            ..Problem::new(
-                ProblemCode::Noise,
-                Severity::Notice,
-                format!("{} in the last hour", parts.join("; ")),
-                "Scanners do this. If a provider's URL is wrong, its requests are among them.",
-            )
-        })
-    }
-}
-
-/// The requests or attempts of the last minutes.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    minutes: usize,
-    good: u64,
-    bad: u64,
-}
-
-impl Window {
-    /// Counts the last minutes: as few as have enough requests.
-    fn count(hour: &[MinuteBucket; MINUTES], counts: impl Fn(&MinuteBucket) -> (u64, u64)) -> Self {
-        let of = |minutes: usize| {
-            let mut window = Self {
-                minutes,
-                good: 0,
-                bad: 0,
-            };
-            for minute in &hour[MINUTES - minutes..] {
-                let (good, bad) = counts(minute);
-                window.good += good;
-                window.bad += bad;
-            }
-            window
-        };
-        let [shorter @ .., longest] = WINDOWS;
-        shorter
-            .map(of)
-            .into_iter()
-            .find(|window| window.total() >= WINDOW_MIN)
-            .unwrap_or_else(|| of(longest))
-    }
-
-    fn total(self) -> u64 {
-        self.good + self.bad
-    }
-
-    /// Returns the share of the bad ones. With enough failures in a row and no success since, that
-    /// is all of them, however much went well before.
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
-    fn share(self, incident: Option<RunningIncident>) -> f64 {
-        if incident.is_some_and(|incident| incident.in_a_row >= WINDOW_MIN) {
-            return 1.0;
-        }
-        self.bad as f64 / self.total().max(1) as f64
-    }
-
-    /// Returns the rate of all of them, per minute.
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    fn per_minute(self) -> f64 {
-        self.total() as f64 / self.minutes as f64
-    }
-}
-
-/// Returns when an incident of this share began: all that failed in a row, or else the first of the
-/// minutes that had such a share without a break.
-fn began(
-    route: &RouteFacts,
-    incident: Option<RunningIncident>,
-    counts: impl Fn(&MinuteBucket) -> (u64, u64),
-) -> Option<Timestamp> {
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
-    let is_bad = |(good, bad): (u64, u64)| bad as f64 >= PROBLEM_SHARE * (good + bad) as f64;
-    let mut first = None;
-    for (ago, minute) in route.hour.iter().rev().enumerate() {
-        let counted = counts(minute);
-        if counted == (0, 0) {
-            continue;
-        }
-        if !is_bad(counted) {
-            break;
-        }
-        let back = jiff::SignedDuration::from_mins(i64::try_from(ago).unwrap_or_default());
-        first = Some(route.minute_began - back);
-    }
-    // Each of the two may have begun with failures that were none of this incident.
-    first.max(incident.map(|incident| incident.began))
 }
 
 #[cfg(test)]

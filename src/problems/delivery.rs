@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::window::{Window, began};
 use super::{
     AtRisk, CRITICAL_SHARE, Evidence, LATE, LastFailure, MIN_COUNT, PROBLEM_SHARE, Problem,
-    ProblemCode, RouteFacts, Severity, WINDOW_MIN, Window, began, words,
+    ProblemCode, RouteFacts, Severity, WINDOW_MIN, words,
 };
 use crate::activity::MinuteBucket;
 use crate::cause::Cause;

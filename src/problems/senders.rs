@@ -4,9 +4,10 @@
 use jiff::Timestamp;
 
 use super::delivery::later;
+use super::window::{Window, began};
 use super::{
     AtRisk, CRITICAL_SHARE, Evidence, MIN_COUNT, PROBLEM_SHARE, Problem, ProblemCode, RejectedKind,
-    RouteFacts, Severity, WINDOW_MIN, Window, began, words,
+    RouteFacts, Severity, WINDOW_MIN, words,
 };
 use crate::activity::MinuteBucket;
 use crate::outcome::Code;

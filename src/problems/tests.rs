@@ -491,14 +491,14 @@ fn codes_are_listed_and_differ() {
 
 #[test]
 fn removed_route_is_critical_while_events_wait() {
-    let mut removed = RemovedFacts {
+    let mut removed = RemovedRoute {
         name: "old".into(),
         pending: 3,
         dead: 1,
         oldest_waiting: Some(at("2026-06-01T15:40:00Z")),
         horizon_ends: Some(at("2026-06-04T15:40:00Z")),
     };
-    let listed = |removed: &RemovedFacts| {
+    let listed = |removed: &RemovedRoute| {
         let gateway = GatewayFacts {
             removed: vec![removed.clone()],
             ..GatewayFacts::default()

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Operations;
-use super::removed::RemovedRoute;
 use super::routes::RouteSummary;
 use crate::activity::RejectionCount;
 use crate::admin::audit::Operator;
 use crate::admin::error::OperationError;
 use crate::admin::reload::Reloaded;
-use crate::problems::Problem;
+use crate::problems::{Problem, RemovedRoute};
 use crate::store::StoreError;
 
 /// The health of the gateway.
@@ -62,12 +61,16 @@ impl Operations {
             .iter()
             .map(|activity| (activity.route.clone(), activity.rejections.last_hour(now)))
             .collect();
+        let (problems, removed) = match self.problem_report().await {
+            Ok(report) => (report.problems, report.removed),
+            Err(_) => Default::default(),
+        };
         Overview {
             health,
             routes,
             rejected,
-            removed: self.removed_routes().await.unwrap_or_default(),
-            problems: self.problems().await.unwrap_or_default(),
+            removed,
+            problems,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::admin::error::OperationError;
 use crate::outcome::TOO_MANY_COPIES;
 use crate::problems::{
     self, GatewayFacts, LastFailure, Problem, ProblemChange, ProblemCode, RejectedKind,
-    RemovedFacts, RouteFacts,
+    RemovedRoute, RouteFacts,
 };
 use crate::providers;
 use crate::route::DeliveryMode;
@@ -34,6 +34,9 @@ pub(in crate::admin) struct ProblemReport {
     pub problems: Vec<Problem>,
     /// In the order of the routes.
     pub statuses: Vec<RouteStatus>,
+    /// The routes that are no longer configured and have stored events; none while the store can't
+    /// say it in time.
+    pub removed: Vec<RemovedRoute>,
 }
 
 impl Operations {
@@ -66,7 +69,8 @@ impl Operations {
                 ..facts(status)
             });
         }
-        let mut problems = problems::problems(&self.gateway_facts(deadline).await, &routes, wall);
+        let gateway = self.gateway_facts(deadline).await;
+        let mut problems = problems::problems(&gateway, &routes, wall);
         let changes = self
             .tracker
             .lock()
@@ -84,12 +88,16 @@ impl Operations {
             });
             let _ = announcing.await;
         }
-        Ok(ProblemReport { problems, statuses })
+        Ok(ProblemReport {
+            problems,
+            statuses,
+            removed: gateway.removed,
+        })
     }
 
     async fn gateway_facts(&self, deadline: tokio::time::Instant) -> GatewayFacts {
         let state = &self.state;
-        let removed = self.removed_facts(deadline).await;
+        let removed = self.removed_in_time(deadline).await;
         GatewayFacts {
             refused_configuration: state.configuration.refused(),
             store_unavailable: state
@@ -106,17 +114,9 @@ impl Operations {
 
     /// Returns the routes that are no longer configured; none while the store can't say it by
     /// `deadline`.
-    async fn removed_facts(&self, deadline: tokio::time::Instant) -> Vec<RemovedFacts> {
+    async fn removed_in_time(&self, deadline: tokio::time::Instant) -> Vec<RemovedRoute> {
         let removed = timeout_at(deadline, self.removed_routes()).await;
-        let removed = removed.ok().and_then(Result::ok).unwrap_or_default();
-        let facts = removed.into_iter().map(|removed| RemovedFacts {
-            name: removed.name,
-            pending: removed.pending,
-            dead: removed.dead,
-            oldest_waiting: removed.oldest_waiting,
-            horizon_ends: removed.horizon_ends,
-        });
-        facts.collect()
+        removed.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Returns when a route's last delivery succeeded, if its attempts fail and the store says it

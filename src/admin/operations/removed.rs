@@ -2,42 +2,29 @@
 //! route.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::Operations;
 use crate::admin::audit::Operator;
 use crate::admin::error::OperationError;
+use crate::problems::RemovedRoute;
 use crate::queue::{MoveError, MovedEvents};
 use crate::route::DeliveryMode;
 use crate::store::{self, DeliveryFilter};
 
-/// A route that is no longer configured, with its stored events.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemovedRoute {
-    pub name: Arc<str>,
-    pub pending: u64,
-    pub dead: u64,
-    /// The arrival of the oldest event that waits.
-    pub oldest_waiting: Option<Timestamp>,
-    /// The time at which the retry horizon of that event ends. The event waits all the same.
-    pub horizon_ends: Option<Timestamp>,
-}
-
-impl RemovedRoute {
-    fn new(removed: store::RemovedRoute, now: Timestamp) -> Self {
-        Self {
-            name: removed.route,
-            pending: removed.pending,
-            dead: removed.dead,
-            oldest_waiting: removed.oldest_waiting,
-            horizon_ends: removed
-                .horizon_left
-                .and_then(|left| now.checked_add(left).ok())
-                // An estimate, because the horizon does not advance while no gateway runs.
-                .and_then(|end| Timestamp::from_second(end.as_second()).ok()),
-        }
+/// Returns a removed route with the time at which its horizon ends, as it is estimated now.
+fn estimated(removed: store::RemovedRoute, now: Timestamp) -> RemovedRoute {
+    RemovedRoute {
+        name: removed.route,
+        pending: removed.pending,
+        dead: removed.dead,
+        oldest_waiting: removed.oldest_waiting,
+        horizon_ends: removed
+            .horizon_left
+            .and_then(|left| now.checked_add(left).ok())
+            // An estimate, because the horizon does not advance while no gateway runs.
+            .and_then(|end| Timestamp::from_second(end.as_second()).ok()),
     }
 }
 
@@ -56,7 +43,7 @@ impl Operations {
         let routes = removed.into_iter();
         Ok(routes
             .filter(|removed| !configured.contains(&removed.route))
-            .map(|removed| RemovedRoute::new(removed, now))
+            .map(|removed| estimated(removed, now))
             .collect())
     }
 

@@ -5,9 +5,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::admin::operations::removed;
 use crate::admin::webhook_id::webhook_id;
-use crate::queue;
+use crate::{problems, queue};
 
 /// A route that is no longer configured, with its stored events. They wait until it is back, or are
 /// moved to another route.
@@ -47,8 +46,8 @@ pub(crate) struct MovedEvents {
     pub left: usize,
 }
 
-impl From<removed::RemovedRoute> for RemovedRoute {
-    fn from(removed: removed::RemovedRoute) -> Self {
+impl From<problems::RemovedRoute> for RemovedRoute {
+    fn from(removed: problems::RemovedRoute) -> Self {
         Self {
             id: webhook_id(&removed.name),
             name: removed.name.to_string(),
