@@ -10,8 +10,9 @@ use super::chart::{self, Bars, Hour};
 use super::page::{Moment, Page, Shared, respond};
 use super::problems::ProblemNotice;
 use super::words;
-use crate::admin::error::ApiError;
-use crate::admin::operations::problems::ProblemReport;
+use crate::admin::error::{ApiError, OperationError};
+use crate::admin::operations::Operations;
+use crate::admin::operations::numbers::HourlyDeliveries;
 use crate::admin::operations::status::RouteStatus;
 use crate::problems::Severity;
 
@@ -59,9 +60,17 @@ pub(super) async fn page(
     RawQuery(query): RawQuery,
 ) -> Response {
     let all = query.as_deref() == Some("all");
-    let report = operations.problem_report().await.map_err(ApiError::from);
-    respond(report.map(|report| {
-        let ProblemReport { problems, statuses } = report;
+    respond(
+        Overview::load(&operations, page, all)
+            .await
+            .map_err(ApiError::from),
+    )
+}
+
+impl Overview {
+    async fn load(operations: &Operations, page: Page, all: bool) -> Result<Self, OperationError> {
+        let report = operations.problem_report().await?;
+        let problems = report.problems;
         let (health, unmatched) = (operations.health(), operations.unmatched_in_last_hour());
         let severity = |status: &RouteStatus| {
             let of_route = |route: &Arc<str>| *route == status.route.name;
@@ -70,7 +79,8 @@ pub(super) async fn page(
                 .find(|problem| problem.route.as_ref().is_some_and(of_route))
                 .map(|problem| problem.severity)
         };
-        let mut shown: Vec<_> = statuses
+        let mut shown: Vec<_> = report
+            .statuses
             .iter()
             .map(|status| (severity(status), status))
             .collect();
@@ -87,18 +97,18 @@ pub(super) async fn page(
         }
         let highest = shown.iter().map(|(_, status)| chart::highest(&status.hour));
         let top = chart::axis_top(highest.max().unwrap_or(0));
-        let rows = shown
-            .into_iter()
-            .map(|(severity, status)| {
-                let hour = Hour {
-                    minutes: &status.hour,
-                    known: operations.minutes_known(&status.route.name),
-                    page: &page,
-                };
-                Row::new(status, severity, hour.requests(Some(top)), &page)
-            })
-            .collect();
-        Overview {
+        let mut rows = Vec::with_capacity(shown.len());
+        for (severity, status) in shown {
+            let deliveries = operations.hourly_deliveries(status).await;
+            let hour = Hour {
+                minutes: &status.hour,
+                known: operations.minutes_known(&status.route.name),
+                page: &page,
+            };
+            let spark = hour.requests(Some(top));
+            rows.push(Row::new(status, &deliveries, severity, spark, &page));
+        }
+        Ok(Self {
             problems_omitted: problems.len().saturating_sub(PROBLEMS_LISTED),
             problems: problems
                 .iter()
@@ -112,11 +122,9 @@ pub(super) async fn page(
             rows,
             spark_top: words::count(top),
             rows_omitted,
-        }
-    }))
-}
+        })
+    }
 
-impl Overview {
     /// Returns the route of the worst problem that is a route's.
     fn worst_route(&self) -> Option<&str> {
         self.problems
@@ -132,7 +140,13 @@ impl Overview {
 }
 
 impl Row {
-    fn new(status: &RouteStatus, severity: Option<Severity>, spark: Bars, page: &Page) -> Self {
+    fn new(
+        status: &RouteStatus,
+        deliveries: &HourlyDeliveries,
+        severity: Option<Severity>,
+        spark: Bars,
+        page: &Page,
+    ) -> Self {
         let requests = status.requests();
         Self {
             name: status.route.name.to_string(),
@@ -141,9 +155,8 @@ impl Row {
             class: severity.map_or("", Severity::class),
             spark,
             rate: words::rate(status.requests_per_second),
-            success: success_rate(status.deliveries.delivered, status.deliveries.missed),
-            p95: status
-                .deliveries
+            success: success_rate(deliveries.delivered, deliveries.missed),
+            p95: deliveries
                 .p95_seconds
                 .map_or_else(|| "–".into(), words::milliseconds),
             rejected: words::count(requests.rejected),

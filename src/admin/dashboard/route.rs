@@ -15,6 +15,7 @@ use super::rejections::{RejectedRow, RejectionGroup};
 use super::words;
 use crate::admin::error::{ApiError, OperationError};
 use crate::admin::operations::Operations;
+use crate::admin::operations::numbers::HourlyDeliveries;
 use crate::admin::operations::routes::RouteSummary;
 use crate::admin::operations::status::{RouteStatus, SecretUse};
 use crate::admin::webhook_id::webhook_id;
@@ -103,7 +104,8 @@ impl Route {
             limit: LISTED,
             ..DeliveryFilter::default()
         };
-        let deliveries = operations.deliveries(filter).await?.deliveries;
+        let latest = operations.deliveries(filter).await?.deliveries;
+        let last_hour = &summary.last_hour;
         let rejected = operations.rejections(Some(name), None, LISTED)?.requests;
         let hour = Hour {
             minutes: &status.hour,
@@ -128,15 +130,15 @@ impl Route {
             mode: route.delivery_mode.as_str(),
             mode_text,
             pause_text,
-            tiles: tiles(&status, &page),
+            tiles: tiles(&status, last_hour, &page),
             history: vec![
                 ("last verified", moment(status.last_verified)),
                 ("last success", moment(record.last_success)),
                 ("last failure", moment(record.last_failure)),
             ],
-            delivered_lately: words::count(status.deliveries.delivered),
+            delivered_lately: words::count(last_hour.delivered),
             delivered: words::count(record.successful),
-            delivery_p95: status.deliveries.p95_seconds.map(words::milliseconds),
+            delivery_p95: last_hour.p95_seconds.map(words::milliseconds),
             facts: facts(&summary, &page),
             requests: hour.requests(None),
             attempts: hour.attempts(),
@@ -151,7 +153,7 @@ impl Route {
                 .iter()
                 .map(|request| RejectedRow::new(request, &page))
                 .collect(),
-            deliveries: deliveries
+            deliveries: latest
                 .into_iter()
                 .map(|view| events::list_entry(view, &page))
                 .collect(),
@@ -184,7 +186,7 @@ fn mode_in_words(mode: DeliveryMode) -> (&'static str, &'static str) {
 }
 
 /// Returns the route's numbers: six, which fill two, three or six columns.
-fn tiles(status: &RouteStatus, page: &Page) -> Vec<Tile> {
+fn tiles(status: &RouteStatus, last_hour: &HourlyDeliveries, page: &Page) -> Vec<Tile> {
     let (requests, name) = (status.requests(), &status.route.name);
     let tile = |label, value, link: String| Tile {
         label,
@@ -205,7 +207,7 @@ fn tiles(status: &RouteStatus, page: &Page) -> Vec<Tile> {
         },
         tile(
             "success, last hour",
-            success_rate(status.deliveries.delivered, status.deliveries.missed),
+            success_rate(last_hour.delivered, last_hour.missed),
             format!("/ui/events?webhook_id={name}&within=1h"),
         ),
         tile(

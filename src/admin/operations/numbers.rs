@@ -4,6 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Operations;
+use super::status::RouteStatus;
 use crate::activity::{MINUTES, MinuteBucket};
 use crate::route::DeliveryMode;
 use crate::store::{DeliveryFilter, DeliveryState};
@@ -11,8 +12,8 @@ use crate::store::{DeliveryFilter, DeliveryState};
 /// The time after which a waiting event counts as late.
 const LATE_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
-/// The minutes whose latest percentile is shown.
-const RECENT_MINUTES: usize = 5;
+/// The minutes that count as recent.
+pub(super) const RECENT_MINUTES: usize = 5;
 
 /// The deliveries of a route in the last hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -74,6 +75,13 @@ impl HourlyDeliveries {
 }
 
 impl Operations {
+    /// Returns the figures of a route. Unlike its status, they take a count in the store.
+    pub(crate) async fn hourly_deliveries(&self, status: &RouteStatus) -> HourlyDeliveries {
+        let route = &status.route;
+        let late = self.count_late(&route.name, status.oldest_waiting).await;
+        HourlyDeliveries::new(route.delivery_mode, &status.hour, late)
+    }
+
     /// Counts the events of a route that wait for more than a minute, where the oldest one arrived
     /// at `oldest`. They are counted up to 10,000.
     pub(super) async fn count_late(&self, route: &str, oldest: Option<Timestamp>) -> u64 {

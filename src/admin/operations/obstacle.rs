@@ -3,12 +3,10 @@
 use std::time::Instant;
 
 use super::Operations;
+use super::numbers::RECENT_MINUTES;
 use crate::activity::{MINUTES, MinuteBucket};
 
-/// The minutes that count as recent.
-const RECENT_MINUTES: usize = 5;
-
-/// The reason why a redelivery to a route helps nobody now.
+/// The reason why a redelivery to a route would not be delivered now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin) enum Obstacle {
     /// The route is not configured.

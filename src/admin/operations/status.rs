@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use super::Operations;
-use super::numbers::HourlyDeliveries;
 use super::routes::ServedRoute;
 use crate::activity::{
     Incident, MINUTES, MinuteBucket, RejectionCount, RejectionHistory, RequestCounts,
@@ -48,7 +47,6 @@ pub(in crate::admin) struct RouteStatus {
     pub rejected_lately: Vec<RejectionCount>,
     /// The explanation of the latest request that did not verify.
     pub explanation: Option<Arc<str>>,
-    pub deliveries: HourlyDeliveries,
     /// The time from a stored event's arrival after which it is not retried.
     pub retry_horizon: Duration,
     pub secrets: Vec<SecretUse>,
@@ -74,13 +72,7 @@ impl Operations {
                 .filter_map(|active| RouteStatus::read(&state, active, now))
                 .collect()
         });
-        let mut statuses: Vec<RouteStatus> = statuses.await.map_err(|_| StoreError::Unavailable)?;
-        for status in &mut statuses {
-            let (route, oldest) = (&status.route, status.oldest_waiting);
-            let late = self.count_late(&route.name, oldest).await;
-            status.deliveries = HourlyDeliveries::new(route.delivery_mode, &status.hour, late);
-        }
-        Ok(statuses)
+        Ok(statuses.await.map_err(|_| StoreError::Unavailable)?)
     }
 
     /// Counts the requests of the last hour that matched no route.
@@ -142,7 +134,6 @@ impl RouteStatus {
             rejected_lately: rejected_lately(&activity.rejections, now),
             retry_horizon: active.route.retry.horizon,
             minute_began: wall - sender.history.elapsed_of_minute(now),
-            deliveries: HourlyDeliveries::default(),
             failing: sender.history.failing_attempts(now).map(running),
             rejecting: sender.history.rejected_requests(now).map(running),
             last_failure: active.route.upstream.last_failure(),

@@ -5,35 +5,24 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::deliveries::Limit;
 use super::extract::{Parameters, RouteName, Shared, pairs};
+use super::rejections::Selection;
 use crate::admin::audit::Operator;
 use crate::admin::error::{ApiError, OperationError};
 use crate::admin::http::json;
 use crate::admin::operations::Operations;
 use crate::admin::parameters::rejection_filter;
 use crate::admin::shape::captures::{Captures, OneCapture};
-use crate::outcome::Code;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
         .routes(routes!(captures))
         .routes(routes!(captures_of_webhook))
         .routes(routes!(capture))
-}
-
-/// The parameters of a list of captured requests.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "read by the description of the API only")]
-struct Selection {
-    /// The outcome of the requests to list.
-    #[param(inline, value_type = Option<Code>)]
-    outcome: Option<String>,
 }
 
 /// Lists the captured requests of all webhooks, without their headers and bodies.

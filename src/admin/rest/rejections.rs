@@ -24,11 +24,11 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
         .routes(routes!(rejections_of_webhook))
 }
 
-/// The parameters of a list of rejected requests.
+/// The parameters of a list of rejected requests, or of captured ones.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "read by the description of the API only")]
-struct Selection {
+pub(super) struct Selection {
     /// The outcome of the requests to list.
     #[param(inline, value_type = Option<Code>)]
     outcome: Option<String>,
