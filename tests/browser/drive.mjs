@@ -100,6 +100,8 @@ const scenarios = {
     await page.click('summary');
     await page.fill('[name=since]', local.slice(0, 16).replace(' ', 'T'));
     await page.click('main .primary');
+    // The script has run when the page is loaded.
+    await page.waitForURL(/since=/, { waitUntil: 'load' });
     const since = new URL(page.url()).searchParams.get('since');
     assert.equal(new Date(since).getTime(), Math.floor(at.getTime() / 60_000) * 60_000);
     assert.equal((await page.inputValue('[name=since]')).slice(0, 16), local.slice(0, 16).replace(' ', 'T'));
