@@ -5,6 +5,7 @@
 //! (several gateways).
 
 mod claim_lease;
+mod delivery_state;
 mod domain;
 mod embedded;
 mod migration;
@@ -21,6 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
+use delivery_state::RECORD_BYTES;
 use domain::RecordLimits;
 use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
@@ -41,10 +43,6 @@ pub use records::{
 
 /// The limit of removed routes that are listed.
 const REMOVED_ROUTES_MAX: usize = 1_000;
-
-/// Approximate bytes that a delivery's row and its index entries use besides the payload. Counted
-/// against the retention limits.
-const RECORD_BYTES: i64 = 300;
 
 /// The engine to use, with its settings.
 #[derive(Debug, Clone)]

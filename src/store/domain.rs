@@ -338,11 +338,6 @@ pub struct RemovedRoute {
     pub horizon_left: Option<SignedDuration>,
 }
 
-/// The `reason` of a pending delivery that the gateway redelivers by itself. If it becomes a dead
-/// letter again, its reason is `again`, and it is not redelivered automatically any more. So the
-/// gateway tries no dead letter for ever.
-pub(super) const AUTOMATIC: &str = "automatic";
-
 /// A request to deliver an event again.
 #[derive(Debug, Clone)]
 pub struct Requeue {
@@ -350,7 +345,8 @@ pub struct Requeue {
     /// The state that the delivery must still have; `None` accepts any.
     pub expected_state: Option<DeliveryState>,
     pub due: DueAt,
-    /// The gateway does this itself, which it does once. See [`AUTOMATIC`].
+    /// The gateway does this itself, which it does once: a delivery that becomes a dead letter again
+    /// is not redelivered automatically any more.
     pub automatic: bool,
     /// The event's keys that the ledger must mark as completed, because the event is queued again.
     pub completing: Vec<EventRow>,

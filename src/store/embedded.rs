@@ -46,8 +46,8 @@ use write::Job;
 use super::{
     AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease,
     ClaimResult, ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord,
-    DeliveryState, DueAt, DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow,
-    KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES,
+    DeliveryState, DueAt, DueEvent, DueEvents, Durability, EventKey, EventRow, KnownEvent,
+    LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES,
     REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
     RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };

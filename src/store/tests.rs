@@ -2,7 +2,7 @@
 
 #[path = "../../tests/it/harness/cluster.rs"]
 mod cluster;
-mod fixtures;
+pub(super) mod fixtures;
 #[path = "../../tests/it/harness/programs.rs"]
 mod programs;
 mod test_store;

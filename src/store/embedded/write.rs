@@ -22,6 +22,7 @@ use super::{
     AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryId, DeliveryState, EventKey, Requeue,
     RequeueResult, RowId, Settlement, StoreError, StoreRoute, opening, schema,
 };
+use crate::store::delivery_state::StoreTime;
 use crate::store::uptime::Uptime;
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -201,8 +202,10 @@ impl Writer {
             let mut batch_writer = BatchWriter::new(
                 &transaction,
                 &mut self.cursor,
-                now,
-                shared.uptime.now_due(),
+                StoreTime {
+                    now,
+                    now_due: shared.uptime.now_due(),
+                },
                 wall_ms,
             );
             let replies = batch
