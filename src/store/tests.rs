@@ -8,6 +8,7 @@ mod programs;
 mod test_store;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
