@@ -338,6 +338,7 @@ impl Store {
             Arc::clone(&batch_shared).write_all(batch)
         });
         tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
@@ -609,8 +610,9 @@ impl Store {
         state: DeliveryState,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let route_names = (&*from, &*to);
-        let work = on!(connection => removed::move_events(connection, route_names, state, limit));
+        let (route_names, owner) = ((&*from, &*to), self.shared().owner);
+        let work = on!(connection =>
+            removed::move_events(connection, owner, route_names, state, limit));
         // Not repeated after a timeout, because its events would be missing in the count.
         let moved = self.run("commit", OnTimeout::Fail, work).await?;
         if moved > 0 && state == DeliveryState::Pending {

@@ -310,3 +310,56 @@ async fn route_of_a_killed_gateway_is_removed() {
     test_store.advance(&two, SECOND * 20);
     wait_for_removed(&two, &[("billing", 1)]).await;
 }
+
+async fn wait_for_sql(test_store: &TestStore, query: &str, expected: &str) {
+    for _ in 0..500 {
+        if test_store.sql(query) == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{query} is not {expected}");
+}
+
+#[tokio::test]
+async fn route_of_another_gateway_is_not_moved() {
+    two!(test_store, one, two);
+    one.update_routes(active(&["billing"]));
+    wait_until_registered(&two, "billing").await;
+    queued(&one, 1, "a").await;
+    let move_all = async |store: &Store| {
+        let moved = store.move_events("billing".into(), "next".into(), DeliveryState::Pending, 10);
+        moved.await.unwrap()
+    };
+    assert_eq!(move_all(&two).await, 0);
+    one.close(true).await;
+    assert_eq!(move_all(&two).await, 1);
+}
+
+#[tokio::test]
+async fn sweeping_gateway_counts_as_running() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let one = test_store.open().await;
+    one.update_routes(active(&["billing"]));
+    wait_until_registered(&one, "billing").await;
+    // Each statement of the sweep takes two seconds, and it needs many.
+    test_store.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_sleep(2); RETURN NULL; END';
+         CREATE TRIGGER slow AFTER DELETE ON hookstile.ledger EXECUTE FUNCTION slow();
+         INSERT INTO hookstile.ledger (key, token, forwards, ends_ms, ends_before_ms, attempts,
+            possibly_delivered)
+         SELECT gen_random_uuid(), 0, true, 0, 0, 0, false FROM generate_series(1, 10000)",
+    );
+    let sweeping = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    wait_for_sql(&test_store, sweeping, "1").await;
+    let two = test_store.open().await;
+    test_store.advance(&two, SECOND * 20);
+    let seen = "SELECT count(*) > 0 FROM hookstile.gateways, hookstile.clock
+        WHERE seen_ms > now - 15000";
+    wait_for_sql(&test_store, seen, "t").await;
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
+    assert_eq!(test_store.sql(sweeping), "1", "the sweep goes on");
+}
