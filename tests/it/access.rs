@@ -1,6 +1,8 @@
 //! Access to the admin listener: the host names and tokens it accepts, and the audit log of every
 //! change.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::command::{command, finish};
@@ -114,8 +116,10 @@ async fn login_ends_when_its_token_does() {
             .status
     };
     assert_eq!((status(&operator).await, status(&reader).await), (200, 200));
-    let expires = r#"{env: ADMIN, expires: "2020-01-01T00:00:00Z"}"#;
-    let earlier = guarded(route).yaml().replace("{env: ADMIN}", expires);
+    // A token that has expired already is refused.
+    let expires = jiff::Timestamp::now() + Duration::from_secs(5);
+    let expires = format!("{{env: ADMIN, expires: \"{expires}\"}}");
+    let earlier = guarded(route).yaml().replace("{env: ADMIN}", &expires);
     gateway.rewrite_text(&earlier);
     eventually("the operator is logged out", async || {
         status(&operator).await == 401
