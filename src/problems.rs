@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use crate::activity::{MINUTES, MinuteBucket, RejectionKind};
 use crate::cause::Cause;
 
-pub(crate) use tracker::{Delays, ProblemChange, ProblemTracker};
+pub(crate) use tracker::{Delays, ProblemChange, ProblemTracker, SeriousProblem};
 
 /// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

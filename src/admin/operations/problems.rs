@@ -1,16 +1,16 @@
 //! The problems of the gateway: collects the facts, and follows what begins and ends.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{MissedTickBehavior, interval, timeout_at};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Operations;
 use super::status::RouteStatus;
+use super::stored_facts::StoredFacts;
 use crate::activity::RejectionCount;
 use crate::admin::dashboard::words::explain_rejection;
-use crate::admin::error::OperationError;
 use crate::outcome::TOO_MANY_COPIES;
 use crate::problems::{
     self, GatewayFacts, LastFailure, Problem, ProblemChange, ProblemCode, RejectedKind,
@@ -23,9 +23,6 @@ use crate::store::StoreError;
 /// The time between two looks at the problems when nobody asks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The time within which the store says when the last deliveries of failing routes succeeded.
-const STORE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// The time over which a provider retries if that is not known.
 const USUAL_PROVIDER_HORIZON: Duration = Duration::from_secs(72 * 3600);
 
@@ -34,8 +31,7 @@ pub(in crate::admin) struct ProblemReport {
     pub problems: Vec<Problem>,
     /// In the order of the routes.
     pub statuses: Vec<RouteStatus>,
-    /// The routes that are no longer configured and have stored events; none while the store can't
-    /// say it in time.
+    /// The routes that are no longer configured and have stored events, as the store said it last.
     pub removed: Vec<RemovedRoute>,
 }
 
@@ -47,91 +43,66 @@ impl Operations {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // Fails only while the process ends.
-            let _ = self.problem_report().await;
+            self.problem_report().await;
         }
     }
 
     /// Returns the current problems, the worst first.
-    pub(in crate::admin) async fn problems(&self) -> Result<Vec<Problem>, OperationError> {
-        Ok(self.problem_report().await?.problems)
+    pub(in crate::admin) async fn problems(&self) -> Vec<Problem> {
+        self.problem_report().await.problems
     }
 
-    /// Returns the current problems and the statuses of all routes.
-    pub(in crate::admin) async fn problem_report(&self) -> Result<ProblemReport, OperationError> {
-        let statuses = self.route_statuses().await?;
-        let (now, wall) = (Instant::now(), Timestamp::now());
-        let mut routes = Vec::with_capacity(statuses.len());
-        let deadline = tokio::time::Instant::now() + STORE_TIMEOUT;
-        for status in &statuses {
-            routes.push(RouteFacts {
-                last_success: self.last_success(status, deadline).await,
+    /// Returns the current problems and the statuses of all routes. Waits for the store, but not
+    /// for long.
+    pub(in crate::admin) async fn problem_report(&self) -> ProblemReport {
+        let mut statuses = self.route_statuses();
+        let stored = self.stored.read(&statuses).await;
+        for status in &mut statuses {
+            let oldest = stored.oldest_waiting.get(&status.route.name);
+            status.oldest_waiting = oldest.filter(|_| status.pending > 0).copied();
+        }
+        let routes: Vec<_> = statuses
+            .iter()
+            .map(|status| RouteFacts {
+                last_success: stored.last_success.get(&status.route.name).copied(),
                 ..facts(status)
-            });
-        }
-        let gateway = self.gateway_facts(deadline).await;
+            })
+            .collect();
+        let wall = Timestamp::now();
+        let gateway = self.gateway_facts(&stored);
         let mut problems = problems::problems(&gateway, &routes, wall);
-        let changes = self
-            .tracker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(&mut problems, now, wall);
-        for change in &changes {
-            log(change);
-        }
-        if let Some(announcer) = &self.announcer {
-            let (announcer, store) = (Arc::clone(announcer), self.state.store.clone());
-            let present = problems.clone();
-            // A task of its own: the changes are told once, also if nobody waits for this report.
-            let announcing = tokio::spawn(async move {
-                announcer.announce(&store, &changes, &present, now).await;
-            });
-            let _ = announcing.await;
-        }
-        Ok(ProblemReport {
+        self.track(&mut problems, wall);
+        ProblemReport {
             problems,
             statuses,
             removed: gateway.removed,
-        })
-    }
-
-    async fn gateway_facts(&self, deadline: tokio::time::Instant) -> GatewayFacts {
-        let state = &self.state;
-        let removed = self.removed_in_time(deadline).await;
-        GatewayFacts {
-            refused_configuration: state.configuration.refused(),
-            store_unavailable: state
-                .store
-                .check_open()
-                .err()
-                .map(|error| error.to_string()),
-            store_full: state.store.check_room(None) == Err(StoreError::Full),
-            draining: *state.draining.borrow(),
-            unmatched: self.unmatched_in_last_hour(),
-            removed,
         }
     }
 
-    /// Returns the routes that are no longer configured; none while the store can't say it by
-    /// `deadline`.
-    async fn removed_in_time(&self, deadline: tokio::time::Instant) -> Vec<RemovedRoute> {
-        let removed = timeout_at(deadline, self.removed_routes()).await;
-        removed.ok().and_then(Result::ok).unwrap_or_default()
+    /// Sets since when the problems are there, and logs and announces what has changed.
+    fn track(&self, problems: &mut [Problem], wall: Timestamp) {
+        let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let changes = tracker.observe(problems, now, wall);
+        if let Some(announcer) = &self.announcer {
+            announcer.publish(now, tracker.serious());
+        }
+        drop(tracker);
+        for change in &changes {
+            log(change);
+        }
     }
 
-    /// Returns when a route's last delivery succeeded, if its attempts fail and the store says it
-    /// by `deadline`.
-    async fn last_success(
-        &self,
-        status: &RouteStatus,
-        deadline: tokio::time::Instant,
-    ) -> Option<Timestamp> {
-        status.failing?;
-        let totals = self
-            .state
-            .store
-            .route_stats(status.route.name.clone(), i64::MAX);
-        timeout_at(deadline, totals).await.ok()?.ok()?.last_success
+    fn gateway_facts(&self, stored: &StoredFacts) -> GatewayFacts {
+        let state = &self.state;
+        GatewayFacts {
+            refused_configuration: state.configuration.refused(),
+            store_unavailable: self.stored.trouble(),
+            store_full: state.store.check_room(None) == Err(StoreError::Full),
+            draining: *state.draining.borrow(),
+            unmatched: self.unmatched_in_last_hour(),
+            removed: stored.removed.clone(),
+        }
     }
 }
 
@@ -206,9 +177,7 @@ fn explained(group: &RejectionCount) -> RejectedKind {
 /// Logs an outage of a route when it begins and when it is over. Others have log lines of their
 /// own where they happen.
 fn log(change: &ProblemChange) {
-    let (ProblemChange::Appeared(problem) | ProblemChange::Disappeared(problem)) = change else {
-        return;
-    };
+    let (ProblemChange::Appeared(problem) | ProblemChange::Disappeared(problem)) = change;
     let is_there = matches!(change, ProblemChange::Appeared(_));
     let route = problem.route.as_deref();
     let summary = is_there.then_some(problem.summary.as_str());

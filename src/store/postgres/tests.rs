@@ -9,7 +9,7 @@ use crate::store::tests::{
 };
 use crate::store::{
     AttemptHistory, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState, EventKey,
-    LedgerEntry, Store, StoreError,
+    LedgerEntry, SeenIncident, Store, StoreError, Untold,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -362,4 +362,129 @@ async fn sweeping_gateway_counts_as_running() {
     wait_for_sql(&test_store, seen, "t").await;
     assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
     assert_eq!(test_store.sql(sweeping), "1", "the sweep goes on");
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Reports that a gateway sees one problem, or none.
+async fn report(store: &Store, seen: Option<(i16, i16)>) -> u64 {
+    let seen = seen.map(|(severity, lasting)| SeenIncident {
+        key: "upstream_failing billing".into(),
+        document: format!("of {severity}"),
+        severity,
+        lasting,
+    });
+    let seen: Vec<_> = seen.into_iter().collect();
+    let reported = store.report_incidents(&seen, MINUTE * 2, MINUTE * 60);
+    reported.await.unwrap()
+}
+
+/// Claims what is due and says that it was sent. Returns what it was with the ID of the incident.
+async fn send(store: &Store) -> Option<(Untold, String)> {
+    let claimed = store.claim_incident(SECOND * 15).await.unwrap()?;
+    store.mark_incident_told(&claimed).await.unwrap();
+    Some((claimed.incident.untold, claimed.incident.id))
+}
+
+#[tokio::test]
+async fn incident_is_told_once_among_gateways() {
+    two!(test_store, one, two);
+    for store in [&one, &two] {
+        report(store, Some((2, 2))).await;
+    }
+    let claimed = one.claim_incident(SECOND * 15).await.unwrap().unwrap();
+    assert_eq!(claimed.incident.untold, Untold::Began(2));
+    assert_eq!(send(&two).await, None, "claimed by the other gateway");
+    one.mark_incident_told(&claimed).await.unwrap();
+    for store in [&two, &one] {
+        report(store, Some((3, 2))).await;
+        assert_eq!(send(store).await, None);
+    }
+    for store in [&two, &one] {
+        report(store, Some((3, 3))).await;
+    }
+    let id = claimed.incident.id;
+    assert_eq!(send(&two).await, Some((Untold::Began(3), id.clone())));
+    assert_eq!(send(&one).await, None);
+    test_store.advance(&one, MINUTE * 2);
+    for store in [&one, &two] {
+        report(store, None).await;
+    }
+    assert_eq!(send(&one).await, Some((Untold::Ended, id)));
+    assert_eq!(send(&two).await, None);
+}
+
+#[tokio::test]
+async fn owed_notification_passes_to_another_gateway() {
+    two!(test_store, one, two);
+    report(&one, Some((3, 3))).await;
+    let owed = one.claim_incident(SECOND * 15).await.unwrap().unwrap();
+    drop(one);
+    assert_eq!(send(&two).await, None);
+    test_store.advance(&two, MINUTE * 2);
+    report(&two, None).await;
+    let id = owed.incident.id;
+    let sent = [send(&two).await, send(&two).await, send(&two).await];
+    let [began, ended] = [Untold::Began(3), Untold::Ended].map(|untold| Some((untold, id.clone())));
+    assert_eq!(sent, [began, ended, None], "no end without a beginning");
+}
+
+#[tokio::test]
+async fn incident_goes_on_while_one_gateway_sees_it() {
+    two!(test_store, one, two);
+    report(&one, Some((3, 3))).await;
+    assert!(send(&one).await.is_some());
+    for _ in 0..3 {
+        test_store.advance(&one, MINUTE);
+        // Too new to be told, as after a restart.
+        report(&one, Some((3, 0))).await;
+        report(&two, None).await;
+        assert_eq!(send(&two).await, None);
+    }
+}
+
+#[tokio::test]
+async fn downtime_ends_no_incident() {
+    two!(test_store, one, two);
+    report(&one, Some((3, 3))).await;
+    assert!(send(&one).await.is_some());
+    test_store.advance_while_closed(MINUTE * 60);
+    report(&two, None).await;
+    assert_eq!(send(&two).await, None);
+}
+
+#[tokio::test]
+async fn refused_notification_is_due_again_until_late() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    report(&store, Some((3, 3))).await;
+    for _ in 0..2 {
+        let refused = store.claim_incident(SECOND * 15).await.unwrap().unwrap();
+        store.release_incident(&refused).await.unwrap();
+    }
+    test_store.advance(&store, MINUTE * 2);
+    assert_eq!(report(&store, None).await, 0);
+    test_store.advance(&store, MINUTE * 60);
+    assert_eq!(report(&store, None).await, 1);
+    assert_eq!(send(&store).await, None);
+}
+
+#[tokio::test]
+async fn reopened_incident_is_told_after_its_end_was() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    report(&store, Some((3, 3))).await;
+    let first = send(&store).await.unwrap().1;
+    test_store.advance(&store, MINUTE * 2);
+    report(&store, None).await;
+    let ended = store.claim_incident(SECOND * 15).await.unwrap().unwrap();
+    report(&store, Some((3, 3))).await;
+    store.mark_incident_told(&ended).await.unwrap();
+    let (untold, second) = send(&store).await.unwrap();
+    assert_eq!(untold, Untold::Began(3));
+    assert_ne!(first, second);
 }
