@@ -133,7 +133,7 @@ impl App {
         log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
-        self.configuration.accept();
+        self.configuration.accept(Timestamp::now());
         tracing::info!(
             routes,
             "routes, certificates, credentials and log settings reloaded; other changes take \

@@ -10,6 +10,7 @@ mod bodies;
 pub mod captured;
 mod contents;
 mod finding;
+mod quoted;
 mod readings;
 mod search;
 mod secrets;

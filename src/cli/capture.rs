@@ -262,6 +262,7 @@ mod tests {
                 received_at: "2026-01-15T10:30:00.123456789Z".parse().unwrap(),
                 outcome: "invalid_signature".into(),
                 reason: None,
+                let_pass: false,
                 status: 401,
                 peer: None,
                 trace_id: None,

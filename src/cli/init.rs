@@ -10,6 +10,7 @@ use serde_json::json;
 use super::admin::CommandError;
 use super::{input, terminal};
 use crate::config::STANDARD_INPUT;
+use crate::config::schema::SCHEMA_URL;
 use crate::providers::{self, PresetHandshake};
 
 /// Write a commented starter configuration
@@ -103,7 +104,8 @@ fn starter(provider: &str) -> Option<String> {
     let text = STARTER.replace("EXTRAS", &format!("{challenge}{url}"));
     Some(
         text.replace("PROVIDER", preset.name)
-            .replace("TITLE", preset.title),
+            .replace("TITLE", preset.title)
+            .replace("SCHEMA_URL", SCHEMA_URL),
     )
 }
 
@@ -117,12 +119,14 @@ const PUBLIC_URL: &str =
     public_url: https://YOUR-HOST/webhooks/PROVIDER
 ";
 
+// The first line is for editors with the YAML language server, which read the schema there.
 const STARTER: &str = "\
+# yaml-language-server: $schema=SCHEMA_URL
 # hookstile configuration.
 #   Check it:  hookstile check
 #   Run it:    hookstile run
 #   Try it:    hookstile send --route webhooks-PROVIDER
-#   All keys:  docs/configuration.md, or `hookstile schema` for your editor
+#   All keys:  docs/configuration.md; your editor may show them, by the line above
 
 # Webhooks arrive here. For a public endpoint, add `tls:` or put a TLS proxy in front of it, and
 # change the address to 0.0.0.0 if requests come from other machines.
@@ -156,6 +160,7 @@ EXTRAS    # Your application. It receives only verified events, unchanged, each 
 mod tests {
     use super::*;
     use crate::config;
+    use crate::config::schema::json_schema;
     use crate::providers::PRESETS;
 
     #[test]
@@ -179,6 +184,9 @@ mod tests {
                 "{text}"
             );
             assert!(!text.contains("EXTRAS"), "{text}");
+            let schema: serde_json::Value = serde_json::from_str(&json_schema()).unwrap();
+            let named = text.lines().next().unwrap().split_once("$schema=").unwrap();
+            assert_eq!(schema["$id"], named.1);
         }
     }
 

@@ -31,7 +31,8 @@ struct Selection {
 
 /// List rejected, duplicate and ignored requests, newest first
 ///
-/// The last 100 requests of each route are kept in memory.
+/// The last 100 requests of each route are kept in memory. "Let pass" marks those that a route with
+/// enforce: false forwarded although they do not verify.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile rejections list --outcome duplicate --route billing
@@ -110,9 +111,14 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
 
 /// Returns outcome and reason, as in `invalid_signature/mismatch`.
 fn kind(rejection: &Rejection) -> String {
-    match &rejection.reason {
+    let kind = match &rejection.reason {
         Some(reason) => format!("{}/{reason}", rejection.outcome),
         None => rejection.outcome.clone(),
+    };
+    if rejection.let_pass {
+        kind + " (let pass)"
+    } else {
+        kind
     }
 }
 

@@ -1005,6 +1005,72 @@ fn diagnosis_holds_no_secret_and_no_signature() {
 }
 
 #[test]
+fn chosen_names_are_bounded() {
+    let linear = presets::linear();
+    let hex = signed(&linear, SECRET, BODY).headers["linear-signature"].clone();
+    let hex = hex.to_str().unwrap();
+    let long = "call-4711-and-say-your-password";
+    let field = |name: &str| {
+        let value = format!("timestamp=1,{name}={hex}");
+        request(&[("Linear-Signature", &value)], BODY)
+    };
+    let header = |name: &str| request(&[(&format!("x-signature{name}"), hex)], BODY);
+    let timed = |name: &str| {
+        let mut timed = signed(&presets::slack(), SECRET, BODY);
+        let time = timed.headers.remove("x-slack-request-timestamp").unwrap();
+        let name = format!("timestamp{name}").parse::<HeaderName>().unwrap();
+        timed.headers.insert(name, time);
+        timed
+    };
+    let url = other(&presets::square(), |scheme| {
+        scheme.signed = presets::square().signed.with_url("https://h/4711?t=4711");
+    });
+    let mut targeted = signed(&url, SECRET, BODY);
+    targeted.target = Some("/4711?t=4711".into());
+    targeted
+        .headers
+        .insert("host", HeaderValue::from_static("h"));
+    let cases = [
+        (
+            linear.clone(),
+            field(long),
+            "a name of 31 characters of `linear-",
+        ),
+        (
+            linear.clone(),
+            field("4711!"),
+            "a name of 5 characters of `linear-",
+        ),
+        (
+            linear.clone(),
+            header(long),
+            "a header with a name of 42 characters",
+        ),
+        (
+            linear,
+            header("|4711"),
+            "a header with a name of 16 characters",
+        ),
+        (
+            presets::slack(),
+            timed(long),
+            "a header with a name of 40 characters",
+        ),
+        (
+            presets::square().clone(),
+            targeted,
+            "`https://` and the request's host and target",
+        ),
+    ];
+    for (scheme, request, described) in cases {
+        let diagnosis = diagnose(&scheme, &request, &[candidate("current", SECRET)]);
+        let said = format!("{diagnosis:?} {}", diagnosis.sentence().text);
+        assert!(said.contains(described), "{described}: {said}");
+        assert!(!said.contains("4711"), "{said}");
+    }
+}
+
+#[test]
 fn signature_in_the_body_is_explained() {
     let scheme = presets::orbvpn();
     assert!(matches!(
