@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::outcome::{Code, TOO_MANY_COPIES};
+use crate::outcome::{Code, Disposition, TOO_MANY_COPIES};
 
 /// The code and the reason of a rejection. Both come from closed sets, so there are some dozens of
 /// kinds.
@@ -99,6 +99,18 @@ struct State {
     /// The number of rejections that were kept so far.
     last_id: u64,
     counts: Vec<KindCount>,
+    unsampled: UnsampledRejections,
+}
+
+/// The rejections since the last sample.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct UnsampledRejections {
+    /// The first request that failed a check.
+    pub first_rejected: Option<Timestamp>,
+    /// The requests that failed a check and came from clients that were verified before.
+    pub familiar: u64,
+    /// The first request that was refused because its route accepts none.
+    pub first_refused: Option<Timestamp>,
 }
 
 /// The counts of one kind.
@@ -148,6 +160,24 @@ impl RejectionHistory {
             since,
             state: Mutex::default(),
         }
+    }
+
+    /// Remembers the time of a rejection until the next sample. `is_familiar` says that its client
+    /// was verified before. Call this before the rejection is counted.
+    pub fn enter(&self, code: Code, at: Timestamp, is_familiar: bool) {
+        let mut state = self.state();
+        let unsampled = &mut state.unsampled;
+        if code.disposition() == Disposition::Rejected {
+            unsampled.first_rejected.get_or_insert(at);
+            unsampled.familiar += u64::from(is_familiar);
+        } else if code == Code::Inactive {
+            unsampled.first_refused.get_or_insert(at);
+        }
+    }
+
+    /// Returns the rejections that were entered since this was called last.
+    pub(super) fn take_unsampled(&self) -> UnsampledRejections {
+        std::mem::take(&mut self.state().unsampled)
     }
 
     /// Counts a rejection, and keeps the one that `describe` returns if its kind is below the

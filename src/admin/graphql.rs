@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_graphql::{
     Context, EmptySubscription, Error, ErrorExtensions, ID, InputValueResult, Json, Object,
-    Request, Scalar, ScalarType, Schema, SchemaBuilder, Value as ConstValue, Variables,
+    Request, Scalar, ScalarType, Schema, SchemaBuilder, Value as ConstValue, Variables, to_value,
 };
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -32,6 +32,7 @@ use super::parameters;
 use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, RedeliveryQuery, TestEvent};
 use super::shape::captures::{Capture, Captures, OneCapture};
 use super::shape::deliveries::Redelivered;
+use super::shape::gateway::Reloaded;
 use super::shape::problems::{GatewayProblem, Problems};
 use super::shape::removed::{MovedEvents, RemovedRoute};
 use super::shape::webhooks::TestResult;
@@ -60,6 +61,9 @@ const TEST_COST: usize = 100;
 
 /// The complexity of a bulk redelivery, which takes as long as the disk needs.
 const REDELIVERY_COST: usize = 100;
+
+/// The complexity of a reload, which reads all files and replaces all routes.
+const RELOAD_COST: usize = 100;
 
 /// The error code of an invalid query.
 const INVALID_QUERY: &str = "invalid_query";
@@ -115,7 +119,14 @@ async fn execute(State(api): State<Api>, caller: Caller, body: Body) -> Result<R
 
 impl From<ApiError> for Error {
     fn from(error: ApiError) -> Self {
-        Self::new(error.detail()).extend_with(|_, extensions| extensions.set("code", error.code()))
+        Self::new(error.detail()).extend_with(|_, extensions| {
+            extensions.set("code", error.code());
+            if let problems @ [_, ..] = error.problems()
+                && let Ok(problems) = to_value(problems)
+            {
+                extensions.set("problems", problems);
+            }
+        })
     }
 }
 
@@ -488,6 +499,17 @@ impl Mutation {
             let to = route_name(&to).map_err(|_| failed(OperationError::UnknownTarget))?;
             let moved = operations(context).move_events(operator, from, to).await;
             Ok(moved.map_err(failed)?.into())
+        })
+        .await
+    }
+
+    /// Reloads the configuration file, as SIGHUP does. If it is refused, the error's extensions have
+    /// its errors and warnings as `problems`, in the form that `warnings` has here.
+    #[graphql(complexity = "RELOAD_COST + child_complexity")]
+    async fn reload(&self, context: &Context<'_>) -> Nullable<Reloaded> {
+        field(async {
+            let reloaded = operations(context).reload(operator(context)?).await;
+            Ok(reloaded.map_err(failed)?.into())
         })
         .await
     }

@@ -106,6 +106,42 @@ fn verify_with(
     case.verify()
 }
 
+#[test]
+fn missing_signature_is_no_fault_of_secrets() {
+    let github = presets::github();
+    let other = signed(&presets::slack(), OLD, BODY);
+    let own = request(&[("X-Acme-Signature", "abc"), ("X-Trace", "1")], BODY);
+    let bare = request(&[], BODY);
+    for (request, note, first) in [
+        (
+            other,
+            "x-slack-signature, in which `slack` signs",
+            "`slack`",
+        ),
+        (own, "x-acme-signature, which may be", "a secret is set"),
+        (bare, "", "a secret is set"),
+    ] {
+        let diagnosis = diagnose(&github, &request, &[candidate("current", SECRET)]);
+        assert_eq!(diagnosis.failure, SignatureError::Missing);
+        let notes = diagnosis.notes.join("\n");
+        assert!(notes.contains(note), "{notes}");
+        assert_eq!(notes.is_empty(), note.is_empty(), "{notes}");
+        let advice = diagnosis.advice.join("\n");
+        assert!(advice.contains(first), "{advice}");
+        assert!(!advice.contains("Copy the secret"), "{advice}");
+    }
+    let wrong = signed(&github, OLD, BODY);
+    let diagnosis = diagnose(&github, &wrong, &[candidate("current", SECRET)]);
+    assert!(diagnosis.notes.is_empty(), "{:?}", diagnosis.notes);
+    assert!(diagnosis.advice[0].starts_with("Copy the secret"));
+    let in_body = diagnose(
+        &presets::orbvpn(),
+        &request(&[], BODY),
+        &[candidate("current", SECRET)],
+    );
+    assert!(in_body.advice[0].contains("a secret is set"), "{in_body:?}");
+}
+
 fn diagnose(scheme: &Scheme, request: &Request, candidates: &[Candidate]) -> Diagnosis {
     match verify_with(scheme, request, candidates, Limits::default()) {
         Verdict::NotGenuine(diagnosis) => diagnosis,

@@ -47,6 +47,9 @@ impl Gateway {
         let requests = exchange
             .matched
             .map_or(&self.metrics.unmatched, |matched| &matched.metrics.requests);
+        if let Some(matched) = exchange.matched.filter(|_| code.is_rejection()) {
+            self.enter_rejection(exchange, matched.activity, code);
+        }
         // Counted before the response leaves, so that its reader finds it counted.
         requests.count_response(code, status);
         // A request that was let pass may have been rejected for another reason since.
@@ -104,6 +107,17 @@ impl Gateway {
         let kind = reason.unwrap_or(code.as_str());
         let route = exchange.log_line.route.as_ref();
         self.log_sampler.admit(route, kind, Instant::now())
+    }
+
+    /// Enters a rejection with its time, so that what is counted is known to have begun then.
+    fn enter_rejection(&self, exchange: &Exchange<'_>, activity: &RouteActivity, code: Code) {
+        let is_familiar = activity
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.clients.knows(exchange.holder()));
+        activity
+            .rejections
+            .enter(code, self.clock.wall(), is_familiar);
     }
 
     /// Records a request that did not verify and was let pass, as verification would have rejected

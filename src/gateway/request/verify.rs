@@ -69,6 +69,9 @@ impl Gateway {
             }
         };
         metrics.count_signature_check(SignatureCheck::Ok(verified.secret()), now);
+        if let Some(sender) = &matched.activity.sender {
+            sender.clients.remember(exchange.holder());
+        }
         exchange.log_line.secret = Some(Arc::clone(verified.secret()));
         exchange.log_line.secrets_tried = None;
         match handshake::find_in_body(route, &verified) {
