@@ -26,6 +26,9 @@ curl https://hooks.example.com/webhooks/github -H '$signature' -H 'X-GitHub-Even
 END
   printf '{"type":"event_callback","event_id":"Ev08MFMKH6","event":{"type":"message"}}' >event.json
   "$program" sign --provider slack --secret-file key --body event.json --at 2026-01-31T12:00:00Z >head.txt
+  printf '%s\r\n' 'POST /webhooks/relayed HTTP/1.1' 'Host: hooks.example.com' 'stripe-signature: t=1767225600,v1=5257a869' \
+    'Content-Length: 2' '' >unsigned.http
+  printf '{}' >>unsigned.http
   gateway
   # Each explanation before the next request, so that they are in the order of the page, the newest first.
   until_true explained 1 send http://127.0.0.1:8080/webhooks/mistaken --provider github --secret-env WEBHOOK_SECRET
