@@ -121,6 +121,15 @@ impl TestStore {
         }
     }
 
+    /// Runs SQL on the server of a shared store: the rows, one a line, their columns between `|`.
+    #[track_caller]
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        match &self.engine {
+            Engine::Embedded(_) => panic!("an embedded store has no server"),
+            Engine::Shared(server) => server.sql(sql),
+        }
+    }
+
     /// Deletes all data, while no store is open.
     pub(crate) fn clear(&self) {
         match &self.engine {
