@@ -57,7 +57,7 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         at_risk: if refuses && route.refused.count > 0 {
             refused_requests(route)
         } else {
-            waiting_events(route)
+            waiting_events(route, now)
         },
         evidence: Some(if refuses {
             Evidence::Rejections
@@ -129,7 +129,7 @@ fn off_line(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         at_risk: if route.refused.count > 0 {
             refused_requests(route)
         } else {
-            waiting_events(route)
+            waiting_events(route, now)
         },
         ..Problem::new(
             ProblemCode::RouteOffLine,
@@ -168,7 +168,7 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     } else {
         Severity::Notice
     };
-    let (at_risk, who) = endangered(route, since, recent.bad);
+    let (at_risk, who) = endangered(route, since, recent.bad, now);
     let mut parts = vec![if incident.in_a_row >= WINDOW_MIN {
         format!(
             "all {} attempts since {} failed",
@@ -238,10 +238,15 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
 /// Returns the events that an upstream's failure endangers, and who gives them up. Stored ones are
 /// the gateway's; others are in the hands of their provider, and so not counted with those that an
 /// operator redelivers.
-fn endangered(route: &RouteFacts, since: Timestamp, failed: u64) -> (AtRisk, &'static str) {
+fn endangered(
+    route: &RouteFacts,
+    since: Timestamp,
+    failed: u64,
+    now: Timestamp,
+) -> (AtRisk, &'static str) {
     let provider = "the provider gives up";
     if route.stores_events && route.pending > 0 {
-        return (waiting_events(route), "the horizon of the oldest ends");
+        return (waiting_events(route, now), "the horizon of the oldest ends");
     }
     let Undelivered { events, oldest } = route.undelivered;
     if events > 0 {
@@ -260,7 +265,7 @@ fn endangered(route: &RouteFacts, since: Timestamp, failed: u64) -> (AtRisk, &'s
         };
         return (at_risk, provider);
     }
-    (waiting_events(route), "the horizon of the oldest ends")
+    (waiting_events(route, now), "the horizon of the oldest ends")
 }
 
 /// Returns the problem of dead letters whose upstream does not fail now.
@@ -310,7 +315,7 @@ fn late(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     }
     Some(Problem {
         since: route.oldest_waiting.and_then(|at| later(at, LATE)),
-        at_risk: waiting_events(route),
+        at_risk: waiting_events(route, now),
         evidence: Some(Evidence::Pending),
         impact: weight(route.pending),
         ..Problem::new(
@@ -357,16 +362,17 @@ fn waiting(route: &RouteFacts, now: Timestamp) -> Option<String> {
     Some(format!("{} {wait}{oldest}", words::events(route.pending)))
 }
 
-/// Returns the events that wait. The horizon of redelivered ones begins when they are redelivered,
-/// so it is not known from their arrival.
-fn waiting_events(route: &RouteFacts) -> AtRisk {
+/// Returns the events that wait. The horizon of a redelivered one begins again, and none advances
+/// while no gateway runs. So an end that is over is none.
+fn waiting_events(route: &RouteFacts, now: Timestamp) -> AtRisk {
     AtRisk {
         events: route.pending,
         oldest: route.oldest_waiting,
         gives_up_at: route
             .oldest_waiting
             .filter(|_| route.stores_events)
-            .and_then(|at| later(at, route.retry_horizon)),
+            .and_then(|at| later(at, route.retry_horizon))
+            .filter(|end| *end > now),
     }
 }
 
