@@ -54,7 +54,7 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         (false, _) => "Senders get 503 until it is active again.",
     };
     let problem = Problem {
-        at_risk: if refuses && route.refused.count > 0 {
+        at_risk: if refuses && route.refused.count + route.undelivered.events > 0 {
             refused_requests(route)
         } else {
             waiting_events(route, now)
@@ -82,10 +82,9 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
 /// Returns how bad it is that senders are refused: it gets worse while their provider retries less
 /// and less.
 fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
-    let half = route
-        .refused
-        .since
-        .and_then(|since| later(since, route.provider_horizon / 2));
+    let half = refused_requests(route)
+        .oldest
+        .and_then(|oldest| later(oldest, route.provider_horizon / 2));
     if route.refused.count < MIN_COUNT {
         Severity::Notice
     } else if half.is_some_and(|half| half <= now) {
@@ -98,25 +97,29 @@ fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
 /// Says how many requests got 503, and until when their provider retries them.
 fn refused(route: &RouteFacts, now: Timestamp) -> Option<String> {
     let since = route.refused.since?;
+    let failed = match route.undelivered.events {
+        0 => String::new(),
+        events => format!("; {} failed before", words::events(events)),
+    };
     let at_risk = refused_requests(route);
     let gives_up = at_risk.gives_up_at.map_or_else(String::new, |at| {
         format!("; the provider gives up at {}", words::time(at, now))
     });
     Some(format!(
-        "senders get 503, {} since {}{gives_up}",
-        words::requests(at_risk.events),
+        "senders get 503, {} since {}{failed}{gives_up}",
+        words::requests(route.refused.count),
         words::time(since, now)
     ))
 }
 
+/// Returns what is at risk while senders are refused, with the events that failed before.
 fn refused_requests(route: &RouteFacts) -> AtRisk {
+    let Undelivered { events, oldest } = route.undelivered;
+    let oldest = oldest.into_iter().chain(route.refused.since).min();
     AtRisk {
-        events: route.refused.count,
-        oldest: route.refused.since,
-        gives_up_at: route
-            .refused
-            .since
-            .and_then(|at| later(at, route.provider_horizon)),
+        events: route.refused.count + events,
+        oldest,
+        gives_up_at: oldest.and_then(|at| later(at, route.provider_horizon)),
     }
 }
 

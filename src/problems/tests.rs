@@ -470,6 +470,23 @@ fn paused_proxy_route_says_what_it_refuses() {
             gives_up_at: Some(at("2026-06-01T21:40:00Z")),
         }
     );
+    let failed_before = only(RouteFacts {
+        paused: true,
+        refused: RefusedRequests {
+            count: 7,
+            since: Some(at("2026-06-01T17:40:00Z")),
+        },
+        undelivered: Undelivered {
+            events: 2,
+            oldest: Some(at("2026-06-01T17:30:00Z")),
+        },
+        ..route("r", false)
+    });
+    assert_eq!(failed_before.at_risk.events, 9);
+    assert_eq!(
+        failed_before.at_risk.gives_up_at,
+        Some(at("2026-06-01T21:30:00Z"))
+    );
     let late = paused(7, "2026-06-01T15:45:00Z");
     assert_eq!(
         late.severity,
