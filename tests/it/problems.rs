@@ -242,10 +242,10 @@ async fn set_paused(gateway: &Gateway, action: &str) {
 
 /// Returns when the first attempt at the oldest event began.
 async fn first_attempt(gateway: &Gateway) -> Timestamp {
-    let listed = gateway.api("/webhooks/wh_hooks/deliveries").await;
+    let listed = gateway.api("/deliveries").await;
     let oldest = listed["deliveries"].as_array().and_then(|list| list.last());
     let id = text(oldest.expect("a delivery"), "id");
-    let path = format!("/webhooks/wh_hooks/deliveries/{id}");
+    let path = format!("/deliveries/{id}");
     let attempt = &gateway.api(&path).await["delivery"]["attempts"][0];
     text(attempt, "at").parse().expect("a time")
 }
