@@ -1,5 +1,5 @@
-//! The last requests that were rejected or verified and not delivered, and the number of rejections
-//! in the last hour.
+//! The last requests that were rejected or verified and not delivered, those that `enforce: false` let
+//! pass, and the number of rejections in the last hour.
 //!
 //! Anyone can cause rejections, at any rate. So a rejection costs a short lock of its own route and
 //! a count. Only the first few per second and kind are kept, and one kind does not displace the
@@ -22,13 +22,15 @@ pub struct RejectionKind {
     pub code: Code,
     /// The detail that the code does not give.
     pub reason: Option<&'static str>,
+    /// Set if the request was let pass nevertheless, on a route with `enforce: false`.
+    pub let_pass: bool,
 }
 
 impl RejectionKind {
     /// Returns whether requests of this kind count as rejected. Duplicates and ignored events are
-    /// normal, unless a body came too often.
+    /// normal, unless a body came too often, and what was let pass was not rejected.
     fn counts(self) -> bool {
-        self.code.is_rejection() || self.reason == Some(TOO_MANY_COPIES)
+        !self.let_pass && (self.code.is_rejection() || self.reason == Some(TOO_MANY_COPIES))
     }
 }
 
@@ -40,7 +42,7 @@ impl fmt::Display for RejectionKind {
     }
 }
 
-/// A request that was not delivered. Holds no body, no query and only one header, so that it contains
+/// A request that was not delivered, or that verification would have rejected. Holds no body, no query and only one header, so that it contains
 /// no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
@@ -350,10 +352,12 @@ mod tests {
     const MISMATCH: RejectionKind = RejectionKind {
         code: Code::InvalidSignature,
         reason: Some("mismatch"),
+        let_pass: false,
     };
     const STALE: RejectionKind = RejectionKind {
         code: Code::InvalidSignature,
         reason: Some("stale"),
+        let_pass: false,
     };
 
     fn rejection(kind: RejectionKind) -> Rejection {
@@ -425,6 +429,23 @@ mod tests {
         assert_eq!(rejections.recent().len(), 2);
         record(&rejections, MISMATCH, 7200);
         assert_eq!(in_last_hour(&rejections, 7200), [(MISMATCH, 1)]);
+    }
+
+    #[test]
+    fn let_pass_is_listed_and_not_counted() {
+        let rejections = RejectionHistory::new(Instant::now());
+        let let_pass = RejectionKind {
+            let_pass: true,
+            ..MISMATCH
+        };
+        for _ in 0..1000 {
+            record(&rejections, let_pass, 0);
+        }
+        record(&rejections, MISMATCH, 0);
+        assert_eq!(in_last_hour(&rejections, 0), [(MISMATCH, 1)]);
+        let recent = rejections.recent();
+        assert_eq!((recent.len(), recent[1].suppressed), (11, 990));
+        assert!(recent[1].rejection.kind.let_pass);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::diagnostic::LocatedDiagnostic;
 use crate::problems::RefusedConfiguration;
 
 /// The configuration on disk, as far as the gateway does not use it: with one that it refuses, the
@@ -100,16 +101,16 @@ impl ConfigurationOnDisk {
 pub(crate) struct Reloaded {
     /// The number of its routes.
     pub routes: usize,
-    /// Warnings for the operator, each on one line.
-    pub warnings: Vec<String>,
+    /// Warnings for the operator.
+    pub warnings: Vec<LocatedDiagnostic>,
 }
 
 /// The reason why nothing was changed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReloadError {
-    /// The problems of the configuration, each on one line.
+    /// The errors and warnings of the configuration.
     #[error("The configuration is invalid; the previous one stays active.")]
-    Invalid(Vec<String>),
+    Invalid(Vec<LocatedDiagnostic>),
     #[error("The gateway is stopping.")]
     Stopping,
 }

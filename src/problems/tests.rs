@@ -89,6 +89,7 @@ impl RouteFacts {
         let kind = RejectionKind {
             code,
             reason: Some(reason),
+            let_pass: false,
         };
         self.rejected.push(RejectedKind {
             kind,
@@ -749,6 +750,7 @@ fn each_other_problem_has_its_line() {
                     kind: RejectionKind {
                         code: Code::Duplicate,
                         reason: Some(TOO_MANY_COPIES),
+                        let_pass: false,
                     },
                     count: 1,
                     advice: "",

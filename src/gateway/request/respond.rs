@@ -19,6 +19,7 @@ use crate::gateway::listener::wait::shutdown_wait;
 use crate::gateway::response::{Outcome, Response};
 use crate::limits::Reservation;
 use crate::outcome::Code;
+use crate::signature::Unverified;
 
 /// The characters of a path or a method that are logged at most.
 const LOGGED_CHARACTERS_MAX: usize = 256;
@@ -51,8 +52,17 @@ impl Gateway {
         }
         // Counted before the response leaves, so that its reader finds it counted.
         requests.count_response(code, status);
-        if code.is_listed() {
-            self.record_rejection(exchange, RejectionKind { code, reason }, status);
+        // A request that was let pass may have been rejected for another reason since.
+        let let_pass = exchange.let_pass.take().filter(|_| !code.is_rejection());
+        if let Some(unverified) = let_pass {
+            self.record_let_pass(exchange, &unverified, status);
+        } else if code.is_listed() {
+            let kind = RejectionKind {
+                code,
+                reason,
+                let_pass: false,
+            };
+            self.record_rejection(exchange, kind, status);
         }
         let written = match response {
             Ok(response) => {
@@ -110,6 +120,23 @@ impl Gateway {
             .enter(code, self.clock.wall(), is_familiar);
     }
 
+    /// Records a request that did not verify and was let pass, as verification would have rejected
+    /// it. `status` is what its sender gets.
+    fn record_let_pass(
+        &self,
+        exchange: &mut Exchange<'_>,
+        unverified: &Unverified,
+        status: StatusCode,
+    ) {
+        exchange.rejected_body = Some(unverified.body().clone());
+        let kind = RejectionKind {
+            code: Code::InvalidSignature,
+            reason: Some(unverified.failure().label()),
+            let_pass: true,
+        };
+        self.record_rejection(exchange, kind, status);
+    }
+
     /// Records a request that was not delivered in the activity of its route, or of requests
     /// without a route. Captures and explains it, if its whole body is known and its route wants
     /// that.
@@ -152,6 +179,7 @@ impl Gateway {
                 activity: Arc::clone(activity),
                 id,
                 received_at: exchange.received_at,
+                let_pass: kind.let_pass,
                 request: Request {
                     target: Some(target(head).into_owned()),
                     headers: head.headers.clone(),

@@ -53,7 +53,9 @@ impl Gateway {
                 Err(unverified) => {
                     exchange.count_unverified(matched, unverified.failure())?;
                     metrics.count_signature_check(unverified.failure().into(), now);
-                    return Ok(super::unverified::check(exchange, route, &unverified));
+                    let checked = super::unverified::check(exchange, route, &unverified);
+                    exchange.let_pass = Some(unverified);
+                    return Ok(checked);
                 }
             },
         };
