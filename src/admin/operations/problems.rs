@@ -152,7 +152,8 @@ impl Operations {
         status: &RouteStatus,
         deadline: tokio::time::Instant,
     ) -> Undelivered {
-        let Some(incident) = status.failing else {
+        let is_queue = status.route.delivery_mode == DeliveryMode::Queue;
+        let Some(incident) = status.failing.filter(|_| !is_queue) else {
             return Undelivered::default();
         };
         let found = timeout_at(deadline, self.undelivered_since(status, incident.began)).await;
