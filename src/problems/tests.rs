@@ -439,6 +439,17 @@ fn wrong_secret_is_critical() {
 }
 
 #[test]
+fn late_copies_are_no_alarm() {
+    for code in [Code::InvalidEvent, Code::InvalidSignature] {
+        let facts = RouteFacts {
+            cause_found: true,
+            ..route("r", false).rejected(5, 10, code, "stale")
+        };
+        assert_eq!(only(facts).severity, Severity::Notice, "who captured one");
+    }
+}
+
+#[test]
 fn unreadable_event_is_the_providers() {
     let facts = route("r", false).rejected(5, 10, Code::InvalidEvent, "id_missing");
     assert_eq!(only(facts).severity, Severity::Critical);
