@@ -17,6 +17,7 @@ use super::status::RouteStatus;
 use crate::admin::error::OperationError;
 use crate::admin::state::AdminState;
 use crate::problems::{RemovedRoute, Undelivered};
+use crate::route::DeliveryMode;
 use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, StoreError};
 
 /// The time for which a report waits for the store.
@@ -199,7 +200,9 @@ impl StoreReader {
 }
 
 fn failing_route(status: &RouteStatus) -> Option<FailingRoute> {
-    let incident = status.failing?;
+    // Senders to a queue got an answer: their events are the gateway's.
+    let is_queue = status.route.delivery_mode == DeliveryMode::Queue;
+    let incident = status.failing.filter(|_| !is_queue)?;
     Some(FailingRoute {
         name: Arc::clone(&status.route.name),
         // The first one arrived before its attempt began.
