@@ -103,6 +103,16 @@ CREATE TABLE hookstile.problems (
     document text NOT NULL, seen_at timestamptz NOT NULL);
 ";
 
+/// The table that versions with [`ADDED_TABLES`] did not create, for the same reason.
+const ADDED_CREATIONS: &str = "
+-- Creations of webhooks under a client's key, each with the digest of its request and the definition
+-- as it was created, for 24 hours of uptime.
+CREATE TABLE hookstile.creations (
+    key text PRIMARY KEY, request bytea NOT NULL, webhook text NOT NULL, definition text NOT NULL,
+    ends_ms bigint NOT NULL);
+CREATE INDEX creations_ends ON hookstile.creations (ends_ms);
+";
+
 /// The reason why the tables cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SchemaError {
@@ -170,9 +180,18 @@ async fn add_ledger_route(transaction: &Transaction<'_>) -> Result<(), SchemaErr
 
 /// Creates the tables that earlier versions did not create.
 async fn add_tables(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
-    let exists = "SELECT to_regclass('hookstile.gateways') IS NOT NULL";
-    if !transaction.query_one(exists, &[]).await?.get::<_, bool>(0) {
-        transaction.batch_execute(ADDED_TABLES).await?;
+    for (table, sql) in [
+        ("hookstile.gateways", ADDED_TABLES),
+        ("hookstile.creations", ADDED_CREATIONS),
+    ] {
+        let exists = "SELECT to_regclass($1::text) IS NOT NULL";
+        if !transaction
+            .query_one(exists, &[&table])
+            .await?
+            .get::<_, bool>(0)
+        {
+            transaction.batch_execute(sql).await?;
+        }
     }
     Ok(())
 }

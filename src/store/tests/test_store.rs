@@ -121,6 +121,19 @@ impl TestStore {
         }
     }
 
+    /// Runs SQL that both engines know.
+    pub(crate) fn sql(&self, sql: &str) {
+        match &self.engine {
+            Engine::Embedded(files) => {
+                let file = files.settings().folder.join("hookstile.db");
+                let connection = rusqlite::Connection::open(file).unwrap();
+                let sql = sql.replace("hookstile.", "");
+                connection.execute_batch(&sql).unwrap();
+            }
+            Engine::Shared(server) => drop(server.sql(sql)),
+        }
+    }
+
     /// Deletes all data, while no store is open.
     pub(crate) fn clear(&self) {
         match &self.engine {
