@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use axum::http::StatusCode;
 
 use super::reload::ReloadError;
+use crate::diagnostic::LocatedDiagnostic;
 use crate::store::StoreError;
 use crate::webhooks::WebhookError;
 
@@ -168,6 +169,14 @@ impl ApiError {
             Self::Busy => "Too many connections of clients with a token are open.",
             Self::Operation(error) => return Cow::Owned(error.to_string()),
         })
+    }
+
+    /// Returns the problems of a configuration that was refused.
+    pub(super) fn problems(&self) -> &[LocatedDiagnostic] {
+        match self {
+            Self::Operation(OperationError::Reload(ReloadError::Invalid(problems))) => problems,
+            _ => &[],
+        }
     }
 
     /// Reports an invalid parameter as part of an invalid body.

@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, OperationError};
-use super::reload::ReloadError;
 use super::shape::problem::Problem;
 use crate::webhooks::WebhookError;
 
@@ -75,12 +74,7 @@ impl IntoResponse for ApiError {
             detail: self.detail().into_owned(),
             code: self.code().into(),
             success: false,
-            problems: match &self {
-                Self::Operation(OperationError::Reload(ReloadError::Invalid(problems))) => {
-                    problems.clone()
-                }
-                _ => Vec::new(),
-            },
+            problems: self.problems().to_vec(),
         };
         let mut response = json(status, &document);
         let headers = response.headers_mut();

@@ -401,7 +401,8 @@ pub(super) struct Route {
     pub public_url: Field<String>,
     /// Set this to `false` to forward requests with a bad signature instead of rejecting them. They
     /// are marked with `Hookstile-Verified: false`, bypass the ledger and the store, and are
-    /// counted. Use it to try the gateway in front of an application that checks signatures itself.
+    /// counted. `hookstile rejections list` shows why they would be rejected. Use it to try the
+    /// gateway in front of an application that checks signatures itself.
     #[schemars(transform = facts::ENFORCE.schema())]
     pub enforce: Field<bool>,
     /// The retention of records and payloads of ended deliveries.
@@ -411,8 +412,8 @@ pub(super) struct Route {
     /// status` report it. Default: not monitored.
     #[schemars(transform = facts::TIME_SPAN.schema())]
     pub expect_every: Field<Duration>,
-    /// The capture of rejected requests, whole: with their signature and body, in memory, for
-    /// `hookstile capture`. Default: nothing is captured.
+    /// The capture of rejected requests, and of those that `enforce: false` lets pass, whole: with
+    /// their signature and body, in memory, for `hookstile capture`. Default: nothing is captured.
     pub capture: Field<Capture>,
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Problem, ProblemCode, Severity};
+use super::{EndReason, Ending, Problem, ProblemCode, Severity};
 
 /// The problems that were there a short time ago.
 pub(crate) struct ProblemTracker {
@@ -35,6 +35,8 @@ struct KnownProblem {
     serious: Option<(Instant, Instant)>,
     is_logged: bool,
     has_begun: bool,
+    /// Why it is not there any more, or only a notice.
+    ending: Option<Ending>,
 }
 
 /// A change of the list that is worth telling.
@@ -43,11 +45,11 @@ pub(crate) enum ProblemChange {
     /// A problem that is more than a notice was seen for the first time.
     Appeared(Problem),
     /// It is not there any more, or only a notice.
-    Disappeared(Problem),
+    Disappeared(Problem, Ending),
     /// It has been there for long enough to notify somebody.
     Began(Problem),
     /// One that began has been gone for long enough.
-    Ended(Problem),
+    Ended(Problem, Ending),
 }
 
 impl Default for Delays {
@@ -67,15 +69,23 @@ impl ProblemTracker {
         }
     }
 
-    /// Sets since when each problem is there, and returns what has changed.
+    /// Returns since when a problem of a route is there, if it was a short time ago.
+    pub(crate) fn since(&self, route: &Arc<str>, code: ProblemCode) -> Option<Timestamp> {
+        let known = self.known.get(&(Some(Arc::clone(route)), code))?;
+        Some(known.since)
+    }
+
+    /// Sets since when each problem is there, and returns what has changed. `ending` says why one is
+    /// not there any more, given the problem and those that are there.
     pub(crate) fn observe(
         &mut self,
         problems: &mut [Problem],
         now: Instant,
         wall: Timestamp,
+        ending: impl Fn(&Problem, &[Problem]) -> Ending,
     ) -> Vec<ProblemChange> {
         let mut changes = Vec::new();
-        for problem in problems {
+        for problem in &mut *problems {
             let key = (problem.route.clone(), problem.code);
             let began = problem.since.unwrap_or(wall);
             let known = self.known.entry(key).or_insert_with(|| KnownProblem {
@@ -85,8 +95,8 @@ impl ProblemTracker {
                 serious: None,
                 is_logged: false,
                 has_begun: false,
+                ending: None,
             });
-            known.since = known.since.min(began);
             known.last_seen = now;
             problem.since = Some(known.since);
             if problem.severity > Severity::Notice {
@@ -96,15 +106,22 @@ impl ProblemTracker {
             }
         }
         let delays = self.delays;
+        let ending = |problem: &Problem| ending(problem, problems);
         self.known
-            .retain(|_, known| known.advance(now, delays, &mut changes));
+            .retain(|_, known| known.advance(now, delays, &ending, &mut changes));
         changes
     }
 }
 
 impl KnownProblem {
     /// Adds what has changed since the last time. Returns whether the problem is still remembered.
-    fn advance(&mut self, now: Instant, delays: Delays, changes: &mut Vec<ProblemChange>) -> bool {
+    fn advance(
+        &mut self,
+        now: Instant,
+        delays: Delays,
+        ending: impl Fn(&Problem) -> Ending,
+        changes: &mut Vec<ProblemChange>,
+    ) -> bool {
         let problem = || self.problem.clone();
         let Some((first, last)) = self.serious else {
             return now.saturating_duration_since(self.last_seen) < delays.end_after;
@@ -112,9 +129,11 @@ impl KnownProblem {
         let is_there = last == now;
         if is_there != self.is_logged {
             changes.push(if is_there {
+                self.ending = None;
                 ProblemChange::Appeared(problem())
             } else {
-                ProblemChange::Disappeared(problem())
+                let ending = *self.ending.insert(ending(&self.problem));
+                ProblemChange::Disappeared(problem(), ending)
             });
             self.is_logged = is_there;
         }
@@ -127,7 +146,12 @@ impl KnownProblem {
             return true;
         }
         if self.has_begun {
-            changes.push(ProblemChange::Ended(problem()));
+            // What it recovered by stays true; otherwise more may be known by now.
+            let ending = match self.ending {
+                Some(recovered) if recovered.reason == EndReason::Recovered => recovered,
+                _ => ending(&self.problem),
+            };
+            changes.push(ProblemChange::Ended(problem(), ending));
         }
         (self.serious, self.has_begun) = (None, false);
         now.saturating_duration_since(self.last_seen) < delays.end_after
@@ -142,6 +166,14 @@ mod tests {
         tracker: ProblemTracker,
         start: Instant,
         wall: Timestamp,
+        /// Why a problem ends now.
+        ending: Ending,
+        ended: Vec<EndReason>,
+    }
+
+    fn ending(reason: EndReason) -> Ending {
+        let summary = "";
+        Ending { reason, summary }
     }
 
     fn problem(severity: Severity) -> Problem {
@@ -154,6 +186,8 @@ mod tests {
                 tracker: ProblemTracker::new(Delays::default()),
                 start: Instant::now(),
                 wall: "2026-06-01T12:00:00Z".parse().unwrap(),
+                ending: ending(EndReason::NoEvents),
+                ended: Vec::new(),
             }
         }
 
@@ -161,9 +195,11 @@ mod tests {
         fn at(&mut self, second: u64, severity: Option<Severity>) -> Vec<&'static str> {
             let by = Duration::from_secs(second);
             let mut problems: Vec<_> = severity.map(problem).into_iter().collect();
-            let changes = self
-                .tracker
-                .observe(&mut problems, self.start + by, self.wall + by);
+            let changes =
+                self.tracker
+                    .observe(&mut problems, self.start + by, self.wall + by, |_, _| {
+                        self.ending
+                    });
             if let [problem] = &*problems {
                 assert!(problem.since.is_some_and(|since| since <= self.wall + by));
             }
@@ -171,9 +207,12 @@ mod tests {
                 .iter()
                 .map(|change| match change {
                     ProblemChange::Appeared(_) => "appeared",
-                    ProblemChange::Disappeared(_) => "disappeared",
+                    ProblemChange::Disappeared(..) => "disappeared",
                     ProblemChange::Began(_) => "began",
-                    ProblemChange::Ended(_) => "ended",
+                    ProblemChange::Ended(_, ending) => {
+                        self.ended.push(ending.reason);
+                        "ended"
+                    }
                 })
                 .collect()
         }
@@ -203,7 +242,8 @@ mod tests {
         assert_eq!(test.at(100, critical), ["appeared", "began"]);
         let mut again = [problem(Severity::Critical)];
         let (now, wall) = (test.start + Duration::from_secs(101), test.wall);
-        test.tracker.observe(&mut again, now, wall);
+        test.tracker
+            .observe(&mut again, now, wall, |_, _| test.ending);
         assert_eq!(again[0].since, Some(test.wall), "since its first sight");
     }
 
@@ -225,5 +265,47 @@ mod tests {
         test.at(0, Some(Severity::Warning));
         assert_eq!(test.at(10, None), ["disappeared"]);
         assert_eq!(test.at(500, None), [""; 0]);
+    }
+
+    #[test]
+    fn beginning_does_not_move() {
+        let mut test = Test::new();
+        let began = test.wall - Duration::from_secs(60);
+        for micros in [5, 0, 9] {
+            let mut problems = [Problem {
+                since: Some(began + Duration::from_micros(micros)),
+                ..problem(Severity::Critical)
+            }];
+            test.tracker
+                .observe(&mut problems, test.start, test.wall, |_, _| test.ending);
+            let first = began + Duration::from_micros(5);
+            assert_eq!(problems[0].since, Some(first), "as it was seen first");
+        }
+    }
+
+    #[test]
+    fn end_says_what_is_known_by_then() {
+        for (first, then, told) in [
+            (
+                EndReason::Paused,
+                EndReason::Recovered,
+                EndReason::Recovered,
+            ),
+            (
+                EndReason::Recovered,
+                EndReason::Paused,
+                EndReason::Recovered,
+            ),
+            (EndReason::NoEvents, EndReason::Paused, EndReason::Paused),
+        ] {
+            let mut test = Test::new();
+            test.at(0, Some(Severity::Critical));
+            test.at(40, Some(Severity::Critical));
+            test.ending = ending(first);
+            assert_eq!(test.at(41, None), ["disappeared"]);
+            test.ending = ending(then);
+            assert_eq!(test.at(200, None), ["ended"]);
+            assert_eq!(test.ended, [told]);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `notify`: an endpoint hears once that a problem begins, and once that it has ended. Here, the
 //! endpoint is another gateway, which verifies the signatures.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
@@ -89,6 +89,23 @@ async fn problem_is_notified_when_it_begins_and_ends() {
     let (event_type, ended) = endpoint.wait_for(2).await;
     assert_eq!(event_type, "hookstile.problem.ended");
     assert_eq!(ended["since"], problem["since"]);
+    assert_eq!(ended["ended"]["reason"], "recovered", "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pause_is_notified_as_no_recovery() {
+    let endpoint = Endpoint::start().await;
+    let closed = ClosedPort::new();
+    let gateway = Gateway::start(endpoint.notified_by(Route::to_url(&closed.url()).into())).await;
+    send(&gateway, "down", 502, "upstream_unreachable").await;
+    assert_eq!(endpoint.wait_for(1).await.0, "hookstile.problem.began");
+    let paused = gateway
+        .admin_post("/webhooks/wh_hooks/pause", &json!({}))
+        .await;
+    assert_eq!(paused.status, 200, "{}", paused.text());
+    let (event_type, ended) = endpoint.wait_for(2).await;
+    assert_eq!(event_type, "hookstile.problem.ended");
+    assert_eq!(ended["ended"]["reason"], "paused", "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,6 +153,8 @@ async fn replicas_notify_once() {
     for (gateway, name) in [(&one, "up_one"), (&two, "up_two")] {
         send(gateway, name, 200, "delivered").await;
     }
-    assert_eq!(endpoint.wait_for(2).await.0, "hookstile.problem.ended");
+    let (event_type, ended) = endpoint.wait_for(2).await;
+    assert_eq!(event_type, "hookstile.problem.ended");
+    assert_eq!(ended["ended"]["reason"], "recovered", "{ended}");
     assert_eq!(postgres.sql(announced).trim(), "0");
 }

@@ -56,6 +56,8 @@ struct Route {
     rejected: Vec<RejectedRow>,
     deliveries: Vec<Entry>,
     paused: bool,
+    /// `false` for a route with `enforce: false`.
+    enforced: bool,
     dead: u64,
     /// What keeps redelivered events from being delivered now.
     obstacle: String,
@@ -158,6 +160,7 @@ impl Route {
                 .map(|view| events::list_entry(view, &page))
                 .collect(),
             paused: status.paused,
+            enforced: route.enforced,
             dead: status.dead,
             obstacle: events::route_obstacle(operations, name)
                 .map_or_else(String::new, |obstacle| obstacle.text),

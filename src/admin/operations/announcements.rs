@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::admin::shape::problems::GatewayProblem;
 use crate::notifications::{self, Notification, NotificationKind, Notifier};
-use crate::problems::{Problem, ProblemChange};
+use crate::problems::{Ending, Problem, ProblemChange};
 use crate::store::{ProblemAnnouncement, Store};
 
 /// The time between two entries that a problem goes on. Much shorter than `end_after` usually is.
@@ -30,6 +31,8 @@ pub(super) struct Announcer {
 struct State {
     /// The problems that have begun and not ended here, by their keys.
     open: HashMap<String, OpenProblem>,
+    /// Why problems that other gateways know have ended here, by their keys.
+    endings: HashMap<String, Ending>,
     refreshed: Option<Instant>,
 }
 
@@ -63,8 +66,14 @@ impl Announcer {
         for change in changes {
             match change {
                 ProblemChange::Began(problem) => self.begin(&mut state, store, problem).await,
-                ProblemChange::Ended(problem) => self.end(&mut state, problem),
-                ProblemChange::Appeared(_) | ProblemChange::Disappeared(_) => {}
+                ProblemChange::Ended(problem, ending) => self.end(&mut state, problem, *ending),
+                ProblemChange::Disappeared(problem, ending) if store.is_shared() => {
+                    state.endings.insert(key(problem), *ending);
+                }
+                ProblemChange::Appeared(problem) => {
+                    state.endings.remove(&key(problem));
+                }
+                ProblemChange::Disappeared(..) => {}
             }
         }
         let pause = REFRESH.min(self.end_after / 4);
@@ -91,7 +100,8 @@ impl Announcer {
             .await
             .unwrap_or_default()
         {
-            self.send(NotificationKind::Ended, &id, &document);
+            let ending = state.endings.get(&key_of(&document)).copied();
+            self.send(NotificationKind::Ended, &id, &ended(&document, ending));
         }
     }
 
@@ -120,10 +130,11 @@ impl Announcer {
 
     /// Ends a problem. One that other gateways know ends when none of them has seen it for long
     /// enough.
-    fn end(&self, state: &mut State, problem: &Problem) {
+    fn end(&self, state: &mut State, problem: &Problem, ending: Ending) {
         let open = state.open.remove(&key(problem));
         if let Some(id) = open.and_then(|open| open.own) {
-            self.send(NotificationKind::Ended, &id, &document(problem));
+            let document = ended(&document(problem), Some(ending));
+            self.send(NotificationKind::Ended, &id, &document);
         }
     }
 
@@ -154,4 +165,22 @@ fn document(problem: &Problem) -> String {
     let shape = GatewayProblem::new(problem.clone(), Timestamp::now());
     // Serialising texts and numbers cannot fail.
     serde_json::to_string(&shape).unwrap_or_default()
+}
+
+/// Returns the identity of the problem of a document.
+fn key_of(document: &str) -> String {
+    let problem: Value = serde_json::from_str(document).unwrap_or_default();
+    let member = |name: &str| problem[name].as_str().unwrap_or_default();
+    format!("{} {}", member("code"), member("route"))
+}
+
+/// Adds to the document of a problem why it ended. If this gateway does not know it, no gateway sees
+/// the problem any more.
+fn ended(document: &str, ending: Option<Ending>) -> String {
+    let mut problem: Value = serde_json::from_str(document).unwrap_or_default();
+    problem["ended"] = match ending {
+        Some(ending) => json!({"reason": ending.reason.as_str(), "summary": ending.summary}),
+        None => json!({"reason": "not_seen", "summary": "no gateway sees it any more"}),
+    };
+    problem.to_string()
 }

@@ -27,6 +27,8 @@ pub(crate) struct ServedRoute {
     pub events: Vec<Box<str>>,
     pub delivery_mode: DeliveryMode,
     pub active: bool,
+    /// `false` if requests that do not verify are forwarded.
+    pub enforced: bool,
     /// The reason why the route is off line.
     pub off_line: Option<Box<str>>,
     /// The definition of a route that was made over the API; `None` for one in the file.
@@ -82,6 +84,7 @@ impl From<&ActiveRoute> for ServedRoute {
             events: route.events.patterns().map(Into::into).collect(),
             delivery_mode: route.delivery_mode,
             active: route.active,
+            enforced: route.unenforced.is_none(),
             off_line: route.off_line.clone(),
             definition: made_from.clone(),
             updated_at: *updated_at,
