@@ -58,9 +58,9 @@ pub(super) fn delivery_query(pairs: Pairs, any_webhook: bool) -> Result<Delivery
 }
 
 /// Parses the parameters of the list of webhooks. Without any, all are listed at once.
-pub(super) fn webhook_query(pairs: Pairs) -> Result<Option<WebhookQuery>, ApiError> {
+pub(super) fn webhook_query(pairs: &Pairs) -> Result<Option<WebhookQuery>, ApiError> {
     let (mut limit, mut after) = (None, None);
-    for (name, value) in &pairs {
+    for (name, value) in pairs {
         let is_new = match name.as_str() {
             "limit" => limit
                 .replace(query::limit(value.parse().unwrap_or(0))?)
@@ -145,7 +145,7 @@ mod tests {
     fn page_of_webhooks_has_limit_and_cursor() {
         let parse = |pairs: &[(&str, &str)]| {
             let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
-            webhook_query(pairs.iter().map(owned).collect())
+            webhook_query(&pairs.iter().map(owned).collect())
         };
         let page = |limit, after: Option<&str>| {
             let after = after.map(Into::into);

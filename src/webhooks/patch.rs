@@ -8,6 +8,10 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 /// A patch. A key that is not given stays. One that is `null` gets its default again.
+#[expect(
+    clippy::option_option,
+    reason = "a key may be missing, or `null`, or have a value"
+)]
 #[derive(Clone, Default, Deserialize, ToSchema)]
 #[schema(as = WebhookPatch)]
 #[serde(expecting = "an object")]

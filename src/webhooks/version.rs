@@ -102,9 +102,8 @@ impl Precondition {
 mod tests {
     use super::*;
 
-    fn listed(versions: &[Version]) -> Option<VersionSet> {
-        let versions = versions.iter().map(Version::to_string).collect();
-        Some(VersionSet::Listed(versions))
+    fn listed(versions: &[Version]) -> VersionSet {
+        VersionSet::Listed(versions.iter().map(Version::to_string).collect())
     }
 
     #[test]
@@ -135,13 +134,23 @@ mod tests {
             precondition.holds(version)
         };
         assert!(holds(None, None, Some(one)) && holds(None, None, None));
-        assert!(holds(listed(&[two, one]), None, Some(one)));
-        assert!(!holds(listed(&[two]), None, Some(one)));
-        assert!(!holds(listed(&[one]), None, None) && !holds(listed(&[]), None, Some(one)));
-        let any = || Some(VersionSet::Any);
-        assert!(holds(any(), None, Some(one)) && holds(any(), None, None));
-        assert!(!holds(None, any(), Some(one)) && !holds(None, any(), None));
-        assert!(holds(None, listed(&[two]), Some(one)));
-        assert!(!holds(any(), listed(&[one]), Some(one)));
+        let must_be = |set, version| holds(Some(set), None, version);
+        assert!(must_be(listed(&[two, one]), Some(one)));
+        for (set, version) in [
+            (listed(&[two]), Some(one)),
+            (listed(&[]), Some(one)),
+            (listed(&[one]), None),
+        ] {
+            assert!(!must_be(set, version));
+        }
+        assert!(must_be(VersionSet::Any, Some(one)) && must_be(VersionSet::Any, None));
+        let must_not_be = |set, version| holds(None, Some(set), version);
+        assert!(must_not_be(listed(&[two]), Some(one)));
+        assert!(!must_not_be(VersionSet::Any, Some(one)) && !must_not_be(VersionSet::Any, None));
+        assert!(!holds(
+            Some(VersionSet::Any),
+            Some(listed(&[one])),
+            Some(one)
+        ));
     }
 }

@@ -116,15 +116,16 @@ async fn key_creates_one_webhook() {
     assert_eq!(gateway.admin_get(path).await.status, 404);
     assert_eq!(gateway.api("/webhooks").await["total"], 2);
     assert!(!gateway.output().contains(secret), "the log has the secret");
-    let audited = |outcome: &str| {
+    wait::eventually("repetitions are in the audit log", async || {
         let lines = gateway.lines().into_iter();
-        let of_creations = lines.filter(|line| line["operation"] == "make_webhook");
-        of_creations
-            .filter(|line| line["outcome"] == outcome)
-            .count()
-    };
-    // The lines before the restart are those of another process.
-    assert_eq!((audited("done"), audited("repeated") > 0), (0, true));
+        let made: Vec<_> = lines
+            .filter(|line| line["operation"] == "make_webhook")
+            .map(|line| line["outcome"].clone())
+            .collect();
+        // Of this process, which has created nothing.
+        made == ["repeated", "repeated"]
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,8 +290,7 @@ async fn change_needs_the_version_it_names() {
             let refused = change(method, &path, "If-None-Match", excluded).await;
             assert_problem(&refused, 412, "precondition_failed");
         }
-        for malformed in ["", "x", "\"x", "* "] {
-            let malformed = if malformed == "* " { "*, *" } else { malformed };
+        for malformed in ["", "x", "\"x", "*, *"] {
             let refused = change(method, &path, "If-Match", malformed).await;
             assert_problem(&refused, 400, "invalid_header");
         }
@@ -506,7 +506,7 @@ async fn patch_is_a_merge_patch() {
             422,
             "invalid_webhook",
         ),
-        (json!({"path": super::harness::PATH}), 409, "taken"),
+        (json!({"path": PATH}), 409, "taken"),
         // What is left of `retry` decides, not the patch alone.
         (json!({"retry": {"initial": "2h"}}), 422, "invalid_webhook"),
         (json!({"url": 7}), 400, "invalid_body"),
@@ -669,15 +669,12 @@ async fn webhooks_are_listed_in_pages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn post_without_body_needs_no_content_type() {
-    let upstream = Upstream::replying([Reply::status(422), Reply::ok()]);
-    let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).with("retain", "{payloads: all}")).await;
     gateway
         .send(Event::new("evt_1"))
         .await
-        .assert(202, "queued");
-    gateway
-        .wait_for_metric("queue_events", &[("state", "dead")], 1.0)
-        .await;
+        .assert(200, "delivered");
     let listed = gateway.api("/deliveries").await;
     let delivery = listed["deliveries"][0]["id"].as_str().unwrap();
     let paths = [

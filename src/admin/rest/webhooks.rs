@@ -73,7 +73,7 @@ fn with_entity_tag(mut response: Response, version: Option<&str>) -> Response {
     responses((status = 200, body = Webhooks), (status = 503))
 )]
 async fn list(State(operations): Shared, parameters: Parameters) -> Result<Response, ApiError> {
-    let page = match webhook_query(pairs(parameters)?)? {
+    let page = match webhook_query(&pairs(parameters)?)? {
         Some(query) => operations.route_page(&query).await?,
         None => {
             let routes = operations.routes().await?;
@@ -530,7 +530,9 @@ impl IntoParams for WebhookPage {
 impl IntoParams for Conditions {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let header = |name, description| {
-            let tags = text().pattern(Some(TAGS_PATTERN));
+            let tags = text()
+                .pattern(Some(TAGS_PATTERN))
+                .examples(["\"5c1b6f0ad2a34e7bb9d0f3a1c2e48d97\"", "*"]);
             parameter_in(ParameterIn::Header, name, description, tags)
         };
         vec![
