@@ -53,12 +53,39 @@ pub enum Settings {
     Shared(Box<SharedSettings>),
 }
 
-/// The answer to a gateway that has seen a problem.
+/// A problem that this gateway sees, for the memory that several gateways share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProblemAnnouncement {
-    /// No other gateway has entered it. The ID is that of the incident.
-    First(String),
-    Known,
+pub struct SeenIncident {
+    /// The identity of the problem among all gateways.
+    pub key: String,
+    pub document: String,
+    /// The severity in the document.
+    pub severity: i16,
+    /// The severity that has lasted for long enough to notify somebody; 0 if none has.
+    pub lasting: i16,
+}
+
+/// An incident that somebody should be notified of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UntoldIncident {
+    pub id: String,
+    pub document: String,
+    pub untold: Untold,
+}
+
+/// An incident that this gateway alone notifies of, until its lease ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedIncident {
+    pub incident: UntoldIncident,
+    lease_ends_ms: i64,
+}
+
+/// What of an incident nobody was notified of yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untold {
+    /// That it began, or that it became worse, with its severity.
+    Began(i16),
+    Ended,
 }
 
 /// The store cannot serve a request. The caller must not forward anything without it.
@@ -602,34 +629,61 @@ impl Store {
         matches!(self.engine, Engine::Shared(_))
     }
 
-    /// Enters that this gateway sees a problem. Of several gateways, the first one is told that it
-    /// is, and so must notify somebody. Without other gateways, every one is the first.
+    /// Enters the problems that this gateway sees into the memory of all gateways, and ends those
+    /// that none has seen for `unseen_for`. Returns how many were dropped, because no endpoint
+    /// accepted the notification `within` this time of their end. An embedded store has no such
+    /// memory.
     ///
     /// # Errors
     /// Fails when the store cannot be written.
-    pub async fn announce_problem(
+    pub async fn report_incidents(
         &self,
-        key: &str,
-        document: &str,
-    ) -> Result<ProblemAnnouncement, StoreError> {
+        seen: &[SeenIncident],
+        unseen_for: Duration,
+        within: Duration,
+    ) -> Result<u64, StoreError> {
         match &self.engine {
-            Engine::Embedded(_) => Ok(ProblemAnnouncement::First(String::new())),
-            Engine::Shared(store) => Box::pin(store.announce_problem(key, document)).await,
+            Engine::Embedded(_) => Ok(0),
+            Engine::Shared(store) => {
+                Box::pin(store.report_incidents(seen, (unseen_for, within))).await
+            }
         }
     }
 
-    /// Removes the problems that no gateway has seen for this long, and returns the ID and the
-    /// document of each. No other gateway gets them.
+    /// Claims an incident that somebody should be notified of. When the lease ends, another gateway
+    /// may claim it.
     ///
     /// # Errors
     /// Fails when the store cannot be written.
-    pub async fn withdraw_problems(
+    pub async fn claim_incident(
         &self,
-        unseen_for: Duration,
-    ) -> Result<Vec<(String, String)>, StoreError> {
+        lease: Duration,
+    ) -> Result<Option<ClaimedIncident>, StoreError> {
         match &self.engine {
-            Engine::Embedded(_) => Ok(Vec::new()),
-            Engine::Shared(store) => Box::pin(store.withdraw_problems(unseen_for)).await,
+            Engine::Embedded(_) => Ok(None),
+            Engine::Shared(store) => Box::pin(store.claim_incident(lease)).await,
+        }
+    }
+
+    /// Records that the notification of a claimed incident was accepted.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be written. The notification is then sent again.
+    pub async fn mark_incident_told(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Embedded(_) => Ok(()),
+            Engine::Shared(store) => Box::pin(store.mark_incident_told(incident)).await,
+        }
+    }
+
+    /// Ends the lease of an incident whose notification was not accepted.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be written. The lease then ends in time.
+    pub async fn release_incident(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Embedded(_) => Ok(()),
+            Engine::Shared(store) => Box::pin(store.release_incident(incident)).await,
         }
     }
 

@@ -26,10 +26,9 @@ use super::error::ApiError;
 use super::http::MERGE_PATCH;
 use super::listen::Place;
 use super::peer_owner;
-use crate::secret::SecretDigest;
 use crate::signature::NamedSecret;
 use failed_logins::FailedLogins;
-use session::Sessions;
+use session::{LoginToken, Sessions};
 
 /// The duration of a login, unless its token expires earlier.
 pub(super) use session::DURATION as SESSION_DURATION;
@@ -72,28 +71,38 @@ pub(super) struct Authenticator {
     failed_logins: FailedLogins,
 }
 
+/// An accepted token, with the rights that it gives.
 struct Token {
-    digest: SecretDigest,
-    grant: Grant,
-}
-
-/// The rights that a token gives.
-#[derive(Clone, Copy)]
-struct Grant {
-    role: Role,
+    login: LoginToken,
     expires: Option<Timestamp>,
 }
 
 impl Token {
     fn new(token: &NamedSecret, role: Role) -> Self {
         Self {
-            digest: token.secret.digest(),
-            grant: Grant {
+            login: LoginToken {
+                digest: token.secret.digest(),
                 role,
-                expires: token.expires,
             },
+            expires: token.expires,
         }
     }
+
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
+}
+
+/// Finds the token with this text. Compares with every token, so that the time taken does not
+/// depend on which one matches.
+fn find_token<'t>(tokens: &'t [Token], text: &str, now: Timestamp) -> Option<&'t Token> {
+    tokens.iter().fold(None, |found, token| {
+        if token.login.digest.matches(text.as_bytes()) && token.is_valid(now) {
+            Some(token)
+        } else {
+            found
+        }
+    })
 }
 
 /// The addresses of a connection. The local one is specific, even if the listener is bound to all
@@ -203,25 +212,21 @@ impl Authenticator {
         }
     }
 
-    /// Replaces the tokens. Ends the logins that were made with one that is gone. Returns `false`,
-    /// and changes nothing, if a token would be needed from now on, or none any more.
+    /// Replaces the tokens. Ends the logins that were made with one that is gone or has another role
+    /// now. Returns `false`, and changes nothing, if a token would be needed from now on, or none any
+    /// more.
     pub(super) fn replace_tokens(&self, access: Access<'_>) -> bool {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         if access.is_open() != tokens.is_empty() {
             return false;
         }
-        for old in &*tokens {
-            let is_kept = access.tokens().any(|(token, role)| {
-                role == old.grant.role && old.digest.matches(token.secret.expose())
-            });
-            if !is_kept {
-                self.sessions.end_all(old.grant.role);
-            }
-        }
         *tokens = access
             .tokens()
             .map(|(token, role)| Token::new(token, role))
             .collect();
+        // Otherwise a token that comes back later would bring its logins back.
+        self.sessions
+            .end_others(|login| tokens.iter().any(|token| token.login == *login));
         true
     }
 
@@ -289,13 +294,19 @@ impl Authenticator {
         addrs: ConnectionAddrs,
         now: Timestamp,
     ) -> Option<Caller> {
-        let (role, method) = if self.tokens().is_empty() {
+        let tokens = self.tokens();
+        let (role, method) = if tokens.is_empty() {
             (Role::Operator, AuthMethod::Open)
         } else if headers.contains_key(header::AUTHORIZATION) {
-            (self.token(bearer(headers)?, now)?.role, AuthMethod::Token)
+            let token = find_token(&tokens, bearer(headers)?, now)?;
+            (token.login.role, AuthMethod::Token)
         } else {
-            let role = self.sessions.role(cookie(headers)?, now)?;
-            (role, AuthMethod::Login)
+            let login = self.sessions.token(cookie(headers)?, now)?;
+            // The token as it is now: a login ends with it, whatever a reload has changed.
+            tokens
+                .iter()
+                .find(|token| token.login == login && token.is_valid(now))?;
+            (login.role, AuthMethod::Login)
         };
         Some(Caller {
             role,
@@ -313,10 +324,12 @@ impl Authenticator {
         token: &str,
         now: Timestamp,
     ) -> Option<Result<String, getrandom::Error>> {
-        let token = self.token(token, now)?;
+        // Held until the session is there, so that a reload either ends it or comes first.
+        let tokens = self.tokens();
+        let token = find_token(&tokens, token, now)?;
         let end = now.saturating_add(SESSION_DURATION).unwrap_or(now);
         Some(self.sessions.begin(
-            token.role,
+            token.login.clone(),
             token.expires.map_or(end, |expires| end.min(expires)),
         ))
     }
@@ -337,19 +350,6 @@ impl Authenticator {
         if let Some(id) = cookie(headers) {
             self.sessions.end(id);
         }
-    }
-
-    /// Finds the token with this text. Compares with every token, so that the time taken does not
-    /// depend on which one matches.
-    fn token(&self, text: &str, now: Timestamp) -> Option<Grant> {
-        self.tokens().iter().fold(None, |found, token| {
-            let is_valid = token.grant.expires.is_none_or(|end| now < end);
-            if token.digest.matches(text.as_bytes()) && is_valid {
-                Some(token.grant)
-            } else {
-                found
-            }
-        })
     }
 
     /// Returns whether a host is the listener's own. The port is ignored, since it may be
@@ -596,6 +596,65 @@ mod tests {
             token: Some(&new),
             ..none
         }));
+    }
+
+    #[test]
+    fn login_ends_with_its_token() {
+        let token = |secret: &str, expires: Option<&str>| NamedSecret {
+            name: "token".into(),
+            secret: Secret::new(secret).unwrap(),
+            expires: expires.map(|end| end.parse().unwrap()),
+        };
+        let access = |token, read_token| Access {
+            token,
+            read_token,
+            hosts: &[],
+        };
+        let (kept, other) = (token(TOKEN, None), token("other", None));
+        let later = token(TOKEN, Some("2026-06-01T00:00:01Z"));
+        let expired = token(TOKEN, Some("2026-06-01T00:00:00Z"));
+        let without_role = access(Some(&other), Some(&kept));
+        for (changed, is_logged_in) in [
+            (access(Some(&kept), None), true),
+            (access(Some(&later), None), true),
+            (access(Some(&expired), None), false),
+            (access(Some(&other), None), false),
+            (access(None, Some(&other)), false),
+            (without_role, false),
+        ] {
+            let authenticator = with_tokens(None);
+            let session = authenticator.log_in(TOKEN, now()).unwrap().unwrap();
+            let is_valid = || {
+                let cookie = format!("{COOKIE}={session}");
+                let headers = [("host", "localhost"), ("cookie", &*cookie)];
+                check(&authenticator, "GET", "/", &headers).is_ok()
+            };
+            assert!(is_valid());
+            assert!(authenticator.replace_tokens(changed));
+            assert_eq!(is_valid(), is_logged_in, "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn token_that_comes_back_revives_no_login() {
+        let authenticator = with_tokens(None);
+        let session = authenticator.log_in(TOKEN, now()).unwrap().unwrap();
+        let [gone, back] = ["other", TOKEN].map(|secret| NamedSecret {
+            name: "token".into(),
+            secret: Secret::new(secret).unwrap(),
+            expires: None,
+        });
+        for token in [&gone, &back] {
+            assert!(authenticator.replace_tokens(Access {
+                token: Some(token),
+                read_token: None,
+                hosts: &[],
+            }));
+        }
+        let cookie = format!("{COOKIE}={session}");
+        let headers = [("host", "localhost"), ("cookie", &*cookie)];
+        let checked = check(&authenticator, "GET", "/", &headers);
+        assert_eq!(checked, Err(ApiError::Unauthorized));
     }
 
     #[test]

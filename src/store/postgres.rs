@@ -7,6 +7,7 @@
 //! * `queue` leases queued events to one gateway; `query` runs operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
+//! * `incidents` remembers which problems somebody was notified of;
 //! * `import` fills empty tables with the contents of an embedded store;
 //! * `upkeep` counts uptime, polls for changes by other gateways, and deletes what has expired.
 //!
@@ -17,6 +18,7 @@ mod batch;
 mod claims;
 mod connect;
 mod import;
+mod incidents;
 mod pool;
 mod query;
 mod queue;
@@ -40,10 +42,10 @@ use super::domain::CREATION_KEPT;
 use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, Creation, CreationKey, DeliveryFilter,
-    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, EventKey,
-    ProblemAnnouncement, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue,
-    RequeueResult, Revision, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
+    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, Creation, CreationKey,
+    DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability,
+    EventKey, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult,
+    Revision, RouteDeliveryStats, RowId, SeenIncident, Settlement, StoreError, StoreRoute,
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
@@ -339,6 +341,7 @@ impl Store {
             Arc::clone(&batch_shared).write_all(batch)
         });
         tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
@@ -565,39 +568,37 @@ impl Store {
             .await
     }
 
-    pub(super) async fn announce_problem(
+    pub(super) async fn report_incidents(
         &self,
-        key: &str,
-        document: &str,
-    ) -> Result<ProblemAnnouncement, StoreError> {
-        // Of rows that are inserted, `xmax` is 0.
-        let sql = "
-            INSERT INTO hookstile.problems AS known (key, document, seen_at)
-            VALUES ($1, $2, clock_timestamp())
-            ON CONFLICT (key) DO UPDATE SET seen_at = excluded.seen_at
-            RETURNING id, known.xmax = 0";
-        let params: [&(dyn ToSql + Sync); 2] = [&key, &document];
-        let query = on!(connection => connection.query_one_cached(sql, &params));
-        let row = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(if row.get(1) {
-            ProblemAnnouncement::First(row.get(0))
-        } else {
-            ProblemAnnouncement::Known
-        })
+        seen: &[SeenIncident],
+        times: (Duration, Duration),
+    ) -> Result<u64, StoreError> {
+        let work = on!(connection => incidents::report(connection, seen, times));
+        self.run("commit", OnTimeout::Fail, work).await
     }
 
-    pub(super) async fn withdraw_problems(
+    pub(super) async fn claim_incident(
         &self,
-        unseen_for: Duration,
-    ) -> Result<Vec<(String, String)>, StoreError> {
-        let sql = "
-            DELETE FROM hookstile.problems
-            WHERE seen_at < clock_timestamp() - make_interval(secs => $1)
-            RETURNING id, document";
-        let params: [&(dyn ToSql + Sync); 1] = [&unseen_for.as_secs_f64()];
-        let query = on!(connection => connection.query_cached(sql, &params));
-        let rows = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        lease: Duration,
+    ) -> Result<Option<ClaimedIncident>, StoreError> {
+        let work = on!(connection => incidents::claim(connection, lease));
+        self.run("commit", OnTimeout::Fail, work).await
+    }
+
+    pub(super) async fn mark_incident_told(
+        &self,
+        incident: &ClaimedIncident,
+    ) -> Result<(), StoreError> {
+        let work = on!(connection => incidents::mark_told(connection, incident));
+        self.run("commit", OnTimeout::Retry, work).await
+    }
+
+    pub(super) async fn release_incident(
+        &self,
+        incident: &ClaimedIncident,
+    ) -> Result<(), StoreError> {
+        let work = on!(connection => incidents::release(connection, incident));
+        self.run("commit", OnTimeout::Fail, work).await
     }
 
     /// Returns a counter that changes when any gateway changes webhooks or pauses.
@@ -643,8 +644,9 @@ impl Store {
         state: DeliveryState,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let route_names = (&*from, &*to);
-        let work = on!(connection => removed::move_events(connection, route_names, state, limit));
+        let (route_names, owner) = ((&*from, &*to), self.shared().owner);
+        let work = on!(connection =>
+            removed::move_events(connection, owner, route_names, state, limit));
         // Not repeated after a timeout, because its events would be missing in the count.
         let moved = self.run("commit", OnTimeout::Fail, work).await?;
         if moved > 0 && state == DeliveryState::Pending {

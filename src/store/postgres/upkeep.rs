@@ -1,5 +1,5 @@
-//! Periodic work of each gateway: polls the clock, the changes of others and the due events, and
-//! deletes what has expired.
+//! Periodic work of each gateway: polls the clock, the changes of others and the due events, records
+//! that it runs, and deletes what has expired.
 
 use std::collections::HashMap;
 use std::sync::Weak;
@@ -17,6 +17,9 @@ use crate::store::domain::CREATIONS_MAX;
 
 /// The poll interval. All gateways see a change within a second.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
+/// The pause between two records that this gateway runs. Much shorter than the time after which it
+/// counts as gone.
+const SEEN_INTERVAL: Duration = Duration::from_secs(2);
 /// The pause between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// The limit of rows that one statement deletes.
@@ -78,10 +81,24 @@ pub(super) async fn sweep(shared: Weak<Shared>) {
                 .run_once(on!(connection => read_sizes(connection, shared)))
                 .await;
             let _ = shared
-                .run_once(on!(connection => mark_seen(connection, shared)))
-                .await;
-            let _ = shared
                 .run_once(on!(connection => sweep_exclusively(connection, shared)))
+                .await;
+        }
+    }
+}
+
+/// Records that this gateway runs, for as long as the store exists. A loop of its own: a sweep may
+/// take longer than the time after which a gateway counts as gone.
+pub(super) async fn report_running(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(SEEN_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let shared = &*shared;
+        if shared.pool.check_available().is_ok() {
+            let _ = shared
+                .run_once(on!(connection => mark_seen(connection, shared)))
                 .await;
         }
     }
