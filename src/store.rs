@@ -26,10 +26,10 @@ use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
-    AttemptHistory, AttemptOutcome, ClaimTerms, DeliveryChange, DeliveryId, DeliveryState, DueAt,
-    Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload,
-    Payloads, RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId, SettledRow,
-    Settlement, StoreRoute,
+    AttemptHistory, AttemptOutcome, ClaimTerms, Creation, CreationKey, DeliveryChange, DeliveryId,
+    DeliveryState, DueAt, Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry,
+    PAYLOAD_MAX, Payload, Payloads, RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId,
+    SettledRow, Settlement, StoreRoute,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
 pub use migration::{MoveError, MoveSummary, move_into_shared};
@@ -258,8 +258,9 @@ impl Store {
         dispatch_async!(self, store => store.settle(settlement))
     }
 
-    /// Stores a webhook's definition, as durably as events. Returns `None` and stores nothing when
-    /// another gateway has changed operator data since revision `expected`.
+    /// Stores a webhook's definition, as durably as events, and remembers its creation in the same
+    /// transaction if `creation` is its key. Returns `None` and stores nothing when another gateway
+    /// has changed operator data since revision `expected`.
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
@@ -268,22 +269,41 @@ impl Store {
         name: Arc<str>,
         definition: String,
         expected: Revision,
+        creation: Option<CreationKey>,
     ) -> Result<Option<Revision>, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store
-                .put_webhook(name, definition)
+                .put_webhook(name, definition, creation)
                 .await
                 .map(|()| Some(expected)),
-            Engine::Shared(store) => Box::pin(store.put_webhook(name, definition, expected)).await,
+            Engine::Shared(store) => {
+                Box::pin(store.put_webhook(name, definition, expected, creation)).await
+            }
         }
     }
 
-    /// Deletes a webhook's definition. The records of its events stay.
+    /// Deletes a webhook's definition. The records of its events stay. Returns `None` and deletes
+    /// nothing when another gateway has changed operator data since revision `expected`.
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
-    pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        dispatch_async!(self, store => store.remove_webhook(name))
+    pub async fn remove_webhook(
+        &self,
+        name: Arc<str>,
+        expected: Revision,
+    ) -> Result<Option<Revision>, StoreError> {
+        match &self.engine {
+            Engine::Embedded(store) => store.remove_webhook(name).await.map(|()| Some(expected)),
+            Engine::Shared(store) => Box::pin(store.remove_webhook(name, expected)).await,
+        }
+    }
+
+    /// Returns the creation that is remembered under this key.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub async fn creation(&self, key: &str) -> Result<Option<Creation>, StoreError> {
+        dispatch_async!(self, store => store.creation(key))
     }
 
     /// Returns the names and definitions of all webhooks, and the revision that they belong to.
@@ -294,6 +314,18 @@ impl Store {
         match &self.engine {
             Engine::Embedded(store) => Ok((Revision::default(), store.webhooks().await?)),
             Engine::Shared(store) => Box::pin(store.webhooks()).await,
+        }
+    }
+
+    /// Reads the revision of operator data. It is always the same in the embedded store, which no
+    /// other gateway changes.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub async fn read_revision(&self) -> Result<Revision, StoreError> {
+        match &self.engine {
+            Engine::Embedded(_) => Ok(Revision::default()),
+            Engine::Shared(store) => Box::pin(store.read_revision()).await,
         }
     }
 

@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 
 use super::audit::{AuthMethod, Caller, Operator, Role};
 use super::error::ApiError;
+use super::http::MERGE_PATCH;
 use super::listen::Place;
 use super::peer_owner;
 use crate::signature::NamedSecret;
@@ -268,8 +269,8 @@ impl Authenticator {
             .ok_or(ApiError::Unauthorized)?;
         if !method.is_safe() {
             check_origin(headers, &host)?;
-            if !is_plain_delete(method, headers) {
-                check_content_type(headers)?;
+            if !is_plain(method, headers) {
+                check_content_type(method, headers)?;
             }
         }
         Ok(caller)
@@ -442,10 +443,10 @@ pub(super) fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), 
     }
 }
 
-/// Returns whether a request is a `DELETE` without a body, from no browser. It needs no content
-/// type: a page of another origin cannot send a `DELETE` without a CORS preflight, and a browser
-/// adds one of these headers.
-fn is_plain_delete(method: &Method, headers: &HeaderMap) -> bool {
+/// Returns whether a request is a `POST` or `DELETE` without a body, from no browser. It needs no
+/// content type. A browser can't be made to send one: it adds `Origin` to every `POST`, a form also
+/// has a content type, and a page of another origin can't send a `DELETE` without a CORS preflight.
+fn is_plain(method: &Method, headers: &HeaderMap) -> bool {
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers
             .get_all(header::CONTENT_LENGTH)
@@ -453,19 +454,24 @@ fn is_plain_delete(method: &Method, headers: &HeaderMap) -> bool {
             .any(|length| length != "0");
     let of_browser =
         |name: &HeaderName| *name == header::ORIGIN || name.as_str().starts_with("sec-fetch-");
-    method == Method::DELETE
+    [Method::POST, Method::DELETE].contains(method)
         && !has_body
         && !headers.contains_key(header::CONTENT_TYPE)
         && !headers.keys().any(of_browser)
 }
 
-/// Checks for JSON. A form can't send this type, so a page of another origin needs a CORS
-/// preflight, which is never granted.
-fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+/// Checks for JSON. A form can't send its types, so a page of another origin needs a CORS preflight,
+/// which is never granted.
+fn check_content_type(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
     let content_type = sole(headers, &header::CONTENT_TYPE).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    let is_patch = *method == Method::PATCH;
+    if essence.eq_ignore_ascii_case("application/json")
+        || (is_patch && essence.eq_ignore_ascii_case(MERGE_PATCH))
+    {
         Ok(())
+    } else if is_patch {
+        Err(ApiError::UnsupportedPatch)
     } else {
         Err(ApiError::UnsupportedMediaType)
     }
@@ -818,28 +824,60 @@ mod tests {
     }
 
     #[test]
-    fn only_a_plain_delete_needs_no_content_type() {
+    fn only_a_plain_request_needs_no_content_type() {
         let authenticator = open();
         let send = |method: &str, headers: &[(&str, &str)]| {
             let headers = [&[("host", "localhost:9180")], headers].concat();
             check(&authenticator, method, "/x", &headers)
         };
-        assert_eq!(send("DELETE", &[]), Ok(()));
-        assert_eq!(send("DELETE", &[("content-length", "0")]), Ok(()));
         let refused = Err(ApiError::UnsupportedMediaType);
-        for header in [
-            ("content-length", "2"),
-            ("transfer-encoding", "chunked"),
-            ("content-type", "text/plain"),
-            ("origin", "http://localhost:9180"),
-            ("sec-fetch-site", "same-origin"),
-            ("sec-fetch-mode", "no-cors"),
+        for method in ["DELETE", "POST"] {
+            assert_eq!(send(method, &[]), Ok(()));
+            assert_eq!(send(method, &[("content-length", "0")]), Ok(()));
+            for header in [
+                ("content-length", "2"),
+                ("transfer-encoding", "chunked"),
+                ("content-type", "text/plain"),
+                ("content-type", ""),
+                ("content-type", "application/x-www-form-urlencoded"),
+                ("content-type", "application/merge-patch+json"),
+                ("origin", "http://localhost:9180"),
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-mode", "no-cors"),
+            ] {
+                let empty = ("content-length", "0");
+                assert_eq!(send(method, &[header]), refused, "{method} {header:?}");
+                if header.0 != empty.0 {
+                    assert_eq!(send(method, &[empty, header]), refused, "{header:?}");
+                }
+            }
+            let foreign = [("origin", "null"), ("content-length", "0")];
+            assert_eq!(send(method, &foreign), Err(ApiError::CrossOrigin));
+        }
+        assert_eq!(send("PUT", &[]), refused);
+        assert_eq!(send("PATCH", &[]), Err(ApiError::UnsupportedPatch));
+    }
+
+    #[test]
+    fn patch_takes_two_types() {
+        let authenticator = open();
+        let send = |method: &str, content_type: &str| {
+            let headers = [("host", "localhost"), ("content-type", content_type)];
+            check(&authenticator, method, "/x", &headers)
+        };
+        for content_type in [
+            "application/json",
+            "application/merge-patch+json",
+            "Application/Merge-Patch+JSON; charset=utf-8",
         ] {
-            assert_eq!(send("DELETE", &[header]), refused, "{header:?}");
+            assert_eq!(send("PATCH", content_type), Ok(()), "{content_type}");
         }
-        for method in ["POST", "PUT", "PATCH"] {
-            assert_eq!(send(method, &[]), refused, "{method}");
+        for content_type in ["application/json-patch+json", "text/plain", ""] {
+            let refused = Err(ApiError::UnsupportedPatch);
+            assert_eq!(send("PATCH", content_type), refused, "{content_type}");
         }
+        let merge_patch = send("PUT", "application/merge-patch+json");
+        assert_eq!(merge_patch, Err(ApiError::UnsupportedMediaType));
     }
 
     #[test]
@@ -855,7 +893,6 @@ mod tests {
         };
         let json = ("content-type", "application/json; charset=utf-8");
         assert_eq!(change(&[json]), Ok(()));
-        assert_eq!(change(&[]), Err(ApiError::UnsupportedMediaType));
         assert_eq!(
             change(&[("content-type", "text/plain")]),
             Err(ApiError::UnsupportedMediaType)

@@ -65,6 +65,15 @@ impl Operations {
             .ok_or(OperationError::NoSuchWebhook)
     }
 
+    /// Finds an active route. Reads the store again if that is needed to know it.
+    async fn find_current(&self, name: &str) -> Result<ActiveRoute, OperationError> {
+        if let Ok(active) = self.find(name) {
+            return Ok(active);
+        }
+        self.state.registry.refresh().await?;
+        self.find(name)
+    }
+
     /// Checks that a filter which selected no delivery names no unknown route.
     fn check_route_exists(&self, filter: &DeliveryFilter) -> Result<(), OperationError> {
         match &filter.route {

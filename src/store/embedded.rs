@@ -45,10 +45,10 @@ use write::Job;
 
 use super::{
     AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease,
-    ClaimResult, ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord,
-    DeliveryState, DueAt, DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow,
-    KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES,
-    REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
+    ClaimResult, ClaimTerms, Creation, CreationKey, DeliveryChange, DeliveryFilter, DeliveryId,
+    DeliveryRecord, DeliveryState, DueAt, DueEvent, DueEvents, Durability, EventKey, EventMetadata,
+    EventRow, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent,
+    RECORD_BYTES, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
     RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };
 pub(super) use attempt_journal::JournalEntry;
@@ -358,7 +358,7 @@ impl Store {
             .await
     }
 
-    /// Stores a webhook's definition, as durably as events.
+    /// Stores a webhook's definition, as durably as events, and remembers its creation.
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
@@ -366,10 +366,12 @@ impl Store {
         &self,
         name: Arc<str>,
         definition: String,
+        creation: Option<CreationKey>,
     ) -> Result<(), StoreError> {
         self.write(|done| Job::SetWebhook {
             name,
             definition: Some(definition.into()),
+            creation,
             done,
         })
         .await
@@ -383,7 +385,20 @@ impl Store {
         self.write(|done| Job::SetWebhook {
             name,
             definition: None,
+            creation: None,
             done,
+        })
+        .await
+    }
+
+    /// Returns the creation that is remembered under this key.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub(super) async fn creation(&self, key: &str) -> Result<Option<Creation>, StoreError> {
+        let (key, now) = (key.to_owned(), self.inner.shared.uptime.now());
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.creation(&key, now)
         })
         .await
     }

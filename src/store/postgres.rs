@@ -38,13 +38,14 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_postgres::types::ToSql;
 
+use super::domain::CREATION_KEPT;
 use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, DeliveryFilter,
-    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, EventKey, QueuedEvent,
-    REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Revision,
-    RouteDeliveryStats, RowId, SeenIncident, Settlement, StoreError, StoreRoute,
+    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, Creation, CreationKey,
+    DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability,
+    EventKey, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult,
+    Revision, RouteDeliveryStats, RowId, SeenIncident, Settlement, StoreError, StoreRoute,
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
@@ -489,25 +490,58 @@ impl Store {
         name: Arc<str>,
         definition: String,
         expected: Revision,
+        creation: Option<CreationKey>,
     ) -> Result<Option<Revision>, StoreError> {
         let (name, definition, expected) = (&*name, &definition, expected.0);
+        let (key, request) = match &creation {
+            Some(creation) => (Some(&*creation.key), Some(&creation.request[..])),
+            None => (None, None),
+        };
+        let kept = claims::millis(CREATION_KEPT);
+        // A row under the same key can only be one that has expired.
         let sql = "
             WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1
                 WHERE revision = $3 RETURNING revision),
             stored AS (INSERT INTO hookstile.webhooks SELECT $1, $2 FROM bumped
-                ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
+                ON CONFLICT (name) DO UPDATE SET definition = excluded.definition),
+            remembered AS (INSERT INTO hookstile.creations (key, request, webhook, definition, ends_ms)
+                SELECT $4::text, $5::bytea, $1, $2, now + $6
+                FROM bumped, hookstile.clock WHERE $4::text IS NOT NULL
+                ON CONFLICT (key) DO UPDATE SET request = excluded.request,
+                    webhook = excluded.webhook, definition = excluded.definition,
+                    ends_ms = excluded.ends_ms)
             SELECT revision FROM bumped";
-        let params: [&(dyn ToSql + Sync); 3] = [&name, definition, &expected];
+        let params: [&(dyn ToSql + Sync); 6] =
+            [&name, definition, &expected, &key, &request, &kept];
         let query = on!(connection => connection.query_opt_cached(sql, &params));
         let row = self.run("commit", OnTimeout::Fail, query).await?;
         Ok(row.map(|row| Revision(row.get(0))))
     }
 
-    pub(super) async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        let name = &name;
-        let sql = "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
-            DELETE FROM hookstile.webhooks WHERE name = $1";
-        self.execute(on!(connection => connection.execute_cached(sql, &[&&**name])))
+    pub(super) async fn remove_webhook(
+        &self,
+        name: Arc<str>,
+        expected: Revision,
+    ) -> Result<Option<Revision>, StoreError> {
+        let (name, expected) = (&*name, expected.0);
+        let sql = "
+            WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1
+                WHERE revision = $2 RETURNING revision),
+            removed AS (DELETE FROM hookstile.webhooks w USING bumped WHERE w.name = $1)
+            SELECT revision FROM bumped";
+        let params: [&(dyn ToSql + Sync); 2] = [&name, &expected];
+        let query = on!(connection => connection.query_opt_cached(sql, &params));
+        let row = self.run("commit", OnTimeout::Fail, query).await?;
+        Ok(row.map(|row| Revision(row.get(0))))
+    }
+
+    pub(super) async fn creation(&self, key: &str) -> Result<Option<Creation>, StoreError> {
+        self.query(on!(connection => query::creation(connection, key)))
+            .await
+    }
+
+    pub(super) async fn read_revision(&self) -> Result<Revision, StoreError> {
+        self.query(on!(connection => query::revision(connection)))
             .await
     }
 

@@ -26,6 +26,7 @@ mod access; // the admin listener's tokens, host names and audit log
 mod admin_listener; // the admin listener under hostile clients
 mod admission; // limits that apply before a body is read
 mod attack; // attacks on the whole gateway, beside genuine senders
+mod automation; // the admin API for scripts: keys, entity tags, patches, pages
 mod bodies; // bodies of every size and framing, and the size limit
 mod budget; // every request is answered in time, whatever is slow
 mod capture; // rejected requests, explained and captured

@@ -8,11 +8,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::shared::{QueueCounts, Shared};
 use super::{
-    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId,
-    DeliveryState, EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES, Requeue,
-    RequeueResult, RowId, Settlement, StoreRoute,
+    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange,
+    DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES,
+    Requeue, RequeueResult, RowId, Settlement, StoreRoute,
 };
-use crate::store::domain::AUTOMATIC;
+use crate::store::domain::{AUTOMATIC, CREATION_KEPT, CREATIONS_MAX};
 use crate::store::uptime::Uptime;
 
 const DAY_MS: i64 = 86_400_000;
@@ -504,6 +504,7 @@ impl<'t> BatchWriter<'t> {
 
     /// Deletes up to `limit` ledger rows before `first`. Returns their number.
     pub(super) fn sweep_ledger(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
+        self.forget_expired_creations()?;
         self.cursor.next_row.retain(|bucket, _| *bucket >= first);
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM ledger WHERE row_id IN (SELECT row_id FROM ledger WHERE row_id < ?1
@@ -569,6 +570,35 @@ impl<'t> BatchWriter<'t> {
                 .execute([name]),
         }
         .map(drop)
+    }
+
+    /// Remembers a creation, and forgets those that are too old or too many.
+    pub(super) fn remember_creation(
+        &mut self,
+        name: &str,
+        definition: &str,
+        creation: &CreationKey,
+    ) -> rusqlite::Result<()> {
+        let CreationKey { key, request } = creation;
+        let ends = self.now.after(CREATION_KEPT);
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO creations VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![key, request, name, definition, ends.0])?;
+        self.forget_expired_creations()?;
+        self.connection
+            .prepare_cached(
+                "DELETE FROM creations WHERE key IN
+                 (SELECT key FROM creations ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([CREATIONS_MAX])
+            .map(drop)
+    }
+
+    fn forget_expired_creations(&mut self) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM creations WHERE ends_ms <= ?1")?
+            .execute([self.now.0])
+            .map(drop)
     }
 
     pub(super) fn update_routes(&mut self, routes: &[StoreRoute]) -> rusqlite::Result<()> {

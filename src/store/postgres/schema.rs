@@ -112,6 +112,16 @@ CREATE TABLE hookstile.incidents (
     seen_ms bigint NOT NULL, ended_ms bigint, lease_ends_ms bigint) WITH (fillfactor = 50);
 ";
 
+/// The table of creations, which was added later, too.
+const CREATIONS: &str = "
+-- Creations of webhooks under a client's key, each with the digest of its request and the definition
+-- as it was created, for 24 hours of uptime.
+CREATE TABLE hookstile.creations (
+    key text PRIMARY KEY, request bytea NOT NULL, webhook text NOT NULL, definition text NOT NULL,
+    ends_ms bigint NOT NULL);
+CREATE INDEX creations_ends ON hookstile.creations (ends_ms);
+";
+
 /// The reason why the tables cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SchemaError {
@@ -179,7 +189,11 @@ async fn add_ledger_route(transaction: &Transaction<'_>) -> Result<(), SchemaErr
 
 /// Creates the tables that earlier versions did not create.
 async fn add_tables(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
-    for (table, sql) in [("gateways", ADDED_TABLES), ("incidents", INCIDENTS)] {
+    for (table, sql) in [
+        ("gateways", ADDED_TABLES),
+        ("incidents", INCIDENTS),
+        ("creations", CREATIONS),
+    ] {
         let exists = format!("SELECT to_regclass('hookstile.{table}') IS NOT NULL");
         let row = transaction.query_one(&exists, &[]).await?;
         if !row.get::<_, bool>(0) {

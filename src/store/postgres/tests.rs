@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::store::tests::{
-    ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, delivery_change, due_ids,
-    ledger_entry, queued, settle, settlement, tried, wait_for_counts, wait_for_removed,
-    wait_until_registered,
+    ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, creation_key,
+    delivery_change, due_ids, ledger_entry, queued, settle, settlement, tried, wait_for_counts,
+    wait_for_removed, wait_until_registered,
 };
 use crate::store::{
     AttemptHistory, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState, EventKey,
@@ -241,7 +241,7 @@ async fn operator_changes_reach_the_other_gateway() {
     revision.mark_unchanged();
     let (revision_read, _) = one.webhooks().await.unwrap();
     assert!(
-        one.put_webhook("shop".into(), "{}".into(), revision_read)
+        one.put_webhook("shop".into(), "{}".into(), revision_read, None)
             .await
             .unwrap()
             .is_some()
@@ -252,13 +252,36 @@ async fn operator_changes_reach_the_other_gateway() {
         [("shop".into(), "{}".into())]
     );
     let outdated = two
-        .put_webhook("other".into(), "{}".into(), revision_read)
+        .put_webhook("other".into(), "{}".into(), revision_read, None)
         .await
         .unwrap();
     assert!(outdated.is_none(), "the revision has changed");
+    let outdated = two.remove_webhook("shop".into(), revision_read).await;
+    assert_eq!(outdated, Ok(None));
+    let current = two.read_revision().await.unwrap();
+    let removed = two.remove_webhook("shop".into(), current).await.unwrap();
+    assert!(removed.is_some_and(|revision| revision != current));
+    assert!(one.webhooks().await.unwrap().1.is_empty());
+    revision.changed().await.unwrap();
     one.set_paused("billing".into(), true).await.unwrap();
     revision.changed().await.unwrap();
     assert_eq!(two.paused_routes().await.unwrap(), ["billing"]);
+}
+
+#[tokio::test]
+async fn key_creates_once_among_gateways() {
+    two!(test_store, one, two);
+    let (revision, _) = one.webhooks().await.unwrap();
+    let put = async |store: &Store, name: &str| {
+        let key = Some(creation_key("k", 1));
+        let put = store.put_webhook(name.into(), "{}".into(), revision, key);
+        put.await.unwrap().is_some()
+    };
+    let (first, second) = tokio::join!(put(&one, "a"), put(&two, "b"));
+    assert!(first != second, "one of them is outdated");
+    let creation = two.creation("k").await.unwrap().unwrap();
+    assert_eq!(creation.webhook, if first { "a" } else { "b" });
+    assert_eq!(one.webhooks().await.unwrap().1.len(), 1);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::pool::{PooledConnection, QueryError, on, with_timeout};
 use super::query::timestamp;
 use super::{Shared, lock, removed};
 use crate::store::RECORD_BYTES;
+use crate::store::domain::CREATIONS_MAX;
 
 /// The poll interval. All gateways see a change within a second.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
@@ -303,9 +304,21 @@ async fn sweep_exclusively(
             }
         }
     }
+    forget_creations(connection).await?;
     removed::forget_gateways(connection).await?;
     connection
         .execute_cached("SELECT pg_advisory_unlock($1)", &[&SWEEP_LOCK])
+        .await
+        .map(drop)
+}
+
+/// Forgets the creations of webhooks that are too old or too many.
+async fn forget_creations(connection: &PooledConnection) -> Result<(), QueryError> {
+    let sql = "DELETE FROM hookstile.creations WHERE ends_ms <= (SELECT now FROM hookstile.clock)
+        OR ends_ms <= (SELECT ends_ms FROM hookstile.creations ORDER BY ends_ms DESC
+            OFFSET $1 LIMIT 1)";
+    connection
+        .execute_cached(sql, &[&CREATIONS_MAX])
         .await
         .map(drop)
 }
