@@ -6,6 +6,8 @@
 
 mod captures;
 mod explanations;
+mod failed_attempts;
+mod familiar_clients;
 mod idle_sender;
 mod rejections;
 mod request_history;
@@ -16,17 +18,23 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::metrics::RouteMetrics;
 
 pub(crate) use captures::{
     CAPTURED_BYTES_MAX, CaptureHistory, CaptureLimits, CapturedRequest, SentHeader,
 };
 pub(crate) use explanations::{Explanation, Explanations};
+pub(crate) use failed_attempts::{FailedAttempt, LastFailure};
+pub(crate) use familiar_clients::FamiliarClients;
 pub(crate) use idle_sender::IdleSender;
 pub(crate) use rejections::{
     Rejection, RejectionCount, RejectionHistory, RejectionId, RejectionKind,
 };
-pub(crate) use request_history::{MINUTES, MinuteBucket, RequestCounts, RequestHistory};
+pub(crate) use request_history::{
+    MINUTES, MinuteBucket, RefusedRequests, RequestCounts, RequestHistory,
+};
 pub(crate) use streak::Incident;
 
 /// The activity of all active routes, and of the requests that match no route.
@@ -68,6 +76,7 @@ pub struct RouteActivity {
 pub struct SenderActivity {
     pub idle: IdleSender,
     pub history: RequestHistory,
+    pub clients: FamiliarClients,
 }
 
 impl Activity {
@@ -93,6 +102,7 @@ impl Activity {
         &self,
         tracked: impl IntoIterator<Item = TrackedRoute<'r>>,
         now: Instant,
+        wall: Timestamp,
     ) -> Vec<Arc<RouteActivity>> {
         let mut routes = self.routes();
         let mut updated = RouteActivities::default();
@@ -101,7 +111,7 @@ impl Activity {
                 Some(kept) => Arc::clone(kept),
                 None => {
                     let captures = CaptureHistory::new(Arc::clone(&self.captured_bytes));
-                    Arc::new(RouteActivity::new(&tracked, captures, now))
+                    Arc::new(RouteActivity::new(&tracked, captures, now, wall))
                 }
             };
             activity.captures.set_limits(tracked.capture, now);
@@ -159,13 +169,18 @@ impl RouteActivity {
         let (Some(route), Some(sender)) = (&self.route, &self.sender) else {
             return;
         };
-        sender.history.sample(now);
+        sender.history.sample(now, &self.rejections);
         if let Some(change) = sender.idle.sample(now) {
             change.log(route, sender.idle.expected_every());
         }
     }
 
-    fn new(tracked: &TrackedRoute<'_>, captures: CaptureHistory, now: Instant) -> Self {
+    fn new(
+        tracked: &TrackedRoute<'_>,
+        captures: CaptureHistory,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Self {
         Self {
             route: Some(Arc::clone(tracked.route)),
             rejections: RejectionHistory::new(now),
@@ -173,7 +188,8 @@ impl RouteActivity {
             captures,
             sender: Some(SenderActivity {
                 idle: IdleSender::new(now, tracked.metrics.silent.clone()),
-                history: RequestHistory::new(Arc::clone(tracked.metrics), now),
+                history: RequestHistory::new(Arc::clone(tracked.metrics), now, wall),
+                clients: FamiliarClients::default(),
             }),
         }
     }

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, ConfigurationOnDisk, ReloadRequest};
 use crate::config::{self, Config};
+use crate::diagnostic::{LocatedDiagnostic, Severity};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
 use crate::log;
@@ -106,6 +107,14 @@ pub struct App {
     shutdown: config::Shutdown,
 }
 
+/// Logs a problem of a configuration, at the level of its severity.
+fn log_diagnostic(diagnostic: &LocatedDiagnostic) {
+    match diagnostic.severity {
+        Severity::Error => tracing::error!("{diagnostic}"),
+        Severity::Warning => tracing::warn!("{diagnostic}"),
+    }
+}
+
 impl App {
     /// Applies the parts of a newly loaded configuration that need no restart.
     pub async fn reload(&mut self, config: Config) {
@@ -126,7 +135,7 @@ impl App {
         log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
-        self.configuration.accept();
+        self.configuration.accept(Timestamp::now());
         tracing::info!(
             routes,
             "routes, certificates, credentials and log settings reloaded; other changes take \
@@ -137,9 +146,9 @@ impl App {
     /// Records that a newly read configuration is not valid. The old one stays in effect.
     pub fn refuse_reload(&self, report: &config::Report) {
         self.metrics.config_rejected();
-        for problem in report.summaries() {
-            tracing::error!("{problem}");
-        }
+        report
+            .located()
+            .for_each(|diagnostic| log_diagnostic(&diagnostic));
         tracing::error!("configuration not reloaded; the old one stays in effect");
     }
 

@@ -36,9 +36,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use serde_json::json;
 
 use crate::app;
 use crate::config;
+use admin::CommandError;
 use config_file::ConfigFileArgs;
 
 /// The exit code of a command that failed. Codes above 2 are those of sysexits.h.
@@ -101,11 +103,11 @@ enum Command {
     Capture(capture::Args),
     Verify(verify::Args),
     Demo(demo::Args),
-    #[command(subcommand)]
+    #[command(subcommand, alias = "event")]
     Events(events::Command),
-    #[command(subcommand)]
+    #[command(subcommand, alias = "rejection")]
     Rejections(rejections::Command),
-    #[command(subcommand)]
+    #[command(subcommand, alias = "route")]
     Routes(routes::Command),
     Status(status::Args),
     Problems(problems::Args),
@@ -121,7 +123,11 @@ enum Command {
     Logs(events::aliases::Tail),
     /// As `--version`
     #[command(hide = true)]
-    Version,
+    Version {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Parses the command line, runs the command and returns its exit code.
@@ -129,7 +135,15 @@ pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(Cli { command }) => command,
         Err(mut error) => {
-            hints::improve(&mut error, &Cli::command());
+            let words = std::env::args_os().skip(1);
+            let words: Vec<_> = words
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            hints::improve(&mut error, &Cli::command(), &words);
+            if error.use_stderr() && is_json_wanted(&words) {
+                let document = CommandError::Usage(hints::summary(&error)).to_json();
+                let _ = terminal::print(&terminal::json_line(&document));
+            }
             // A closed pipe is not an error.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
@@ -157,8 +171,29 @@ pub fn main() -> ExitCode {
         Command::MoveStore(args) => move_store::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
-        Command::Version => terminal::finish(Ok(Cli::command().render_version())),
+        Command::Version { json } => print_version(json),
     }
+}
+
+/// Returns whether the output of a command that was not understood was to be JSON.
+fn is_json_wanted(words: &[String]) -> bool {
+    let mut options = words.iter().take_while(|word| *word != "--");
+    options.any(|word| word == "--json")
+}
+
+fn print_version(json: bool) -> ExitCode {
+    let text = if json {
+        let document = json!({
+            "success": true,
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": env!("HOOKSTILE_BUILD_COMMIT"),
+            "target": env!("HOOKSTILE_BUILD_TARGET"),
+        });
+        terminal::json_line(&document) + "\n"
+    } else {
+        Cli::command().render_long_version()
+    };
+    terminal::finish(Ok(text))
 }
 
 fn run(config: &Path) -> ExitCode {

@@ -18,6 +18,11 @@ impl ClientNetwork {
             }
         })
     }
+
+    /// Returns its first address.
+    pub(crate) fn first_address(self) -> IpAddr {
+        self.0
+    }
 }
 
 impl fmt::Display for ClientNetwork {

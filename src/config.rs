@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use diagnostics::{Report, Severity};
+pub use diagnostics::Report;
 pub use facts::DEFAULT_PROVIDER;
 pub use files::{FileDigest, ReadFiles, RouteFiles, SecretFiles};
 pub(crate) use redact::is_shown_variable;
@@ -204,16 +204,20 @@ pub fn load_to_serve(
     parse(shown(path), source, &sources)
 }
 
-/// Checks a configuration as [`load`] does, but reads no secret and no key: neither files nor
-/// variables. They are listed in [`ReadFiles::unchecked`]. The result must not be served.
+/// Checks a configuration as [`load`] does, but reads no secret and no key, neither from files nor
+/// from variables: they are listed in [`ReadFiles::unchecked`]. `${NAME}` is read, since it holds no
+/// secret. The result must not be served.
 ///
 /// # Errors
 /// Returns a [`Report`] with all errors and warnings.
-pub fn load_without_secrets(path: &Path) -> Result<Loaded, Report> {
+pub fn load_without_secrets(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Report> {
     let source = read(path)?;
     let sources = Sources {
         unreadable: UnreadableSecret::Unchecked,
-        ..sources(path, &|_| None)
+        ..sources(path, env)
     };
     parse(shown(path), source, &sources)
 }
@@ -237,8 +241,11 @@ pub fn admin_endpoint(
 ///
 /// # Errors
 /// Returns a [`Report`] of why the location cannot be known.
-pub fn store_folder(path: &Path) -> Result<StoreFolder, Report> {
-    parse_section(path, &|_| None, "store", compile::store_folder)
+pub fn store_folder(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<StoreFolder, Report> {
+    parse_section(path, env, "store", compile::store_folder)
 }
 
 /// Loads only the store's settings, as [`load`] does.

@@ -22,7 +22,7 @@ use crate::signature::{Unverified, Verified};
 use header_names::{Restriction, restriction};
 
 pub(crate) use header_names::{folds_to, folds_to_framing, is_framing, is_hookstile_header};
-pub(crate) use private::{is_private_header, mask_text};
+pub(crate) use private::{is_private_header, last_word, mask_text};
 pub(crate) use test_mark::{HEADER as TEST_MARK, TestMarks};
 
 /// A request that is ready to be sent to an upstream, as often as necessary. It is made from a

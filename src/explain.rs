@@ -5,10 +5,12 @@
 //! hold no secret and no computed signature, because an attacker could use the signature of a body
 //! that they wrote.
 
+mod advice;
 mod bodies;
 pub mod captured;
 mod contents;
 mod finding;
+mod quoted;
 mod readings;
 mod search;
 mod secrets;
@@ -117,6 +119,8 @@ pub struct Diagnosis {
     pub notes: Vec<String>,
     /// The explanations with the fewest changes, the most likely first. Empty if nothing matches.
     pub explanations: Vec<Explanation>,
+    /// What to do if there is no explanation, one step a sentence.
+    pub advice: Vec<String>,
     /// Signatures computed.
     pub tried: u64,
     /// The search reached its limits before everything was tried.
@@ -216,12 +220,20 @@ impl Case<'_> {
             Err(failure) => failure,
         };
         notes.extend(finding::notes(self));
+        if failure == SignatureError::Missing && finding::has_no_signature(self) {
+            notes.extend(advice::notes(self));
+        }
         let mut search = Search::new(self.limits);
         let explanations = search.explanations(self);
         Verdict::NotGenuine(Diagnosis {
             failure,
             found: finding::describe(self, failure),
             notes,
+            advice: if explanations.is_empty() {
+                advice::advice(self, failure)
+            } else {
+                Vec::new()
+            },
             explanations,
             tried: search.tried(),
             cut_short: search.cut_short(),

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! clock secret outcome cause      shared by all other modules
+//! diagnostic                      pure: a problem of a configuration, as JSON and as a line
 //! backoff                         pure: when a failed delivery is retried
 //! problems                        pure: what is wrong with the gateway and its routes, worst first
 //! client_network                  pure: the client that limits count for
@@ -40,6 +41,7 @@ pub mod config;
 #[cfg(test)]
 mod corpus;
 mod delivery;
+pub mod diagnostic;
 pub mod event;
 pub mod explain;
 pub mod gateway;

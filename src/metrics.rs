@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::StatusCode;
 use jiff::Timestamp;
 use prometheus::core::{Collector, Metric as _};
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -362,7 +361,11 @@ impl Metrics {
             )?,
         )?;
         register_build_info(&registry)?;
-        registry.register(Box::new(ProcessCollector::for_self()))?;
+        // The collector reads /proc.
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
         Ok(Self {
             unmatched: families.request_metrics(NO_ROUTE.into()),
             requests_in_flight: gauge("requests_in_flight", "Requests being handled.")?,

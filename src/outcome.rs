@@ -104,6 +104,23 @@ impl Code {
             )
     }
 
+    /// Returns whether only a verified request has this outcome. Those that fail behind the check
+    /// because the gateway is overloaded, or its store is not available, may not have come to it.
+    pub const fn is_verified(self) -> bool {
+        matches!(
+            self,
+            Self::Delivered
+                | Self::UpstreamRejected
+                | Self::Queued
+                | Self::Duplicate
+                | Self::InFlight
+                | Self::PayloadMismatch
+                | Self::Ignored
+                | Self::UpstreamUnreachable
+                | Self::BudgetExceeded
+        )
+    }
+
     /// Returns the group that this outcome belongs to.
     pub const fn disposition(self) -> Disposition {
         match self {

@@ -5,6 +5,7 @@
 //! list, so that they never contradict each other. `tracker` remembers when each problem began.
 
 mod delivery;
+mod ending;
 mod gateway;
 mod noise;
 mod senders;
@@ -18,10 +19,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::activity::{MINUTES, MinuteBucket, RejectionKind};
+use crate::activity::{MINUTES, MinuteBucket, RefusedRequests, RejectionKind};
 use crate::cause::Cause;
 
-pub(crate) use tracker::{Delays, ProblemChange, ProblemTracker};
+pub(crate) use ending::{EndReason, Ending, ending};
+pub(crate) use tracker::{Delays, ProblemChange, ProblemTracker, SeriousProblem};
 
 /// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,7 +140,10 @@ pub(crate) struct RemovedRoute {
 /// A configuration on disk that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RefusedConfiguration {
+    /// The time since when every content of the file was refused.
     pub since: Timestamp,
+    /// The time since when it is refused for the present reasons, if there were others before.
+    pub changed: Option<Timestamp>,
     /// The first thing that is wrong, with its place.
     pub first: String,
     /// The number of things that are wrong.
@@ -167,8 +172,18 @@ pub(crate) struct RouteFacts {
     pub failing: Option<RunningIncident>,
     /// The incident of the rejections, if one goes on.
     pub rejecting: Option<RunningIncident>,
+    /// Since when the list shows these two.
+    pub listed_since: ListedSince,
+    /// Set if an attempt has succeeded since the last one that failed.
+    pub attempt_succeeded: bool,
+    /// Set if a request was verified since the last one that was rejected.
+    pub request_verified: bool,
     /// The last attempt that failed.
     pub last_failure: Option<LastFailure>,
+    /// The events of the incident of the attempts that are not stored and were not delivered since.
+    pub undelivered: Undelivered,
+    /// The requests that were refused since the route accepted any.
+    pub refused: RefusedRequests,
     /// The last delivery that was successful, ever.
     pub last_success: Option<Timestamp>,
     pub pending: u64,
@@ -185,19 +200,44 @@ pub(crate) struct RouteFacts {
     pub rejected: Vec<RejectedKind>,
     /// The requests of the last hour whose body came too often as other events.
     pub copies: Option<RejectedKind>,
+    /// The last one of these.
+    pub last_rejected: Option<Timestamp>,
     /// The explanation of the latest request that did not verify.
     pub explanation: Option<String>,
+    /// Set if it belongs to the incident, and shows that the sender has a secret.
+    pub cause_found: bool,
     /// The secrets that are in use and expire.
     pub expiring_secrets: Vec<(Arc<str>, Timestamp)>,
 }
 
 /// An incident that goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct RunningIncident {
     pub began: Timestamp,
+    /// The failures since it began, and those of clients that were successful before.
+    pub failed: u64,
+    pub familiar: u64,
     /// The failures since anything succeeded, and the time of the first of them.
     pub in_a_row: u64,
     pub in_a_row_since: Timestamp,
+    /// The usual rate of the successes before these.
+    pub usual_per_second: f64,
+}
+
+/// The times from which on the list shows the problems of a route's incidents. An incident that is
+/// interrupted for a short time is listed as one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ListedSince {
+    pub failing: Option<Timestamp>,
+    pub rejecting: Option<Timestamp>,
+}
+
+/// Events whose senders got an error, and whose retries were not successful so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Undelivered {
+    pub events: u64,
+    /// The arrival of the oldest one.
+    pub oldest: Option<Timestamp>,
 }
 
 /// The number of rejections of one kind in the last minutes.
@@ -217,6 +257,10 @@ pub(crate) struct LastFailure {
     pub status: Option<u16>,
     /// The address that was tried, with its port.
     pub address: Option<String>,
+    /// The upstream that was tried, without its query.
+    pub upstream: String,
+    /// The last attempt that failed with another cause or status.
+    pub other_cause_at: Option<Timestamp>,
 }
 
 /// The share above which a problem of a route is critical, and the one from which it is a problem.
@@ -331,7 +375,7 @@ pub(crate) fn problems(
     routes: &[RouteFacts],
     now: Timestamp,
 ) -> Vec<Problem> {
-    let mut problems = gateway::gateway_problems(gateway);
+    let mut problems = gateway::gateway_problems(gateway, now);
     let mut noise = noise::Noise::default();
     for route in routes {
         problems.extend(delivery::problem(route, now));
@@ -340,7 +384,7 @@ pub(crate) fn problems(
             None => noise.add(route),
         }
         problems.extend(senders::copies(route));
-        problems.extend(delivery::idle_queue(route, now));
+        problems.extend(delivery::inactive(route, now));
         problems.extend(secret_problem(route, now));
     }
     problems.extend(

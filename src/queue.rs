@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 
+use crate::activity::RouteActivity;
 use crate::clock::Clock;
 use crate::ledger::{Ledger, Redelivery, RedeliveryResult};
 use crate::metrics::QueueMetrics;
@@ -74,6 +75,7 @@ struct WorkerRoute {
     /// `true` if an operator paused the route: its events wait.
     paused: bool,
     metrics: QueueMetrics,
+    activity: Arc<RouteActivity>,
 }
 
 impl RouteQueue {
@@ -153,12 +155,12 @@ impl Queue {
     /// Replaces the routes to deliver for. Events of other routes wait until their route is back.
     pub(crate) fn update_routes<'a>(
         &self,
-        routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics)>,
+        routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics, &'a Arc<RouteActivity>)>,
     ) {
         let mut queues = self.routes();
         let mut store_routes = Vec::new();
         let mut removed: HashSet<_> = queues.by_route.keys().cloned().collect();
-        for (route, metrics) in routes {
+        for (route, metrics, activity) in routes {
             removed.remove(&route.name);
             store_routes.push(store::StoreRoute {
                 route: Arc::clone(&route.name),
@@ -172,6 +174,7 @@ impl Queue {
                 route: Some(Arc::clone(route)),
                 paused,
                 metrics: metrics.clone(),
+                activity: Arc::clone(activity),
             };
             if let Some(queue) = queues.by_route.get(&route.name) {
                 queue.route.send_replace(worker_route);

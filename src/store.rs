@@ -1,8 +1,9 @@
 //! Persistent state of events: the ledger of event IDs, the delivery queue and delivery records.
 //!
 //! The modules above use only the types in `domain` and `records`. `engine` says what the store
-//! does. Two engines do it, and no caller depends on which one runs: `embedded` (SQLite, one
-//! gateway) and `postgres` (several gateways). `delivery_state` has the rules that both follow.
+//! does, and `operator_settings` what it keeps for operators. Two engines do it, and no caller
+//! depends on which one runs: `embedded` (SQLite, one gateway) and `postgres` (several gateways).
+//! `delivery_state` has the rules that both follow.
 
 mod claim_lease;
 mod delivery_state;
@@ -10,6 +11,7 @@ mod domain;
 mod embedded;
 mod engine;
 mod migration;
+mod operator_settings;
 mod postgres;
 mod records;
 mod share;
@@ -26,14 +28,15 @@ use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
-    AttemptHistory, AttemptOutcome, ClaimTerms, DeliveryChange, DeliveryId, DeliveryState, DueAt,
-    Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload,
-    Payloads, RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId, SettledRow,
-    Settlement, StoreRoute,
+    AttemptHistory, AttemptOutcome, ClaimTerms, Creation, CreationKey, DeliveryChange, DeliveryId,
+    DeliveryState, DueAt, Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry,
+    PAYLOAD_MAX, Payload, Payloads, RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId,
+    SettledRow, Settlement, StoreRoute,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
 pub use engine::Engine;
 pub use migration::{MoveError, MoveSummary, move_into_shared};
+pub use operator_settings::OperatorSettings;
 pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
 pub use records::{
     AttemptRecord, DeliveryFilter, DeliveryRecord, DueEvent, DueEvents, LISTED_BODY_MAX,
@@ -50,12 +53,39 @@ pub enum Settings {
     Shared(Box<SharedSettings>),
 }
 
-/// The answer to a gateway that has seen a problem.
+/// A problem that this gateway sees, for the memory that several gateways share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProblemAnnouncement {
-    /// No other gateway has entered it. The ID is that of the incident.
-    First(String),
-    Known,
+pub struct SeenIncident {
+    /// The identity of the problem among all gateways.
+    pub key: String,
+    pub document: String,
+    /// The severity in the document.
+    pub severity: i16,
+    /// The severity that has lasted for long enough to notify somebody; 0 if none has.
+    pub lasting: i16,
+}
+
+/// An incident that somebody should be notified of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UntoldIncident {
+    pub id: String,
+    pub document: String,
+    pub untold: Untold,
+}
+
+/// An incident that this gateway alone notifies of, until its lease ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedIncident {
+    pub incident: UntoldIncident,
+    lease_ends_ms: i64,
+}
+
+/// What of an incident nobody was notified of yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untold {
+    /// That it began, or that it became worse, with its severity.
+    Began(i16),
+    Ended,
 }
 
 /// The store cannot serve a request. The caller must not forward anything without it.

@@ -17,7 +17,7 @@ mod upload;
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +37,7 @@ pub(crate) use allowed::{AllowedUpstream, check_url};
 pub(crate) use target::Target;
 pub(crate) use trust::TrustedCa;
 
+use crate::activity::FailedAttempt;
 use crate::backoff::AttemptFailure;
 use crate::cause::Cause;
 use crate::delivery::OutboundRequest;
@@ -69,8 +70,6 @@ pub struct Upstream {
     /// The route's own headers, which replace the sender's.
     headers: Vec<(HeaderName, HeaderValue)>,
     addresses: Addresses,
-    /// The last attempt that did not succeed, for operators.
-    last_failure: Mutex<Option<AttemptRecord>>,
 }
 
 /// The connections to all upstreams, and the addresses of their names.
@@ -125,6 +124,26 @@ impl AttemptReport {
             | AttemptEnd::Unknown(UpstreamError::TimedOut) => UpstreamResult::Timeout,
             AttemptEnd::NotReached(_) => UpstreamResult::ConnectError,
             AttemptEnd::Unknown(_) => UpstreamResult::Broken,
+        }
+    }
+
+    /// Describes this attempt, which began at `at` and failed with this cause.
+    pub fn to_failed_attempt(
+        &self,
+        cause: Cause,
+        at: Timestamp,
+        upstream: &Upstream,
+    ) -> FailedAttempt {
+        let status = match &self.end {
+            AttemptEnd::Answered(response) => Some(response.status().as_u16()),
+            AttemptEnd::NotReached(_) | AttemptEnd::Unknown(_) => None,
+        };
+        FailedAttempt {
+            at,
+            cause,
+            status,
+            address: self.address.map(|address| address.to_string()),
+            upstream: upstream.url(),
         }
     }
 
@@ -184,30 +203,7 @@ impl Upstream {
             addresses: Addresses::new(&target),
             target,
             headers,
-            last_failure: Mutex::default(),
         }
-    }
-
-    /// Remembers an attempt for operators, unless it succeeded.
-    pub fn remember_failure(&self, attempt: &AttemptRecord) {
-        if attempt.cause.is_some() {
-            let failure = AttemptRecord {
-                response: None,
-                ..attempt.clone()
-            };
-            *self.locked_failure() = Some(failure);
-        }
-    }
-
-    /// Returns the last attempt that did not succeed since the upstream was configured.
-    pub fn last_failure(&self) -> Option<AttemptRecord> {
-        self.locked_failure().clone()
-    }
-
-    fn locked_failure(&self) -> MutexGuard<'_, Option<AttemptRecord>> {
-        self.last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forbids connections to link-local addresses and to the metadata addresses of clouds, even if

@@ -1,5 +1,5 @@
 //! The last rejected requests of a route, whole, for an operator who wants to know why they were
-//! rejected.
+//! rejected, or would have been without `enforce: false`.
 //!
 //! A capture holds the signature and the body, so it is kept only on routes with `capture:`, in
 //! memory, and for a time. The number, the bytes and the age are bounded for each route, and the
@@ -262,6 +262,7 @@ mod tests {
             kind: RejectionKind {
                 code: Code::InvalidSignature,
                 reason: Some("mismatch"),
+                let_pass: false,
             },
             status: 401,
             method: "POST".into(),

@@ -1,5 +1,5 @@
-//! The last requests that were rejected or verified and not delivered, and the number of rejections
-//! in the last hour.
+//! The last requests that were rejected or verified and not delivered, those that `enforce: false` let
+//! pass, and the number of rejections in the last hour.
 //!
 //! Anyone can cause rejections, at any rate. So a rejection costs a short lock of its own route and
 //! a count. Only the first few per second and kind are kept, and one kind does not displace the
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::outcome::{Code, TOO_MANY_COPIES};
+use crate::outcome::{Code, Disposition, TOO_MANY_COPIES};
 
 /// The code and the reason of a rejection. Both come from closed sets, so there are some dozens of
 /// kinds.
@@ -22,13 +22,15 @@ pub struct RejectionKind {
     pub code: Code,
     /// The detail that the code does not give.
     pub reason: Option<&'static str>,
+    /// Set if the request was let pass nevertheless, on a route with `enforce: false`.
+    pub let_pass: bool,
 }
 
 impl RejectionKind {
     /// Returns whether requests of this kind count as rejected. Duplicates and ignored events are
-    /// normal, unless a body came too often.
+    /// normal, unless a body came too often, and what was let pass was not rejected.
     fn counts(self) -> bool {
-        self.code.is_rejection() || self.reason == Some(TOO_MANY_COPIES)
+        !self.let_pass && (self.code.is_rejection() || self.reason == Some(TOO_MANY_COPIES))
     }
 }
 
@@ -40,7 +42,7 @@ impl fmt::Display for RejectionKind {
     }
 }
 
-/// A request that was not delivered. Holds no body, no query and only one header, so that it contains
+/// A request that was not delivered, or that verification would have rejected. Holds no body, no query and only one header, so that it contains
 /// no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
@@ -97,6 +99,18 @@ struct State {
     /// The number of rejections that were kept so far.
     last_id: u64,
     counts: Vec<KindCount>,
+    unsampled: UnsampledRejections,
+}
+
+/// The rejections since the last sample.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct UnsampledRejections {
+    /// The first request that failed a check.
+    pub first_rejected: Option<Timestamp>,
+    /// The requests that failed a check and came from clients that were verified before.
+    pub familiar: u64,
+    /// The first request that was refused because its route accepts none.
+    pub first_refused: Option<Timestamp>,
 }
 
 /// The counts of one kind.
@@ -146,6 +160,24 @@ impl RejectionHistory {
             since,
             state: Mutex::default(),
         }
+    }
+
+    /// Remembers the time of a rejection until the next sample. `is_familiar` says that its client
+    /// was verified before. Call this before the rejection is counted.
+    pub fn enter(&self, code: Code, at: Timestamp, is_familiar: bool) {
+        let mut state = self.state();
+        let unsampled = &mut state.unsampled;
+        if code.disposition() == Disposition::Rejected {
+            unsampled.first_rejected.get_or_insert(at);
+            unsampled.familiar += u64::from(is_familiar);
+        } else if code == Code::Inactive {
+            unsampled.first_refused.get_or_insert(at);
+        }
+    }
+
+    /// Returns the rejections that were entered since this was called last.
+    pub(super) fn take_unsampled(&self) -> UnsampledRejections {
+        std::mem::take(&mut self.state().unsampled)
     }
 
     /// Counts a rejection, and keeps the one that `describe` returns if its kind is below the
@@ -320,10 +352,12 @@ mod tests {
     const MISMATCH: RejectionKind = RejectionKind {
         code: Code::InvalidSignature,
         reason: Some("mismatch"),
+        let_pass: false,
     };
     const STALE: RejectionKind = RejectionKind {
         code: Code::InvalidSignature,
         reason: Some("stale"),
+        let_pass: false,
     };
 
     fn rejection(kind: RejectionKind) -> Rejection {
@@ -395,6 +429,23 @@ mod tests {
         assert_eq!(rejections.recent().len(), 2);
         record(&rejections, MISMATCH, 7200);
         assert_eq!(in_last_hour(&rejections, 7200), [(MISMATCH, 1)]);
+    }
+
+    #[test]
+    fn let_pass_is_listed_and_not_counted() {
+        let rejections = RejectionHistory::new(Instant::now());
+        let let_pass = RejectionKind {
+            let_pass: true,
+            ..MISMATCH
+        };
+        for _ in 0..1000 {
+            record(&rejections, let_pass, 0);
+        }
+        record(&rejections, MISMATCH, 0);
+        assert_eq!(in_last_hour(&rejections, 0), [(MISMATCH, 1)]);
+        let recent = rejections.recent();
+        assert_eq!((recent.len(), recent[1].suppressed), (11, 990));
+        assert!(recent[1].rejection.kind.let_pass);
     }
 
     #[test]

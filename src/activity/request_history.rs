@@ -7,17 +7,26 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::streak::{Incident, Streak};
+use jiff::{SignedDuration, Timestamp};
+
+use super::failed_attempts::FailedAttempts;
+use super::rejections::{RejectionHistory, UnsampledRejections};
+use super::streak::{Incident, Increase, Streak};
 use crate::metrics::{QueueMetrics, RouteCounters, RouteMetrics};
 use crate::outcome::{Code, Disposition};
 
 /// The number of minutes that are kept, including the current one.
 pub(crate) const MINUTES: usize = 60;
 const MINUTE_SECONDS: u64 = 60;
+/// The most verified requests of a minute that count for the usual rate.
+const USUAL_PER_MINUTE_MAX: u64 = 10;
 
 /// The request history of a route.
 pub struct RequestHistory {
     since: Instant,
+    /// The wall clock at `since`.
+    since_wall: Timestamp,
+    pub failed_attempts: FailedAttempts,
     state: Mutex<State>,
 }
 
@@ -32,12 +41,29 @@ struct State {
     delays: Vec<u64>,
     attempts: Streak,
     checks: Streak,
+    refused: RefusedRequests,
+    /// The times of the last sample, which belong to what is counted now.
+    early: Times,
+}
+
+/// The requests that were refused because their route accepts none: it is paused, switched off or
+/// off line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RefusedRequests {
+    pub count: u64,
+    /// The time of the first one.
+    pub since: Option<Timestamp>,
 }
 
 /// The counts of one minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MinuteBucket {
     pub requests: RequestCounts,
+    /// The requests that were certainly verified.
+    pub verified: u64,
+    /// The requests that were refused because the route accepted none. They are among those that
+    /// failed.
+    pub refused: u64,
     /// Delivery attempts that were answered with 2xx, whether a sender waited for them or not.
     pub attempts_succeeded: u64,
     /// All other delivery attempts.
@@ -92,10 +118,12 @@ impl std::ops::AddAssign for RequestCounts {
 }
 
 impl RequestHistory {
-    pub(super) fn new(metrics: Arc<RouteMetrics>, since: Instant) -> Self {
+    pub(super) fn new(metrics: Arc<RouteMetrics>, since: Instant, since_wall: Timestamp) -> Self {
         let (last, minutes) = (metrics.sample(), VecDeque::new());
         Self {
             since,
+            since_wall,
+            failed_attempts: FailedAttempts::default(),
             state: Mutex::new(State {
                 metrics,
                 last,
@@ -104,6 +132,8 @@ impl RequestHistory {
                 delays: Vec::new(),
                 attempts: Streak::default(),
                 checks: Streak::default(),
+                refused: RefusedRequests::default(),
+                early: Times::default(),
             }),
         }
     }
@@ -113,12 +143,22 @@ impl RequestHistory {
         self.state().metrics = metrics;
     }
 
-    /// Samples the counters, and adds their increase to the minute of `now`.
-    pub(super) fn sample(&self, now: Instant) {
-        let minute = self.minute(now);
+    /// Samples the counters, and adds their increase to the minute of `now`. `rejections` are those
+    /// of the same route.
+    pub(super) fn sample(&self, now: Instant, rejections: &RejectionHistory) {
         let mut state = self.state();
+        let times = Times {
+            failed_attempt: self.failed_attempts.take_unsampled(),
+            rejections: rejections.take_unsampled(),
+        };
         let reading = state.metrics.sample();
-        state.add(reading, minute, now);
+        let sample = Sample {
+            now,
+            wall: self.wall(now),
+            minute: self.minute(now),
+            age: now.saturating_duration_since(self.since),
+        };
+        state.add(reading, sample, times);
     }
 
     /// Returns the running incident of the delivery attempts.
@@ -129,6 +169,35 @@ impl RequestHistory {
     /// Returns the running incident of the requests that are rejected.
     pub fn rejected_requests(&self, now: Instant) -> Option<Incident> {
         self.state().checks.incident(now)
+    }
+
+    /// Returns whether a delivery attempt has succeeded since the last one that failed.
+    pub fn has_attempt_succeeded(&self) -> bool {
+        self.state().attempts.has_succeeded()
+    }
+
+    /// Returns whether a request was verified since the last one that was rejected.
+    pub fn has_verified(&self) -> bool {
+        self.state().checks.has_succeeded()
+    }
+
+    /// Returns the requests that were refused since the route accepted any.
+    pub fn refused_requests(&self) -> RefusedRequests {
+        self.state().refused
+    }
+
+    /// Forgets the refused requests: the route accepts requests.
+    pub fn accepts_requests(&self) {
+        self.state().refused = RefusedRequests::default();
+    }
+
+    /// Returns when the minute of `now` began, by the wall clock. All minutes of a history are as
+    /// far apart as the clock that never jumps says.
+    pub fn minute_began(&self, now: Instant) -> Timestamp {
+        let minutes = i64::try_from(self.minute(now)).unwrap_or_default();
+        self.since_wall
+            .saturating_add(SignedDuration::from_mins(minutes))
+            .unwrap_or(self.since_wall)
     }
 
     /// Returns the last hour, the oldest minute first. The last minute is not over.
@@ -165,6 +234,13 @@ impl RequestHistory {
         self.elapsed_of_minute(now).as_secs_f64() / 60.0
     }
 
+    /// Returns the wall clock's time at `now`.
+    fn wall(&self, now: Instant) -> Timestamp {
+        self.since_wall
+            .saturating_add(now.saturating_duration_since(self.since))
+            .unwrap_or(self.since_wall)
+    }
+
     fn minute(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.since).as_secs() / MINUTE_SECONDS
     }
@@ -174,12 +250,33 @@ impl RequestHistory {
     }
 }
 
+/// The times of the first failures since the last sample. Each is recorded shortly before its failure
+/// is counted, so that it may be known one sample earlier.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    failed_attempt: Option<Timestamp>,
+    rejections: UnsampledRejections,
+}
+
+/// The time of a sample.
+struct Sample {
+    now: Instant,
+    wall: Timestamp,
+    /// The number of the minute.
+    minute: u64,
+    /// The time since the history began.
+    age: Duration,
+}
+
 impl State {
-    /// Adds the increase since the last sample to the minute of this number.
-    fn add(&mut self, reading: RouteCounters, number: u64, now: Instant) {
+    /// Adds the increase since the last sample to the minute of this one.
+    fn add(&mut self, reading: RouteCounters, sample: Sample, times: Times) {
+        let early = std::mem::replace(&mut self.early, times);
         if reading == self.last {
             return;
         }
+        let (number, now) = (sample.minute, sample.now);
+        let usual_per_second = self.verified_per_second(sample.age, number);
         if self.minutes.back().is_none_or(|(last, _)| *last < number) {
             self.minutes.push_back((number, MinuteBucket::default()));
             self.durations = vec![0; reading.durations.len()];
@@ -192,14 +289,20 @@ impl State {
             return;
         };
         let last = &self.last;
-        let mut requests = RequestCounts::default();
+        let (mut requests, mut verified) = (RequestCounts::default(), 0);
         for (code, (now, before)) in Code::ALL
             .into_iter()
             .zip(reading.requests.iter().zip(&last.requests))
         {
-            requests.add(code, now.saturating_sub(*before));
+            let count = now.saturating_sub(*before);
+            requests.add(code, count);
+            verified += if code.is_verified() { count } else { 0 };
         }
         minute.requests += requests;
+        minute.verified += verified;
+        let inactive = Code::Inactive as usize;
+        let refused = reading.requests[inactive].saturating_sub(last.requests[inactive]);
+        minute.refused += refused;
         let queued = Code::Queued as usize;
         minute.stored += reading.requests[queued].saturating_sub(last.requests[queued]);
         let succeeded = reading
@@ -213,10 +316,58 @@ impl State {
         add_increase(&mut self.durations, &reading.durations, &last.durations);
         minute.p95_seconds = quantile(0.95, &self.durations, RouteMetrics::DURATION_BOUNDS);
         minute.delivery_p95_seconds = delivery_p95(minute, &self.delays);
-        self.attempts.add(succeeded, failed, now);
-        let passed = requests.total() - requests.rejected;
-        self.checks.add(passed, requests.rejected, now);
+        let first =
+            |early: Option<Timestamp>, new: Option<Timestamp>| early.or(new).unwrap_or(sample.wall);
+        let (early_rejections, rejections) = (early.rejections, times.rejections);
+        let attempts = Increase {
+            succeeded,
+            failed,
+            familiar: 0,
+            first_failed: first(early.failed_attempt, times.failed_attempt),
+        };
+        self.attempts.add(attempts, now, 0.0);
+        let checks = Increase {
+            succeeded: verified,
+            failed: requests.rejected,
+            familiar: requests
+                .rejected
+                .min(early_rejections.familiar + rejections.familiar),
+            first_failed: first(early_rejections.first_rejected, rejections.first_rejected),
+        };
+        self.checks.add(checks, now, usual_per_second);
+        if refused > 0 {
+            self.refused.count += refused;
+            let first = first(early_rejections.first_refused, rejections.first_refused);
+            self.refused.since.get_or_insert(first);
+        }
+        // The times of what was counted are used up.
+        self.early = Times {
+            failed_attempt: times.failed_attempt.filter(|_| failed == 0),
+            rejections: UnsampledRejections {
+                first_refused: rejections.first_refused.filter(|_| refused == 0),
+                ..if requests.rejected == 0 {
+                    rejections
+                } else {
+                    UnsampledRejections::default()
+                }
+            },
+        };
         self.last = reading;
+    }
+
+    /// Returns the usual rate of the verified requests in the hour before the minute of this number
+    /// gets more. A burst counts as a few, so that the pause behind it is no surprise. `age` is that
+    /// of the history.
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn verified_per_second(&self, age: Duration, number: u64) -> f64 {
+        let verified: u64 = self
+            .minutes
+            .iter()
+            .filter(|(minute, _)| minute + MINUTES as u64 > number)
+            .map(|(_, minute)| minute.verified.min(USUAL_PER_MINUTE_MAX))
+            .sum();
+        let hour = (MINUTES as u64 * MINUTE_SECONDS) as f64;
+        verified as f64 / age.as_secs_f64().clamp(1.0, hour)
     }
 }
 
@@ -274,20 +425,26 @@ mod tests {
     use super::*;
     use crate::metrics::{Metrics, UpstreamResult};
 
+    fn began() -> Timestamp {
+        "2026-06-01T12:00:00Z".parse().unwrap()
+    }
+
     struct Route {
         _registry: Metrics,
         metrics: Arc<RouteMetrics>,
         history: RequestHistory,
+        rejections: RejectionHistory,
     }
 
     fn route() -> Route {
         let registry = Metrics::new().unwrap();
         let metrics = Arc::new(registry.register_route(&"billing".into(), [].iter()));
-        let history = RequestHistory::new(Arc::clone(&metrics), Instant::now());
+        let history = RequestHistory::new(Arc::clone(&metrics), Instant::now(), began());
         Route {
             _registry: registry,
             metrics,
             history,
+            rejections: RejectionHistory::new(Instant::now()),
         }
     }
 
@@ -303,7 +460,7 @@ mod tests {
         }
 
         fn sample(&self, second: u64) {
-            self.history.sample(self.at(second));
+            self.history.sample(self.at(second), &self.rejections);
         }
     }
 
@@ -429,5 +586,47 @@ mod tests {
             .p95_seconds
             .unwrap();
         assert!((0.025..=0.05).contains(&p95), "{p95}");
+    }
+
+    #[test]
+    fn incident_begins_with_its_first_failure() {
+        let route = route();
+        let at = |second| began() + Duration::from_secs(second);
+        route.count(Code::Delivered, 500);
+        route.sample(30);
+        // Its time is known before it is counted.
+        route.rejections.enter(Code::InvalidSignature, at(31), true);
+        route.sample(32);
+        assert_eq!(route.history.rejected_requests(route.at(32)), None);
+        route.count(Code::InvalidSignature, 1);
+        route
+            .rejections
+            .enter(Code::InvalidSignature, at(33), false);
+        route.count(Code::InvalidSignature, 1);
+        route.sample(34);
+        let incident = route.history.rejected_requests(route.at(34)).unwrap();
+        assert_eq!((incident.began, incident.in_a_row), (at(31), 2));
+        assert_eq!((incident.failed, incident.familiar), (2, 1));
+        assert!((incident.usual_per_second - 10.0 / 34.0).abs() < 1e-9);
+        route.sample(60);
+        let later = route.history.rejected_requests(route.at(60)).unwrap();
+        assert_eq!(later, incident, "nothing moves");
+        assert_eq!(route.history.minute_began(route.at(61)), at(60));
+    }
+
+    #[test]
+    fn refused_requests_count_until_some_are_accepted() {
+        let route = route();
+        let at = began() + Duration::from_secs(4);
+        route.rejections.enter(Code::Inactive, at, false);
+        route.count(Code::Inactive, 3);
+        route.sample(5);
+        route.count(Code::Inactive, 2);
+        route.sample(9);
+        let refused = route.history.refused_requests();
+        assert_eq!((refused.count, refused.since), (5, Some(at)));
+        assert!(!route.history.has_verified(), "they were not checked");
+        route.history.accepts_requests();
+        assert_eq!(route.history.refused_requests().count, 0);
     }
 }

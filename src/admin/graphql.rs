@@ -4,6 +4,7 @@
 //! carries the code and the detail that REST responds with.
 
 mod bounds;
+mod captures;
 mod delivery;
 mod webhook;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use async_graphql::{
     Context, EmptySubscription, Error, ErrorExtensions, ID, InputValueResult, Json, Object,
-    Request, Scalar, ScalarType, Schema, SchemaBuilder, Value as ConstValue, Variables,
+    Request, Scalar, ScalarType, Schema, SchemaBuilder, Value as ConstValue, Variables, to_value,
 };
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -27,14 +28,18 @@ use super::audit::{Caller, Operator};
 use super::error::{ApiError, OperationError};
 use super::http::{BODY_BYTES_MAX, Body, json, parse};
 use super::operations::Operations;
+use super::parameters;
 use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, RedeliveryQuery, TestEvent};
+use super::shape::captures::{Capture, Captures, OneCapture};
 use super::shape::deliveries::Redelivered;
+use super::shape::gateway::Reloaded;
 use super::shape::problems::{GatewayProblem, Problems};
 use super::shape::removed::{MovedEvents, RemovedRoute};
 use super::shape::webhooks::TestResult;
 use crate::store::DeliveryFilter;
-use crate::webhooks::NewWebhook;
+use crate::webhooks::{Change, NewWebhook, Precondition};
 use bounds::check_bounds;
+use captures::CaptureList;
 use delivery::{Delivery, DeliveryList, DeliveryStatus};
 use webhook::{Webhook, WebhookInput};
 
@@ -48,7 +53,7 @@ const COMPLEXITY_MAX: usize = 300;
 /// The complexity of a list of deliveries, which is read from the disk.
 const LIST_COST: usize = 30;
 
-/// The complexity of one delivery, whose body is read whole, however large.
+/// The complexity of one delivery or captured request, whose body is read whole, however large.
 const DELIVERY_COST: usize = 120;
 
 /// The complexity of a test event, which waits for as long as the route's budget allows.
@@ -56,6 +61,9 @@ const TEST_COST: usize = 100;
 
 /// The complexity of a bulk redelivery, which takes as long as the disk needs.
 const REDELIVERY_COST: usize = 100;
+
+/// The complexity of a reload, which reads all files and replaces all routes.
+const RELOAD_COST: usize = 100;
 
 /// The error code of an invalid query.
 const INVALID_QUERY: &str = "invalid_query";
@@ -111,7 +119,14 @@ async fn execute(State(api): State<Api>, caller: Caller, body: Body) -> Result<R
 
 impl From<ApiError> for Error {
     fn from(error: ApiError) -> Self {
-        Self::new(error.detail()).extend_with(|_, extensions| extensions.set("code", error.code()))
+        Self::new(error.detail()).extend_with(|_, extensions| {
+            extensions.set("code", error.code());
+            if let problems @ [_, ..] = error.problems()
+                && let Ok(problems) = to_value(problems)
+            {
+                extensions.set("problems", problems);
+            }
+        })
     }
 }
 
@@ -249,8 +264,42 @@ impl Query {
     #[graphql(complexity = "LIST_COST + child_complexity")]
     async fn problems(&self, context: &Context<'_>) -> Nullable<Vec<GatewayProblem>> {
         field(async {
-            let problems = operations(context).problems().await.map_err(failed)?;
+            let problems = operations(context).problems().await;
             Ok(Problems::new(problems, Timestamp::now()).problems)
+        })
+        .await
+    }
+
+    /// Lists up to `limit` captured requests, the newest first: from 1 to 100, by default 20.
+    /// `outcome` selects those with this outcome, such as `invalid_signature`.
+    #[graphql(complexity = "LIST_COST + child_complexity")]
+    async fn captures(
+        &self,
+        context: &Context<'_>,
+        webhook_id: Option<ID>,
+        outcome: Option<String>,
+        limit: Option<i32>,
+    ) -> Nullable<CaptureList> {
+        field(async {
+            let route = selected_route(webhook_id.as_ref())?;
+            let outcome = outcome.as_deref().map(parameters::outcome).transpose()?;
+            let limit = match limit {
+                Some(limit) => query::limit(limit.into())?,
+                None => query::LIMIT_DEFAULT,
+            };
+            let list = operations(context).captures(route.as_deref(), outcome, limit);
+            Ok(Captures::from(list.map_err(failed)?).into())
+        })
+        .await
+    }
+
+    /// Returns a captured request, whole: with its signature and its body. It needs the admin
+    /// token, not the one for reading, and is audited.
+    #[graphql(complexity = "DELIVERY_COST + child_complexity")]
+    async fn capture(&self, context: &Context<'_>, id: ID) -> Nullable<Capture> {
+        field(async {
+            let capture = operations(context).capture(operator(context)?, &id);
+            Ok(OneCapture::from(capture.map_err(failed)?).capture)
         })
         .await
     }
@@ -294,30 +343,42 @@ impl Mutation {
     ) -> Nullable<Webhook> {
         field(async {
             let operator = operator(context)?;
-            let (id, mut given) = webhook.split();
+            let (id, version, mut given) = webhook.split();
             if let Some(id) = id {
+                let (change, precondition) = (Change::Keys(given), Precondition::version(version));
                 let route = operations(context)
-                    .update_webhook(operator, route_name(&id)?, given)
+                    .update_webhook(operator, route_name(&id)?, &change, &precondition)
                     .await;
                 return Ok(route.map_err(failed)?.into());
             }
+            if version.is_some() {
+                let detail = "`version` is that of a webhook to change: give its `id`.";
+                return Err(ApiError::InvalidBody(detail.into()).into());
+            }
             given.provider.get_or_insert_with(|| "orbvpn".into());
-            let (route, definition) = operations(context)
-                .create_webhook(operator, NewWebhook { given })
+            let created = operations(context)
+                .create_webhook(operator, NewWebhook { given }, None)
                 .await
                 .map_err(failed)?;
             // The only response that shows the secret.
-            Ok(Webhook::from(route).with_secret(definition.secret()))
+            Ok(Webhook::from(created.summary).with_secret(created.definition.secret()))
         })
         .await
     }
 
     /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
-    /// same name exists again, or until they are moved to another route.
-    async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<bool> {
+    /// same name exists again, or until they are moved to another route. With a `version`, it is
+    /// removed only if it has that version.
+    async fn delete_webhook(
+        &self,
+        context: &Context<'_>,
+        id: ID,
+        version: Option<String>,
+    ) -> Nullable<bool> {
         field(async {
+            let precondition = Precondition::version(version);
             operations(context)
-                .delete_webhook(operator(context)?, route_name(&id)?)
+                .delete_webhook(operator(context)?, route_name(&id)?, &precondition)
                 .await
                 .map_err(failed)?;
             Ok(true)
@@ -450,6 +511,17 @@ impl Mutation {
             let to = route_name(&to).map_err(|_| failed(OperationError::UnknownTarget))?;
             let moved = operations(context).move_events(operator, from, to).await;
             Ok(moved.map_err(failed)?.into())
+        })
+        .await
+    }
+
+    /// Reloads the configuration file, as SIGHUP does. If it is refused, the error's extensions have
+    /// its errors and warnings as `problems`, in the form that `warnings` has here.
+    #[graphql(complexity = "RELOAD_COST + child_complexity")]
+    async fn reload(&self, context: &Context<'_>) -> Nullable<Reloaded> {
+        field(async {
+            let reloaded = operations(context).reload(operator(context)?).await;
+            Ok(reloaded.map_err(failed)?.into())
         })
         .await
     }

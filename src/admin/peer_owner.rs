@@ -67,11 +67,13 @@ fn mapped_in_table(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn own_connection_is_trusted() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else {

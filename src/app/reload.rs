@@ -200,10 +200,8 @@ impl FileWatch {
         self.route_files.iter_mut().for_each(RouteFiles::refresh);
         match config::load_to_serve(&self.own.path, env, &self.secrets) {
             Ok(mut loaded) => {
-                let warnings: Vec<_> = loaded.warnings.summaries().collect();
-                for warning in &warnings {
-                    tracing::warn!("{warning}");
-                }
+                let warnings: Vec<_> = loaded.warnings.located().collect();
+                warnings.iter().for_each(super::log_diagnostic);
                 let routes = loaded.config.routes.len();
                 self.watch_files(std::mem::take(&mut loaded.config.files));
                 app.reload(loaded.config).await;
@@ -219,7 +217,7 @@ impl FileWatch {
                     app.configuration.set_missing(&self.own.path, true, now);
                 }
                 supervisor::reload_refused();
-                Err(ReloadError::Invalid(report.summaries().collect()))
+                Err(ReloadError::Invalid(report.located().collect()))
             }
         }
     }

@@ -72,9 +72,8 @@ fn run_until_ended(path: &Path) -> Result<Ended, Error> {
         .map_err(|report| Error::Config(Box::new(report)))?;
     // A second call in one process keeps the settings of the first.
     let _log = log::start(loaded.config.log).ok();
-    for warning in loaded.warnings.summaries() {
-        tracing::warn!("{warning}");
-    }
+    let warnings = loaded.warnings.located();
+    warnings.for_each(|warning| super::log_diagnostic(&warning));
     let ended = runtime.block_on(async {
         let named = std::mem::take(&mut loaded.config.files);
         let files = reload::FileWatch::new(path, content, named);

@@ -30,8 +30,8 @@ impl RoutePublisher for RouteUpdater {
             .map(|route| Arc::clone(&route.name))
             .collect();
         let metrics = self.register_metrics(table.routes());
-        self.update_queue(table.routes(), &metrics);
         let activity = self.update_activity(table.routes(), &metrics);
+        self.update_queue(table.routes(), &metrics, &activity);
         let snapshot = RouteSnapshot::new(table, metrics, activity);
         let previous = self.gateway.update_routes(Arc::new(snapshot));
         for (route, metrics) in previous.iter() {
@@ -53,9 +53,16 @@ impl RouteUpdater {
             .collect()
     }
 
-    fn update_queue(&self, routes: &[Arc<Route>], metrics: &[Arc<RouteMetrics>]) {
-        let metrics = metrics.iter().map(|metrics| &metrics.queue);
-        self.queue.update_routes(routes.iter().zip(metrics));
+    fn update_queue(
+        &self,
+        routes: &[Arc<Route>],
+        metrics: &[Arc<RouteMetrics>],
+        activity: &[Arc<RouteActivity>],
+    ) {
+        let routes = routes.iter().zip(metrics).zip(activity);
+        self.queue.update_routes(
+            routes.map(|((route, metrics), activity)| (route, &metrics.queue, activity)),
+        );
     }
 
     fn update_activity(
@@ -72,6 +79,7 @@ impl RouteUpdater {
                 capture: route.capture,
                 metrics,
             });
-        self.activity.update_routes(tracked, self.clock.now())
+        self.activity
+            .update_routes(tracked, self.clock.now(), self.clock.wall())
     }
 }

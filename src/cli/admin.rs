@@ -59,7 +59,10 @@ pub(super) enum CommandError {
     /// The admin listener rejected the request, and says why.
     #[error("{0}")]
     Rejected(Box<Problem>),
-    /// The gateway failed, the response is not a gateway's, or something failed on this machine.
+    /// The admin listener could not do it, and says why.
+    #[error("{0}")]
+    Unable(Box<Problem>),
+    /// The response is not a gateway's, or something failed on this machine.
     #[error("{0}")]
     Failed(String),
     #[error("cannot write the output: {0}")]
@@ -277,7 +280,7 @@ impl AdminClient {
                 Ok(problem) if status.is_client_error() => {
                     CommandError::Rejected(self.with_routes(problem).into())
                 }
-                Ok(problem) => CommandError::Failed(problem.to_string()),
+                Ok(problem) => CommandError::Unable(problem.into()),
                 Err(_) => CommandError::Failed(format!(
                     "{} responded with {status}; is it a gateway's admin listener?",
                     self.url
@@ -341,21 +344,24 @@ impl CommandError {
 
     /// Describes the error as a JSON document.
     pub(super) fn to_json(&self) -> Value {
-        let (code, problems) = match self {
-            Self::Usage(_) => ("usage", None),
-            Self::Configuration(report) => ("invalid_configuration", Some(report.to_json())),
-            Self::Unreachable { .. } => ("unreachable", None),
-            Self::NotAuthorised { .. } => ("unauthorized", None),
-            Self::Forbidden(problem) | Self::Rejected(problem) => (problem.code.as_str(), None),
-            Self::Failed(_) | Self::Output(_) => ("failed", None),
+        let (code, detail) = match self {
+            Self::Usage(_) => ("usage", self.to_string()),
+            Self::Configuration(_) => ("invalid_configuration", self.to_string()),
+            Self::Unreachable { .. } => ("unreachable", self.to_string()),
+            Self::NotAuthorised { .. } => ("unauthorized", self.to_string()),
+            Self::Forbidden(problem) | Self::Rejected(problem) | Self::Unable(problem) => {
+                (problem.code.as_str(), problem.detail.clone())
+            }
+            Self::Failed(_) | Self::Output(_) => ("failed", self.to_string()),
         };
-        let detail = match self {
-            Self::Forbidden(problem) | Self::Rejected(problem) => problem.detail.clone(),
-            error => error.to_string(),
+        let problems = match self {
+            Self::Configuration(report) => report.located().collect(),
+            Self::Rejected(problem) => problem.problems.clone(),
+            _ => Vec::new(),
         };
         let mut document = json!({"success": false, "code": code, "detail": detail});
-        if let Some(problems) = problems {
-            document["problems"] = problems;
+        if !problems.is_empty() {
+            document["problems"] = json!(problems);
         }
         document
     }
@@ -373,7 +379,7 @@ impl CommandError {
             Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => UNREACHABLE,
             Self::NotAuthorised { .. } | Self::Forbidden(_) => NOT_AUTHORISED,
-            Self::Rejected(_) | Self::Failed(_) | Self::Output(_) => FAILED,
+            Self::Rejected(_) | Self::Unable(_) | Self::Failed(_) | Self::Output(_) => FAILED,
         };
         terminal::print_message(&self.to_string());
         ExitCode::from(code)

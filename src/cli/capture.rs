@@ -14,9 +14,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
-use super::{FAILED, terminal};
+use super::terminal;
 use crate::admin::shape::captures::{Capture, Captures, ListedCapture, OneCapture};
-use crate::admin::shape::webhook_id;
+use crate::admin::shape::{Problem, webhook_id};
 
 /// Print a rejected request that the gateway captured, whole
 ///
@@ -63,6 +63,8 @@ pub struct Args {
 /// The pause between two questions for new requests.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
+const UNKNOWN_CAPTURE: &str = "unknown_capture";
+
 /// The most requests that the gateway lists.
 const LISTED_MAX: u64 = 100;
 
@@ -107,8 +109,11 @@ fn fetch(args: &Args) -> Result<ExitCode, CommandError> {
         printed += usize::from(output.write_listed(&admin, listed, args.json)?);
     }
     if printed == 0 {
-        terminal::print_message("no such request is captured; use --wait to wait for the next one");
-        return Ok(ExitCode::from(FAILED));
+        return Err(CommandError::Rejected(Box::new(Problem {
+            code: UNKNOWN_CAPTURE.into(),
+            detail: "No such request is captured; use --wait to wait for the next one.".into(),
+            ..Problem::default()
+        })));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -186,7 +191,7 @@ impl Output {
     ) -> Result<bool, CommandError> {
         match admin.capture(&listed.id) {
             Ok(capture) => self.write(&capture, json).map(|()| true),
-            Err(CommandError::Rejected(problem)) if problem.code == "unknown_capture" => Ok(false),
+            Err(CommandError::Rejected(problem)) if problem.code == UNKNOWN_CAPTURE => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -257,6 +262,7 @@ mod tests {
                 received_at: "2026-01-15T10:30:00.123456789Z".parse().unwrap(),
                 outcome: "invalid_signature".into(),
                 reason: None,
+                let_pass: false,
                 status: 401,
                 peer: None,
                 trace_id: None,

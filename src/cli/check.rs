@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::config_file::ConfigFileArgs;
 use super::terminal;
 use crate::app::OpenFiles;
-use crate::config::{self, Config, Loaded, Report, Severity};
+use crate::config::{self, Config, Loaded, Report};
+use crate::diagnostic::Severity;
 use crate::ledger::KnownBy;
 use crate::route::{OnDuplicate, Route};
 
@@ -38,10 +40,11 @@ pub struct Args {
 /// Checks a configuration with the environment variables of this process.
 pub(super) fn run(args: &Args) -> ExitCode {
     let path = args.config.path();
+    let env = |name: &str| std::env::var(name).ok();
     let loaded = if args.without_secrets {
-        config::load_without_secrets(&path)
+        config::load_without_secrets(&path, &env)
     } else {
-        config::load(&path, &|name| std::env::var(name).ok())
+        config::load(&path, &env)
     };
     let result = loaded.map(|Loaded { config, warnings }| {
         let warnings = with_open_files(warnings, &config);
@@ -83,8 +86,9 @@ fn to_json(config: Option<&Config>, report: &Report) -> serde_json::Value {
         "routes": config.map(|config| config.routes.len()),
         "errors": report.count(Severity::Error),
         "warnings": report.count(Severity::Warning),
-        "problems": report.to_json(),
+        "problems": report.located().collect::<Vec<_>>(),
         "unchecked": config.map(|config| &config.files.unchecked),
+        "acknowledged": config.map(acknowledged),
     })
 }
 
@@ -100,10 +104,12 @@ fn print_summary(config: Option<&Config>, report: &Report) {
         let unchecked = config.files.unchecked.join(", ");
         terminal::print_line(&format!("not checked: {unchecked}"));
     }
-    for route in &config.routes {
-        if let Some(text) = acknowledged_unseen(route) {
-            terminal::print_line(&format!("route `{}`: {text}", route.name));
-        }
+    for Acknowledged { route, events } in acknowledged(config) {
+        terminal::print_line(&format!(
+            "route `{route}`: answers 200 and does not deliver {} (listed by `hookstile rejections \
+             list`)",
+            events.join("; ")
+        ));
     }
 }
 
@@ -113,9 +119,24 @@ pub(super) fn print(report: &Report) {
     terminal::print_raw(&text);
 }
 
-/// Returns a sentence about the verified events that a route answers with 200 and does not deliver.
-/// Returns `None` if there are none.
-fn acknowledged_unseen(route: &Route) -> Option<String> {
+/// The verified events that a route answers with 200 and does not deliver.
+#[derive(Serialize)]
+struct Acknowledged<'a> {
+    route: &'a str,
+    /// The kinds of the events. At least one.
+    events: Vec<&'static str>,
+}
+
+/// Returns the routes that answer some verified events with 200 and do not deliver them.
+fn acknowledged(config: &Config) -> Vec<Acknowledged<'_>> {
+    let routes = config.routes.iter().map(|route| Acknowledged {
+        route: &route.name,
+        events: acknowledged_unseen(route),
+    });
+    routes.filter(|route| !route.events.is_empty()).collect()
+}
+
+fn acknowledged_unseen(route: &Route) -> Vec<&'static str> {
     let mut kinds = Vec::new();
     if route.replay.on_duplicate == OnDuplicate::Acknowledge {
         match route.identity.events_are_known_by() {
@@ -130,12 +151,7 @@ fn acknowledged_unseen(route: &Route) -> Option<String> {
     if route.events.patterns().next().is_some() {
         kinds.push("events of other types than `events` has");
     }
-    (!kinds.is_empty()).then(|| {
-        format!(
-            "answers 200 and does not deliver {} (listed by `hookstile rejections list`)",
-            kinds.join("; ")
-        )
-    })
+    kinds
 }
 
 /// Formats a count with its noun, with an `s` unless the count is 1.

@@ -70,7 +70,9 @@ struct DemoStep {
 pub(super) fn run(args: &Args) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return CommandError::Failed(format!("cannot start: {error}")).exit(),
+        Err(error) => {
+            return CommandError::Failed(format!("cannot start: {error}")).exit_with(args.json);
+        }
     };
     let result = if args.once || args.json {
         runtime.block_on(run_steps(args.json))
@@ -82,7 +84,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
-        Err(error) => error.exit(),
+        Err(error) => error.exit_with(args.json),
     }
 }
 

@@ -26,10 +26,13 @@ use crate::store::{DeliveryFilter, DeliveryId, OfflineStore, OpenError};
 /// Show and follow events and dead letters; redeliver or forget events
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    #[command(alias = "ls")]
     List(list::Args),
+    #[command(aliases = ["get", "describe", "inspect", "view"])]
     Show(show::Args),
+    #[command(aliases = ["follow", "watch"])]
     Tail(tail::Args),
-    #[command(alias = "replay", alias = "retry", alias = "resend")]
+    #[command(aliases = ["replay", "retry", "resend"])]
     Redeliver(redeliver::Args),
     Forget(forget::Args),
 }
@@ -71,7 +74,8 @@ impl DeliverySourceArgs {
                 "--offline requires the configuration with the store's path: --config FILE".into(),
             )
         })?;
-        let folder = config::store_folder(&config)
+        let env = |name: &str| std::env::var(name).ok();
+        let folder = config::store_folder(&config, &env)
             .map_err(|report| CommandError::Configuration(Box::new(report)))?;
         let StoreFolder::Embedded(folder) = folder else {
             return Err(CommandError::Usage(

@@ -66,7 +66,11 @@ impl<Poll: FnMut() -> Result<Vec<String>, CommandError> + Send + 'static> Follow
                     waiting = false;
                     print(&new)?;
                 }
-                Err(failure @ (CommandError::Unreachable { .. } | CommandError::Failed(_))) => {
+                Err(
+                    failure @ (CommandError::Unreachable { .. }
+                    | CommandError::Unable(_)
+                    | CommandError::Failed(_)),
+                ) => {
                     if !waiting {
                         terminal::print_message(&format!("{failure}; waiting for it"));
                     }

@@ -5,8 +5,12 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{FAILED, USAGE, input, terminal};
+use serde_json::json;
+
+use super::admin::CommandError;
+use super::{input, terminal};
 use crate::config::STANDARD_INPUT;
+use crate::config::schema::SCHEMA_URL;
 use crate::providers::{self, PresetHandshake};
 
 /// Write a commented starter configuration
@@ -28,44 +32,58 @@ pub struct Args {
     /// File to write, or - for standard output
     #[arg(long, value_name = "FILE", default_value = DEFAULT_OUTPUT)]
     pub output: PathBuf,
+    /// Print one JSON document: the file that was written, and the next command
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    init(args).unwrap_or_else(|error| error.exit_with(args.json))
 }
 
 /// Writes `args.output`, unless the file exists or the provider is unknown.
-pub(super) fn run(args: &Args) -> ExitCode {
+fn init(args: &Args) -> Result<ExitCode, CommandError> {
     let output = args.output.display();
-    let Some(text) = starter(&args.provider) else {
-        // The parser of the argument knows the same names.
-        terminal::print_message("unknown provider");
-        return ExitCode::from(USAGE);
-    };
+    // The parser of the argument knows the same names.
+    let text = starter(&args.provider)
+        .ok_or_else(|| CommandError::Usage("unknown provider".to_owned()))?;
     if args.output == Path::new(STANDARD_INPUT) {
-        return terminal::finish(Ok(text));
+        if args.json {
+            let problem = "standard output cannot have both the configuration and --json";
+            return Err(CommandError::Usage(problem.into()));
+        }
+        return Ok(terminal::finish(Ok(text)));
     }
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(&args.output);
-    match written.and_then(|mut file| file.write_all(text.as_bytes())) {
-        Ok(()) => {
-            let option = if args.output == Path::new(DEFAULT_OUTPUT) {
-                String::new()
-            } else {
-                format!(" -c {output}")
-            };
-            terminal::print_line(&format!("wrote {output}; next: hookstile check{option}"));
-            ExitCode::SUCCESS
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            terminal::print_message(&format!(
-                "{output} already exists; choose another file with --output"
-            ));
-            ExitCode::from(FAILED)
-        }
-        Err(error) => {
-            terminal::print_message(&format!("cannot write {output}: {error}"));
-            ExitCode::from(FAILED)
-        }
+    let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| {
+        CommandError::Failed(if error.kind() == io::ErrorKind::AlreadyExists {
+            format!("{output} already exists; choose another file with --output")
+        } else {
+            format!("cannot write {output}: {error}")
+        })
+    })?;
+    let option = if args.output == Path::new(DEFAULT_OUTPUT) {
+        String::new()
+    } else {
+        format!(" -c {output}")
+    };
+    let next = format!("hookstile check{option}");
+    if args.json {
+        let document = json!({
+            "success": true,
+            "file": args.output.to_string_lossy(),
+            "provider": args.provider,
+            "next": next,
+        });
+        terminal::print(&terminal::json_line(&document))?;
+    } else {
+        terminal::print_line(&format!("wrote {output}; next: {next}"));
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 const DEFAULT_OUTPUT: &str = "hookstile.yaml";
@@ -86,7 +104,8 @@ fn starter(provider: &str) -> Option<String> {
     let text = STARTER.replace("EXTRAS", &format!("{challenge}{url}"));
     Some(
         text.replace("PROVIDER", preset.name)
-            .replace("TITLE", preset.title),
+            .replace("TITLE", preset.title)
+            .replace("SCHEMA_URL", SCHEMA_URL),
     )
 }
 
@@ -100,12 +119,14 @@ const PUBLIC_URL: &str =
     public_url: https://YOUR-HOST/webhooks/PROVIDER
 ";
 
+// The first line is for editors with the YAML language server, which read the schema there.
 const STARTER: &str = "\
+# yaml-language-server: $schema=SCHEMA_URL
 # hookstile configuration.
 #   Check it:  hookstile check
 #   Run it:    hookstile run
 #   Try it:    hookstile send --route webhooks-PROVIDER
-#   All keys:  docs/configuration.md, or `hookstile schema` for your editor
+#   All keys:  docs/configuration.md; your editor may show them, by the line above
 
 # Webhooks arrive here. For a public endpoint, add `tls:` or put a TLS proxy in front of it, and
 # change the address to 0.0.0.0 if requests come from other machines.
@@ -139,6 +160,7 @@ EXTRAS    # Your application. It receives only verified events, unchanged, each 
 mod tests {
     use super::*;
     use crate::config;
+    use crate::config::schema::json_schema;
     use crate::providers::PRESETS;
 
     #[test]
@@ -162,6 +184,9 @@ mod tests {
                 "{text}"
             );
             assert!(!text.contains("EXTRAS"), "{text}");
+            let schema: serde_json::Value = serde_json::from_str(&json_schema()).unwrap();
+            let named = text.lines().next().unwrap().split_once("$schema=").unwrap();
+            assert_eq!(schema["$id"], named.1);
         }
     }
 
@@ -172,6 +197,7 @@ mod tests {
         let args = Args {
             provider: "vpn-enterprise".into(),
             output: output.clone(),
+            json: false,
         };
         assert_eq!(run(&args), ExitCode::SUCCESS);
         std::fs::write(&output, "mine").unwrap();

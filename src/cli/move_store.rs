@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde_json::json;
+
+use super::admin::CommandError;
 use super::config_file::ConfigArgs;
-use super::{FAILED, check, terminal};
+use super::{check, terminal};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::store::{self, Settings};
+use crate::store::{self, MoveSummary, Settings};
 
 /// Move an embedded store into the configured PostgreSQL database
 ///
@@ -27,6 +30,9 @@ pub struct Args {
     from: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,
+    /// Print one JSON document: what was moved
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -34,40 +40,59 @@ pub(super) fn run(args: &Args) -> ExitCode {
     let path = args.config.path();
     let store = match config::store(&path, &env) {
         Ok(store) => store,
-        Err(report) => {
-            check::print(&report);
-            return ExitCode::from(check::BAD_CONFIGURATION);
-        }
+        Err(report) => return CommandError::Configuration(report.into()).exit_with(args.json),
     };
     let Settings::Shared(to) = store else {
-        terminal::print_message(&format!(
-            "{}: the configuration has no `store.postgres` to move to",
-            path.display()
-        ));
-        return ExitCode::from(check::BAD_CONFIGURATION);
+        return refuse_embedded(&path, args.json);
     };
-    match move_store(&args.from, *to) {
-        Ok(summary) => {
-            terminal::print_message(&summary);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            terminal::print_message(&format!("not moved: {error}"));
-            ExitCode::from(FAILED)
-        }
+    let moved = move_store(&args.from, *to)
+        .map_err(|error| CommandError::Failed(format!("not moved: {error}")));
+    let printed = moved.and_then(|moved| print(&moved, args.json));
+    printed.map_or_else(|error| error.exit_with(args.json), |()| ExitCode::SUCCESS)
+}
+
+/// Reports a configuration that is valid, but names no database to move to.
+fn refuse_embedded(path: &Path, json: bool) -> ExitCode {
+    let detail = format!(
+        "{}: the configuration has no `store.postgres` to move to",
+        path.display()
+    );
+    if json {
+        let document = json!({
+            "success": false,
+            "code": "invalid_configuration",
+            "detail": detail,
+        });
+        let _ = terminal::print(&terminal::json_line(&document));
     }
+    terminal::print_message(&detail);
+    ExitCode::from(check::BAD_CONFIGURATION)
 }
 
 fn move_store(
     from: &Path,
     to: store::SharedSettings,
-) -> Result<String, Box<dyn std::error::Error>> {
+) -> Result<MoveSummary, Box<dyn std::error::Error>> {
     let metrics = Metrics::new()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let moved = runtime.block_on(store::move_into_shared(from, to, metrics.store().clone()))?;
-    Ok(format!(
+    Ok(runtime.block_on(store::move_into_shared(from, to, metrics.store().clone()))?)
+}
+
+fn print(moved: &MoveSummary, json: bool) -> Result<(), CommandError> {
+    if json {
+        let document = json!({
+            "success": true,
+            "event_ids": moved.ids,
+            "deliveries": moved.deliveries,
+            "webhooks": moved.webhooks,
+            "folder": moved.folder.to_string_lossy(),
+        });
+        terminal::print(&terminal::json_line(&document))?;
+        return Ok(());
+    }
+    terminal::print_message(&format!(
         "moved {}, {} and {}; the folder is now {}",
         check::plural(moved.ids, "ID"),
         if moved.deliveries == 1 {
@@ -77,5 +102,6 @@ fn move_store(
         },
         check::plural(moved.webhooks, "webhook"),
         moved.folder.display()
-    ))
+    ));
+    Ok(())
 }

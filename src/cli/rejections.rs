@@ -12,7 +12,9 @@ use crate::admin::shape::webhook_id;
 /// Inspect requests that were rejected, or verified and not delivered
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    #[command(alias = "ls")]
     List(ListArgs),
+    #[command(aliases = ["follow", "watch"])]
     Tail(tail::Args),
 }
 
@@ -29,7 +31,8 @@ struct Selection {
 
 /// List rejected, duplicate and ignored requests, newest first
 ///
-/// The last 100 requests of each route are kept in memory.
+/// The last 100 requests of each route are kept in memory. "Let pass" marks those that a route with
+/// enforce: false forwarded although they do not verify.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile rejections list --outcome duplicate --route billing
@@ -88,7 +91,7 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
         terminal::print_message("no rejections");
     } else {
         let heading = [
-            "AT", "ROUTE", "STATUS", "OUTCOME", "TYPE", "EVENT", "PEER", "MORE",
+            "AT", "ROUTE", "STATUS", "OUTCOME", "REQUEST", "TYPE", "EVENT", "PEER", "MORE",
         ];
         let mut rows = vec![heading.map(str::to_owned)];
         rows.extend(page.rejections.iter().map(row));
@@ -108,13 +111,23 @@ fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
 
 /// Returns outcome and reason, as in `invalid_signature/mismatch`.
 fn kind(rejection: &Rejection) -> String {
-    match &rejection.reason {
+    let kind = match &rejection.reason {
         Some(reason) => format!("{}/{reason}", rejection.outcome),
         None => rejection.outcome.clone(),
+    };
+    if rejection.let_pass {
+        kind + " (let pass)"
+    } else {
+        kind
     }
 }
 
-fn row(rejection: &Rejection) -> [String; 8] {
+/// Returns method and path, as in `POST /webhooks/billing`.
+fn request(rejection: &Rejection) -> String {
+    format!("{} {}", rejection.method, rejection.path)
+}
+
+fn row(rejection: &Rejection) -> [String; 9] {
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let more = match rejection.left_out {
         0 => String::new(),
@@ -125,6 +138,7 @@ fn row(rejection: &Rejection) -> [String; 8] {
         text(&rejection.route),
         rejection.status.to_string(),
         kind(rejection),
+        request(rejection),
         text(&rejection.event_type),
         text(&rejection.event_id),
         rejection

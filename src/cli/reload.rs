@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::admin::{CommandError, GatewayArgs};
+use super::admin::{CommandError, GatewayArgs, one_line};
 use super::{FAILED, check, terminal};
-use crate::admin::shape::{Problem, Reloaded};
+use crate::admin::shape::Reloaded;
+use crate::diagnostic::LocatedDiagnostic;
 
 /// Make a running gateway reload its configuration
 ///
 /// All routes change at once, or none. Exit status: 0 if the configuration was applied; 1 if it is
-/// invalid, with its problems printed; 69 if the gateway cannot be reached; 77 if it requires
+/// invalid, with its errors and warnings printed; 69 if the gateway cannot be reached; 77 if it requires
 /// another token; 78 if the admin listener's address cannot be read from FILE.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -36,11 +37,11 @@ fn reload(args: &Args) -> Result<ExitCode, CommandError> {
         .post::<Reloaded>("/reload", &json!({}))
     {
         Ok(reloaded) if args.json => {
-            terminal::print(&terminal::json_line(&json!(reloaded)))?;
+            terminal::print(&one_line(&reloaded)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Ok(reloaded) => {
-            print_messages(&reloaded.warnings);
+            print_diagnostics(&reloaded.warnings);
             terminal::print(&format!(
                 "reloaded: {}",
                 check::plural(reloaded.routes, "route")
@@ -48,18 +49,11 @@ fn reload(args: &Args) -> Result<ExitCode, CommandError> {
             Ok(ExitCode::SUCCESS)
         }
         Err(CommandError::Rejected(problem)) if problem.code == "invalid_configuration" => {
-            let Problem {
-                code,
-                detail,
-                problems,
-                ..
-            } = *problem;
             if args.json {
-                let document =
-                    json!({"success": false, "code": code, "detail": detail, "problems": problems});
+                let document = CommandError::Rejected(problem).to_json();
                 terminal::print(&terminal::json_line(&document))?;
             } else {
-                print_messages(&problems);
+                print_diagnostics(&problem.problems);
                 terminal::print_message(
                     "not reloaded: the configuration is invalid; the gateway keeps the current one",
                 );
@@ -70,8 +64,9 @@ fn reload(args: &Args) -> Result<ExitCode, CommandError> {
     }
 }
 
-fn print_messages(lines: &[String]) {
-    for line in lines {
-        terminal::print_message(&terminal::visible(line, false));
+fn print_diagnostics(diagnostics: &[LocatedDiagnostic]) {
+    for diagnostic in diagnostics {
+        let line = format!("{}: {diagnostic}", diagnostic.severity.as_str());
+        terminal::print_line(&terminal::visible(&line, false));
     }
 }

@@ -13,16 +13,18 @@ use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
 use super::check::plural;
 use super::{FAILED, terminal};
 use crate::admin::shape::removed::{MovedEvents, RemovedRoute, RemovedRoutes};
-use crate::admin::shape::webhook_id;
 use crate::admin::shape::webhooks::{OneWebhook, ShortStats, TestResult, Webhook, Webhooks};
+use crate::admin::shape::{Problem, webhook_id};
 
 /// List routes, pause and resume their queues, test them, and move the events of a removed one
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    #[command(alias = "ls")]
     List(ListArgs),
     Pause(PauseArgs),
     Resume(ResumeArgs),
     Test(TestArgs),
+    #[command(alias = "mv")]
     Move(MoveArgs),
 }
 
@@ -233,10 +235,14 @@ fn move_events(args: &MoveArgs) -> Result<ExitCode, CommandError> {
         &json!({ "to": webhook_id(&args.to) }),
         MOVE_TIMEOUT,
     );
-    let moved = moved.map_err(|error| match code_of(&error) {
-        Some("unknown_webhook") => unknown(&admin, &args.from, removed_names, error),
-        Some("unknown_target") => unknown(&admin, &args.to, configured_names, error),
-        _ => error,
+    let moved = moved.map_err(|error| match error {
+        CommandError::Rejected(problem) if problem.code == "unknown_webhook" => {
+            unknown(&args.from, removed_names(&admin), problem)
+        }
+        CommandError::Rejected(problem) if problem.code == "unknown_target" => {
+            unknown(&args.to, configured_names(&admin), problem)
+        }
+        error => error,
     })?;
     if args.common.json {
         print_json(&moved)?;
@@ -296,12 +302,12 @@ fn post<T: DeserializeOwned>(
     document: &Value,
 ) -> Result<T, CommandError> {
     let path = path(route, operation);
-    admin
-        .post(&path, document)
-        .map_err(|error| match code_of(&error) {
-            Some("unknown_webhook") => unknown(admin, route, configured_names, error),
-            _ => error,
-        })
+    admin.post(&path, document).map_err(|error| match error {
+        CommandError::Rejected(problem) if problem.code == "unknown_webhook" => {
+            unknown(route, configured_names(admin), problem)
+        }
+        error => error,
+    })
 }
 
 /// Returns the path of one of a route's operations. What is no route's name is encoded, and so is
@@ -320,26 +326,16 @@ fn path(route: &str, operation: &str) -> String {
     path + "/" + operation
 }
 
-/// Returns the code of the problem that the gateway responded with.
-fn code_of(error: &CommandError) -> Option<&str> {
-    match error {
-        CommandError::Rejected(problem) => Some(&problem.code),
-        _ => None,
-    }
-}
-
-/// Builds the error for an unknown route, with the names of the known ones. If these cannot be had,
-/// returns the original error.
+/// Adds the names of the known routes to the problem that a route is unknown, if they can be had.
 fn unknown(
-    admin: &AdminClient,
     route: &str,
-    names: impl Fn(&AdminClient) -> Result<(&'static str, Vec<String>), CommandError>,
-    error: CommandError,
+    known: Result<(&'static str, Vec<String>), CommandError>,
+    mut problem: Box<Problem>,
 ) -> CommandError {
-    match names(admin) {
-        Ok((intro, names)) => CommandError::Failed(name_known(route, intro, &names)),
-        Err(_) => error,
+    if let Ok((intro, names)) = known {
+        problem.detail = name_known(route, intro, &names);
     }
+    CommandError::Rejected(problem)
 }
 
 /// Returns the message for an unknown route.

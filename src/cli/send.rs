@@ -139,7 +139,11 @@ fn parse_url(text: &str) -> Result<String, String> {
         (Some("http" | "https"), Some(_)) => {
             Err("a URL with a password is not allowed: other users can see arguments".into())
         }
-        _ => Err("not an http or https URL; write http://host/path".into()),
+        _ => Err(
+            "not an http or https URL; write http://host/path. A route is named with --route NAME, \
+             a type of events with --type TYPE"
+                .into(),
+        ),
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::admin::{AdminClient, CommandError, GatewayArgs, one_line};
 use super::{FAILED, problems, terminal};
@@ -20,15 +21,16 @@ use crate::admin::shape::{self, LongStats, Rejected, Webhook};
 #[command(after_help = "Examples:
   hookstile status
   hookstile status --watch
+  hookstile status --watch --json | jq --unbuffered .ready
   hookstile status --admin http://127.0.0.1:9180 --json | jq .ready")]
 pub struct Args {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// Print one JSON document
+    /// Print one JSON document; with --watch, one a line for each status
     #[arg(long)]
     json: bool,
     /// Show the status again every 2 s, until Ctrl-C
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, short, alias = "follow")]
     watch: bool,
 }
 
@@ -37,13 +39,15 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// Clears a terminal, and moves the cursor to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-/// The JSON document that the command prints.
+/// The JSON document that the command prints: with a status, or with an error.
 #[derive(Serialize)]
 struct StatusDocument<'a> {
     reachable: bool,
     admin: &'a str,
     #[serde(flatten)]
     status: Option<&'a shape::Status>,
+    #[serde(flatten)]
+    error: Option<Value>,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -54,18 +58,15 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn show(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
+    if args.watch && args.json {
+        return watch_json(admin);
+    }
     if args.watch {
         return watch(admin);
     }
     let result = admin.get::<shape::Status>("/status", &[]);
     if args.json {
-        let reachable = !matches!(result, Err(CommandError::Unreachable { .. }));
-        let document = StatusDocument {
-            reachable,
-            admin: admin.url(),
-            status: result.as_ref().ok(),
-        };
-        terminal::print(&one_line(&document)?)?;
+        print_json(admin, &result)?;
     }
     let status = result?;
     if !args.json {
@@ -76,6 +77,32 @@ fn show(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
     } else {
         ExitCode::from(FAILED)
     })
+}
+
+fn print_json(
+    admin: &AdminClient,
+    result: &Result<shape::Status, CommandError>,
+) -> Result<(), CommandError> {
+    let document = StatusDocument {
+        reachable: !matches!(result, Err(CommandError::Unreachable { .. })),
+        admin: admin.url(),
+        status: result.as_ref().ok(),
+        error: result.as_ref().err().map(CommandError::to_json),
+    };
+    Ok(terminal::print(&one_line(&document)?)?)
+}
+
+/// Prints the status again and again, as [`watch`] shows it.
+fn watch_json(admin: &AdminClient) -> Result<ExitCode, CommandError> {
+    loop {
+        let result = admin.get::<shape::Status>("/status", &[]);
+        print_json(admin, &result)?;
+        match result {
+            Ok(_) | Err(CommandError::Unreachable { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        std::thread::sleep(WATCH_INTERVAL);
+    }
 }
 
 /// Shows the status again and again. A gateway that is gone for a moment is waited for.

@@ -21,7 +21,7 @@ use crate::explain::{
     Candidate, Captured, Case, Diagnosis, GenuineContent, Limits, Request, Verdict,
 };
 use crate::providers::{self, PRESETS};
-use crate::signature::{NamedSecret, Scheme};
+use crate::signature::{NamedSecret, Scheme, SignatureError};
 
 /// The largest capture, in bytes. The gateway accepts no larger body.
 const CAPTURE_BYTES_MAX: u64 = 1 << 30;
@@ -468,29 +468,24 @@ fn push_diagnosis(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
         );
     }
     if diagnosis.explanations.is_empty() {
-        let stopped = if diagnosis.cut_short {
-            "; the search was stopped at its limit"
-        } else {
-            ""
-        };
-        lines.push(format!(
-            "nothing that was tried matches ({} signatures computed{stopped})",
-            diagnosis.tried
-        ));
-        lines.push(
-            "remaining causes: a different secret, or a change to the body that was not tried"
-                .into(),
-        );
-        lines.push(
-            "what to do: Copy the secret again from the provider's settings into a file, and \
-             try it with --secret-file."
-                .into(),
-        );
-        lines.push(
-            "what to do: Capture the raw bytes of the request before any proxy or framework \
-             changes them, and verify those."
-                .into(),
-        );
+        // Without a signature that can be read, no secret can be at fault.
+        if diagnosis.failure == SignatureError::Mismatch {
+            let stopped = if diagnosis.cut_short {
+                "; the search was stopped at its limit"
+            } else {
+                ""
+            };
+            lines.push(format!(
+                "nothing that was tried matches ({} signatures computed{stopped})",
+                diagnosis.tried
+            ));
+            lines.push(
+                "remaining causes: a different secret, or a change to the body that was not tried"
+                    .into(),
+            );
+        }
+        let steps = diagnosis.advice.iter();
+        lines.extend(steps.map(|step| format!("what to do: {step}")));
     }
 }
 
@@ -530,11 +525,13 @@ fn to_json(verdict: &Verdict) -> Value {
                     "changes": changes.collect::<Vec<_>>(),
                 })
             });
+            let advice = diagnosis.advice.iter().map(|step| shown(step));
             json!({
                 "verified": false,
                 "failure": diagnosis.failure.label(),
                 "found": shown(&diagnosis.found),
                 "notes": diagnosis.notes.iter().map(|note| shown(note)).collect::<Vec<_>>(),
+                "advice": advice.collect::<Vec<_>>(),
                 "secret": null,
                 "event": null,
                 "explanations": explanations.collect::<Vec<_>>(),

@@ -1,5 +1,5 @@
-//! The problems of a configuration and their presentation: text in rustc's style for people, JSON
-//! for scripts.
+//! The problems of a configuration and their presentation: text in rustc's style for people, and
+//! `diagnostic` for programs and logs.
 //!
 //! Owns collecting, ordering and rendering. `tree`, `de` and `compile` find the problems; `redact`
 //! chooses the parts of the file that are not shown.
@@ -10,20 +10,11 @@ use std::fmt;
 use std::ops::Range;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
-use serde_json::json;
 
 use super::include::Texts;
 use super::tree::Span;
 use super::variables::{self, Inserted};
-
-/// The severity of a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Severity {
-    /// The configuration cannot be used.
-    Error,
-    /// The configuration can be used, but the operator should know of the problem.
-    Warning,
-}
+use crate::diagnostic::{LocatedDiagnostic, OtherPlace, Severity};
 
 /// All problems of one configuration, in the order of its files.
 ///
@@ -239,82 +230,44 @@ impl Report {
 
     /// Returns each error as one line, in the form of [`Report::summaries`].
     pub fn errors(&self) -> impl Iterator<Item = String> {
-        self.diagnostics
-            .iter()
+        self.located()
             .filter(|diagnostic| diagnostic.severity == Severity::Error)
-            .map(|diagnostic| self.summary(diagnostic))
+            .map(|diagnostic| diagnostic.to_string())
     }
 
-    /// Returns each problem as one line for a log: `file:line:column: message`.
+    /// Returns each problem as one line: `file:line:column: message`.
     pub fn summaries(&self) -> impl Iterator<Item = String> {
+        self.located().map(|diagnostic| diagnostic.to_string())
+    }
+
+    /// Returns all problems with their locations in words.
+    pub fn located(&self) -> impl Iterator<Item = LocatedDiagnostic> {
         self.diagnostics
             .iter()
-            .map(|diagnostic| self.summary(diagnostic))
+            .map(|diagnostic| self.locate(diagnostic))
     }
 
-    fn summary(&self, diagnostic: &Diagnostic) -> String {
-        let location = match diagnostic.span {
-            Some(span) => self.location(span.start),
-            None => self.file(0).to_owned(),
-        };
-        let other = self
-            .elsewhere(diagnostic)
-            .map(|(span, label)| format!("{label}: {}", self.location(span.start)));
-        let hints: Vec<_> = diagnostic
-            .label
-            .iter()
-            .chain(&other)
-            .chain(&diagnostic.help)
-            .map(String::as_str)
-            .collect();
-        match hints[..] {
-            [] => format!("{location}: {}", diagnostic.message),
-            _ => format!("{location}: {} ({})", diagnostic.message, hints.join("; ")),
+    fn locate(&self, diagnostic: &Diagnostic) -> LocatedDiagnostic {
+        let start = diagnostic.span.map(|span| span.start);
+        let position = start.map(|start| self.position(start));
+        LocatedDiagnostic {
+            severity: diagnostic.severity,
+            file: self.file(start.unwrap_or_default()).to_owned(),
+            line: position.map(|(line, _)| line),
+            column: position.map(|(_, column)| column),
+            message: diagnostic.message.clone(),
+            label: diagnostic.label.clone(),
+            help: diagnostic.help.clone(),
+            also: diagnostic.also.map(|(span, message)| {
+                let (line, column) = self.position(span.start);
+                OtherPlace {
+                    file: self.file(span.start).to_owned(),
+                    line,
+                    column,
+                    message: message.to_owned(),
+                }
+            }),
         }
-    }
-
-    /// Renders each problem as a JSON object: `severity`, `file` and `message`, and if known `line`
-    /// and `column` (both from 1, columns in characters), `label` (the text beside the caret),
-    /// `help`, and `also` with the `file`, `line`, `column` and `message` of a second location.
-    pub fn to_json(&self) -> serde_json::Value {
-        self.diagnostics
-            .iter()
-            .map(|diagnostic| self.json(diagnostic))
-            .collect()
-    }
-
-    fn json(&self, diagnostic: &Diagnostic) -> serde_json::Value {
-        let mut object = serde_json::Map::new();
-        let severity = match diagnostic.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        object.insert("severity".into(), severity.into());
-        let at = diagnostic.span.map_or(0, |span| span.start);
-        object.insert("file".into(), self.file(at).into());
-        if let Some(span) = diagnostic.span {
-            let (line, column) = self.position(span.start);
-            object.insert("line".into(), line.into());
-            object.insert("column".into(), column.into());
-        }
-        object.insert("message".into(), diagnostic.message.as_str().into());
-        if let Some(label) = &diagnostic.label {
-            object.insert("label".into(), label.as_str().into());
-        }
-        if let Some(help) = &diagnostic.help {
-            object.insert("help".into(), help.as_str().into());
-        }
-        if let Some((span, message)) = diagnostic.also {
-            let (line, column) = self.position(span.start);
-            object.insert(
-                "also".into(),
-                json!({
-                    "file": self.file(span.start), "line": line, "column": column,
-                    "message": message,
-                }),
-            );
-        }
-        object.into()
     }
 
     fn rendered(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
@@ -404,12 +357,6 @@ impl Report {
             .path(self.file(span.start))
             .line_start(line)
             .annotation(AnnotationKind::Context.span(range).label(label))
-    }
-
-    /// Returns `file:line:column` of a byte.
-    fn location(&self, at: usize) -> String {
-        let (line, column) = self.position(at);
-        format!("{}:{line}:{column}", self.file(at))
     }
 
     fn file_index(&self, at: usize) -> usize {

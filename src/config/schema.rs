@@ -10,11 +10,28 @@ use serde_json::{Map, Value};
 
 use super::{facts, raw};
 
+/// The address of this version's schema: a file of its release, as the packages are.
+pub const SCHEMA_URL: &str = concat!(
+    env!("CARGO_PKG_REPOSITORY"),
+    "/releases/download/v",
+    env!("CARGO_PKG_VERSION"),
+    "/hookstile.schema.json"
+);
+
 /// Returns the JSON Schema (draft 2020-12) of the configuration, as indented JSON.
 pub fn json_schema() -> String {
     let mut schema = schema();
     describe_facts(&mut schema);
-    format!("{schema:#}\n")
+    // What the file is comes first.
+    let mut named = Map::new();
+    named.extend(
+        schema
+            .as_object_mut()
+            .and_then(|keys| keys.remove_entry("$schema")),
+    );
+    named.insert("$id".into(), SCHEMA_URL.into());
+    named.extend(schema.as_object().cloned().into_iter().flatten());
+    format!("{:#}\n", Value::Object(named))
 }
 
 /// Returns the schema as it is generated.
@@ -83,9 +100,13 @@ const INTRODUCTION: &str = "\
 # Configuration
 
 The configuration is a YAML file, by default `hookstile.yaml`. `hookstile init` writes one to start
-from, `hookstile check FILE` reports every problem in one, and `hookstile schema` prints
-the JSON Schema for editors. Complete examples are [`config/minimal.yaml`](../config/minimal.yaml)
-and [`config/hookstile.yaml`](../config/hookstile.yaml).
+from, and `hookstile check FILE` reports every problem in one. Complete examples are
+[`config/minimal.yaml`](../config/minimal.yaml) and [`config/hookstile.yaml`](../config/hookstile.yaml).
+
+Editors with the YAML language server read the JSON Schema that the first line names. `hookstile
+init` writes that line, with the address of the schema in the release of the program's version.
+Where the editor cannot reach it, name a file instead: `/usr/share/hookstile/hookstile.schema.json`
+of the Debian package, or what `hookstile schema > hookstile.schema.json` writes.
 
 Any value may have environment variables: `${NAME}`, or `${NAME:-default}` for one that may be unset
 or empty. They are replaced after parsing; `$${` is `${` itself. A variable that is not set and has

@@ -14,6 +14,7 @@ use serde_json::Value as Json;
 
 use super::*;
 use crate::backoff::{Backoff, PermanentFailure};
+use crate::diagnostic::Severity;
 use crate::ledger::InFlightPolicy;
 use crate::route::{DeliveryMode, OnDuplicate};
 use crate::store::{Durability, EmbeddedSettings, Payloads, Retain, Settings};
@@ -26,6 +27,10 @@ const NOW: i64 = 1_780_272_000;
 
 fn addresses(config: &Config) -> Vec<SocketAddr> {
     config.listen.iter().map(|listen| listen.address).collect()
+}
+
+fn report_json(report: &Report) -> Json {
+    serde_json::json!(report.located().collect::<Vec<_>>())
 }
 
 fn root() -> PathBuf {
@@ -130,7 +135,7 @@ fn reports_match_the_committed_cases() {
         };
         assert!(
             !report.to_text(true).contains("canary")
-                && !report.to_json().to_string().contains("canary")
+                && !report_json(&report).to_string().contains("canary")
         );
         assert!(!format!("{report:?}").contains("canary"));
         assert_current(&path.with_extension("txt"), &report.to_text(false));
@@ -142,7 +147,7 @@ fn json_has_every_problem() {
     let report = parse_text("routes:\n  - {path: /ä, name: a, nam: b}\n")
         .err()
         .unwrap();
-    let problems = report.to_json();
+    let problems = report_json(&report);
     let lines = problems.as_array().unwrap();
     assert_eq!(
         lines.len(),
@@ -275,7 +280,7 @@ fn problems_of_other_files_name_both() {
             && summary.contains("the first route: hookstile.yaml:1:17"),
         "{summary}"
     );
-    let json = report.to_json()[0].clone();
+    let json = report_json(&report)[0].clone();
     assert_eq!(json["file"], file);
     assert_eq!(json["also"]["file"], "hookstile.yaml");
 }
@@ -1023,7 +1028,7 @@ fn rejected_values_are_masked() {
         let report = parse_text(source).err().unwrap();
         assert!(
             !report.to_string().contains("canary")
-                && !report.to_json().to_string().contains("canary"),
+                && !report_json(&report).to_string().contains("canary"),
             "{report}"
         );
     }
@@ -1061,7 +1066,7 @@ fn secret_in_place_of_a_variable_is_never_shown() {
         let path = folder.path().join("hookstile.yaml");
         fs::write(&path, &source).unwrap();
         let report = load(&path, &|_| None).err().unwrap();
-        let shown = format!("{report}{report:?}{}", report.to_json());
+        let shown = format!("{report}{report:?}{}", report_json(&report));
         assert!(!shown.contains(secret), "{source}: {shown}");
     }
     for name in [
@@ -1147,7 +1152,8 @@ fn fuzzing_findings_compile_or_give_a_report() {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
             Err(report) => {
                 assert!(
-                    !report.to_text(false).is_empty() && !report.to_json().to_string().is_empty()
+                    !report.to_text(false).is_empty()
+                        && !report_json(&report).to_string().is_empty()
                 );
             }
         }
@@ -1197,7 +1203,7 @@ proptest! {
             Err(report) => report,
         };
         let (plain, coloured) = (report.to_text(false), report.to_text(true));
-        let shown = format!("{plain}{coloured}{}{report:?}", report.to_json());
+        let shown = format!("{plain}{coloured}{}{report:?}", report_json(&report));
         prop_assert!(!shown.contains("canary"), "{}", shown);
     }
 }
@@ -1217,7 +1223,10 @@ fn admin_endpoint_needs_no_route_secrets() {
     let token = admin_endpoint(&file, &env, true).unwrap().token.unwrap();
     assert_eq!(token.secret.expose(), b"t");
     let kept = folder.path().join("kept");
-    assert_eq!(store_folder(&file).unwrap(), StoreFolder::Embedded(kept));
+    assert_eq!(
+        store_folder(&file, &|_| None).unwrap(),
+        StoreFolder::Embedded(kept)
+    );
 }
 
 #[test]
@@ -1234,7 +1243,11 @@ fn section_is_read_from_a_refused_file() {
         fs::write(&file, &text).unwrap();
         let found = admin_endpoint(&file, &|_| None, true).unwrap();
         assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap(), "{text}");
-        assert_eq!(store_folder(&file).unwrap(), StoreFolder::Shared, "{text}");
+        assert_eq!(
+            store_folder(&file, &|_| None).unwrap(),
+            StoreFolder::Shared,
+            "{text}"
+        );
     }
     fs::write(&file, "admin: {address: nowhere}\n").unwrap();
     let report = admin_endpoint(&file, &|_| None, true).unwrap_err();
@@ -1255,14 +1268,35 @@ routes:
 ";
     fs::write(&file, text).unwrap();
     assert!(load(&file, &|_| None).is_err());
-    let loaded = load_without_secrets(&file).unwrap();
+    let loaded = load_without_secrets(&file, &|_| None).unwrap();
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let mut unchecked = loaded.config.files.unchecked;
     unchecked.sort();
     assert_eq!(unchecked, ["A", "C", "URL", "a.key", "b", "read", "token"]);
     fs::write(&file, text.replace("path: /b", "pth: /b")).unwrap();
-    let report = load_without_secrets(&file).err().unwrap();
+    let report = load_without_secrets(&file, &|_| None).err().unwrap();
     assert!(report.to_string().contains("pth"), "{report}");
+}
+
+#[test]
+fn check_without_secrets_inserts_variables() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookstile.yaml");
+    let text = "store: {path: \"${STATE}/store\"}
+routes:
+  - {path: /a, provider: github, secrets: [{env: STATE}, {file: \"${STATE}/b\"}],
+     upstream: \"http://${STATE}:1\"}
+";
+    fs::write(&file, text).unwrap();
+    let env = |name: &str| (name == "STATE").then(|| "state".to_owned());
+    let loaded = load_without_secrets(&file, &env).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(loaded.config.files.unchecked, ["STATE", "state/b"]);
+    let report = load_without_secrets(&file, &|_| None).err().unwrap();
+    assert!(report.to_string().contains("STATE"), "{report}");
+    let StoreFolder::Embedded(store) = store_folder(&file, &env).unwrap() else {
+        panic!("the store is embedded");
+    };
+    assert!(store.ends_with("state/store"), "{}", store.display());
 }
 
 #[test]

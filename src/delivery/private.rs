@@ -1,6 +1,8 @@
 //! The values that operators are not shown: headers that may authenticate a request, and what looks
 //! like a credential in an upstream's response. Pure.
 
+use std::collections::HashSet;
+
 use super::MASK;
 
 /// Words in the names of headers whose values are masked.
@@ -57,8 +59,11 @@ const SCHEMES: [&str; 4] = ["Basic", "Bearer", "Digest", "Token"];
 /// The marks that quote a value, in JSON, JSON within JSON, source code and HTML.
 const QUOTES: [&str; 7] = ["\\\"", "\"", "'", "&quot;", "&#34;", "&#39;", "&#x27;"];
 
-/// The length in bytes from which a part of a private value is masked where it stands alone.
-const PART_MIN: usize = 12;
+/// The length in bytes of the pieces of a private value that are masked wherever they stand.
+const PIECE: usize = 8;
+
+/// The length in bytes from which a private value, or a word of it, is masked as a whole.
+const WHOLE_MIN: usize = 6;
 
 /// Returns whether the value of a header with this name may authenticate a request: a signature, a
 /// token, a cookie.
@@ -67,28 +72,56 @@ pub(crate) fn is_private_header(name: &str) -> bool {
     PRIVATE.iter().any(|word| name.contains(word)) && !PUBLIC.contains(&&*name)
 }
 
-/// Masks a text from outside: `values`, which must not be shown, wherever they stand; the values of
-/// names such as `Authorization` or `password`; and what begins like a well-known credential.
+/// Masks a text from outside: `values`, which must not be shown, wherever they or pieces of
+/// [`PIECE`] bytes of them stand; the values of names such as `Authorization` or `password`; and
+/// what begins like a well-known credential.
 pub(crate) fn mask_text(text: &str, values: &[String]) -> String {
-    let mut masked = text.to_owned();
-    for value in values {
-        mask_value(&mut masked, value);
-    }
-    mask_words(&mask_named(&masked))
+    mask_words(&mask_named(&mask_values(text, values)))
 }
 
-/// Masks a value: as a whole, as JSON may escape it, and in its longer parts.
-fn mask_value(text: &mut String, value: &str) {
-    let escaped = value.replace('/', "\\/");
-    let words = value.split_whitespace();
-    let parts = value.split(|c: char| !c.is_ascii_alphanumeric());
-    let parts = parts.filter(|part| part.len() >= PART_MIN);
-    for secret in [value, &escaped].into_iter().chain(words).chain(parts) {
-        // Shorter ones stand for themselves in many a text: `1`, `v1`, `Basic`.
-        if secret.len() >= 6 && !SCHEMES.contains(&secret) && text.contains(secret) {
-            *text = text.replace(secret, MASK);
+/// Masks the values: as a whole, as JSON may escape them, and in all pieces of [`PIECE`] bytes. So
+/// neither the end of the text nor another value next to it leaves a usable part.
+fn mask_values(text: &str, values: &[String]) -> String {
+    let escaped = values.iter().map(|value| value.replace('/', "\\/"));
+    let forms: Vec<_> = values.iter().cloned().chain(escaped).collect();
+    let bytes = text.as_bytes();
+    let mut is_masked = vec![false; bytes.len()];
+    for whole in forms.iter().flat_map(|form| short_parts(form)) {
+        for (at, _) in text.match_indices(whole) {
+            is_masked[at..at + whole.len()].fill(true);
         }
     }
+    let pieces: HashSet<&[u8]> = forms
+        .iter()
+        .flat_map(|form| form.as_bytes().windows(PIECE))
+        .collect();
+    if !pieces.is_empty() {
+        for (at, piece) in bytes.windows(PIECE).enumerate() {
+            if pieces.contains(piece) {
+                is_masked[at..at + PIECE].fill(true);
+            }
+        }
+    }
+    let mut masked = String::with_capacity(text.len());
+    let mut was_masked = false;
+    for (at, c) in text.char_indices() {
+        let hides = is_masked[at..at + c.len_utf8()].contains(&true);
+        if !hides {
+            masked.push(c);
+        } else if !was_masked {
+            masked.push_str(MASK);
+        }
+        was_masked = hides;
+    }
+    masked
+}
+
+/// Returns the value and its words, where they are too short to have a piece. Shorter ones stand
+/// for themselves in many a text: `1`, `v1`, `Basic`.
+fn short_parts(value: &str) -> impl Iterator<Item = &str> {
+    std::iter::once(value)
+        .chain(value.split_whitespace())
+        .filter(|part| (WHOLE_MIN..PIECE).contains(&part.len()) && !SCHEMES.contains(part))
 }
 
 /// Masks the values that belong to private names.
@@ -188,9 +221,20 @@ fn length_unquoted(text: &str, separator: &str) -> usize {
     }
 }
 
+/// Returns where the last word of a text begins, which may be a credential without its end.
+pub(crate) fn last_word(text: &str) -> usize {
+    text.char_indices()
+        .rev()
+        .find(|(_, c)| ends_word(*c))
+        .map_or(0, |(at, c)| at + c.len_utf8())
+}
+
 fn word_length(text: &str) -> usize {
-    let is_end = |c: char| c.is_whitespace() || "<>&,;\"'\\{}[]()".contains(c);
-    text.find(is_end).unwrap_or(text.len())
+    text.find(ends_word).unwrap_or(text.len())
+}
+
+fn ends_word(c: char) -> bool {
+    c.is_whitespace() || "<>&,;\"'\\{}[]()".contains(c)
 }
 
 /// Masks words that begin like a well-known credential, what follows `Bearer` or `Basic`, and the
@@ -312,9 +356,18 @@ mod tests {
             ("got sha256=0123456789abcdef01/2345!", "got ***!"),
             (r#"["sha256=0123456789abcdef01\/2345"]"#, r#"["***"]"#),
             ("expected 0123456789abcdef01", "expected ***"),
+            ("expected 0123456789 instead", "expected *** instead"),
+            ("expected 0123456", "expected 0123456"),
         ] {
             assert_eq!(mask_text(text, &sent), shown);
         }
+    }
+
+    #[test]
+    fn overlapping_values_are_masked_whole() {
+        let sent = ["abcdef".to_owned(), "xyz-abcdef-uvwxyz12".to_owned()];
+        assert_eq!(mask_text("<xyz-abcdef-uvwxyz12>", &sent), "<***>");
+        assert_eq!(mask_text("<abcdef>", &sent), "<***>");
     }
 
     proptest! {

@@ -1,7 +1,6 @@
 //! Hypotheses about the signed content: the parts around the body, and the sources of these parts.
 
-use http::HeaderMap;
-
+use super::quoted::Named;
 use super::readings::{header_values, signature_location};
 use super::{Case, Change, ChangeKind};
 use crate::signature::{Content, Header, Scheme, SignatureLocation, TimestampLocation};
@@ -54,7 +53,6 @@ struct Sources {
 
 /// Returns all framings with at most two changes, without duplicates.
 pub(super) fn framings(case: &Case<'_>, scheme: &Scheme) -> Vec<Framing> {
-    let headers = &case.request.headers;
     let any_id = Header {
         name: http::header::ETAG,
         spelling: "id".into(),
@@ -66,8 +64,8 @@ pub(super) fn framings(case: &Case<'_>, scheme: &Scheme) -> Vec<Framing> {
     let templates = std::iter::once(own)
         .chain(others.filter(|other| other.to_string() != scheme.signed.to_string()));
     let sources = Sources {
-        times: time_sources(scheme, headers),
-        ids: id_sources(scheme, headers),
+        times: time_sources(case, scheme),
+        ids: id_sources(case, scheme),
         urls: url_sources(case),
     };
     let mut framings: Vec<Framing> = Vec::new();
@@ -167,7 +165,8 @@ fn changes(template: Option<&String>, sources: &[Option<&Source>]) -> Vec<Change
 }
 
 /// Returns the times in the request, as written: the one the scheme names first.
-fn time_sources(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
+fn time_sources(case: &Case<'_>, scheme: &Scheme) -> Vec<Source> {
+    let headers = &case.request.headers;
     let mut sources = Vec::new();
     match (
         scheme.time.as_ref().map(|time| &time.location),
@@ -196,11 +195,12 @@ fn time_sources(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     }
     for (name, value) in headers {
         let Ok(text) = value.to_str() else { continue };
+        let header = Named::header(name, case).of_header();
         let named_so = name.as_str().contains("timestamp") && text.len() <= SOURCE_BYTES_MAX;
         if named_so || is_unix_time(text) {
             sources.push(Source {
                 text: text.into(),
-                other_location: Some(format!("the time from `{name}`")),
+                other_location: Some(format!("the time from {header}")),
             });
         }
         for (field, text) in text
@@ -208,7 +208,8 @@ fn time_sources(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
             .filter_map(|field| field.trim().split_once('='))
         {
             if is_unix_time(text) {
-                let location = format!("the time from the field `{field}` of `{name}`");
+                let field = Named::field(field).of_field();
+                let location = format!("the time from {field} of {header}");
                 sources.push(Source {
                     text: text.into(),
                     other_location: Some(location),
@@ -226,7 +227,8 @@ fn is_unix_time(text: &str) -> bool {
 
 /// Returns the event IDs in the request: the one the scheme names first, then those in headers
 /// whose name ends with `id`.
-fn id_sources(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
+fn id_sources(case: &Case<'_>, scheme: &Scheme) -> Vec<Source> {
+    let headers = &case.request.headers;
     let mut sources = Vec::new();
     if let Some(header) = scheme.signed.id_header() {
         sources.extend(from_expected_location(
@@ -244,7 +246,10 @@ fn id_sources(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
         {
             sources.push(Source {
                 text: text.into(),
-                other_location: Some(format!("the event ID from `{name}`")),
+                other_location: Some(format!(
+                    "the event ID from {}",
+                    Named::header(name, case).of_header()
+                )),
             });
         }
     }
@@ -277,8 +282,8 @@ fn from_expected_location(
 /// Returns the given URL first, then those that the request suggests.
 fn url_sources(case: &Case<'_>) -> Vec<Source> {
     let mut sources = Vec::new();
-    let other = |text: String| Source {
-        other_location: Some(format!("the URL `{text}`")),
+    let other = |text: String, location: String| Source {
+        other_location: Some(location),
         text,
     };
     if let Some(url) = case.url {
@@ -286,26 +291,38 @@ fn url_sources(case: &Case<'_>) -> Vec<Source> {
             text: url.into(),
             other_location: None,
         });
-        sources.push(other(match url.strip_suffix('/') {
+        let slashed = match url.strip_suffix('/') {
             Some(bare) => bare.into(),
             None => format!("{url}/"),
-        }));
+        };
+        let location = format!("the URL `{slashed}`");
+        sources.push(other(slashed, location));
     }
     let host = case
         .request
         .headers
         .get(http::header::HOST)
         .and_then(|host| host.to_str().ok());
+    // The request's own URL is described, because its query may be a token.
     let targets = case.request.target.iter().flat_map(|target| {
         let path = target.split('?').next().unwrap_or_default();
-        [target.as_str(), path]
+        [
+            (target.as_str(), "target"),
+            (path, "target without its query"),
+        ]
     });
-    for target in targets {
+    for (target, what) in targets {
         match host {
-            _ if target.contains("://") => sources.push(other(target.into())),
-            Some(host) => sources.extend(
-                ["https", "http"].map(|scheme| other(format!("{scheme}://{host}{target}"))),
-            ),
+            _ if target.contains("://") => {
+                sources.push(other(
+                    target.into(),
+                    format!("the request's {what} as the URL"),
+                ));
+            }
+            Some(host) => sources.extend(["https", "http"].map(|scheme| {
+                let location = format!("the URL `{scheme}://` and the request's host and {what}");
+                other(format!("{scheme}://{host}{target}"), location)
+            })),
             None => {}
         }
     }

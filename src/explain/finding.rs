@@ -31,6 +31,25 @@ pub(super) fn describe(case: &Case<'_>, failure: SignatureError) -> String {
     said.unwrap_or_else(|| format!("the signature is {}", failure.label()))
 }
 
+/// Returns whether the request has no signature where the scheme has one: none, or an empty one.
+pub(super) fn has_no_signature(case: &Case<'_>) -> bool {
+    let headers = &case.request.headers;
+    match signature_location(case.scheme, headers) {
+        None => true,
+        Some(
+            SignatureLocation::Header(header)
+            | SignatureLocation::Fields(HeaderFields { header, .. }),
+        ) => {
+            let mut values = headers.get_all(&header.name).iter();
+            values.all(|value| value.is_empty())
+        }
+        Some(SignatureLocation::Body(in_body)) => {
+            let text = std::str::from_utf8(&case.request.body).ok();
+            text.is_some_and(|text| member(text, &in_body.pointer) == Err(MemberError::Missing))
+        }
+    }
+}
+
 /// Returns other observations about the request.
 pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
     let mut notes = Vec::new();
@@ -223,7 +242,7 @@ fn first_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str>
     header_values(headers, name).first().copied().flatten()
 }
 
-fn location_header(location: &SignatureLocation) -> Option<&Header> {
+pub(super) fn location_header(location: &SignatureLocation) -> Option<&Header> {
     match location {
         SignatureLocation::Header(header)
         | SignatureLocation::Fields(HeaderFields { header, .. }) => Some(header),

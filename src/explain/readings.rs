@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, HeaderName};
 
+use super::quoted::Named;
 use super::secrets::decode_base64;
 use super::{Case, Change, ChangeKind};
 use crate::json::member;
@@ -61,7 +62,7 @@ impl<'a> Readings<'a> {
                 push_header_values(headers, &header.name, &mut texts);
                 // The header may be a list of fields where a bare signature was expected.
                 for text in texts.iter().map(|text| text.text).collect::<Vec<_>>() {
-                    texts.extend(loose_fields(text, &header.name));
+                    texts.extend(loose_fields(text, &Named::header(&header.name, case)));
                 }
             }
             Some(SignatureLocation::Fields(fields)) => {
@@ -81,7 +82,7 @@ impl<'a> Readings<'a> {
             None => {}
         }
         if cut.is_none() {
-            push_other_headers(scheme, headers, &mut texts);
+            push_other_headers(case, scheme, &mut texts);
         }
         texts.truncate(TEXTS_MAX);
         let mut all: Vec<Reading> = Vec::new();
@@ -177,9 +178,11 @@ fn push_fields<'h>(
                 .formats
                 .iter()
                 .position(|format| *format.field == *field);
-            let moved = again
-                .clone()
-                .or_else(|| format.is_none().then(|| field_change(field, name)));
+            let moved = again.clone().or_else(|| {
+                format
+                    .is_none()
+                    .then(|| field_change(field, &Named::Quoted(name.as_str())))
+            });
             texts.push(CandidateText {
                 text,
                 format: format.unwrap_or(0),
@@ -200,16 +203,24 @@ fn push_fields<'h>(
     }
 }
 
-fn field_change(field: &str, header: &HeaderName) -> Change {
+fn field_change(field: &str, header: &Named<'_>) -> Change {
+    let field = Named::field(field);
     Change::new(
         ChangeKind::Signature,
-        format!("if the signature were taken from the field `{field}` of `{header}`"),
-        format!("Set `fields: {{signature: {field}}}` in your own `signature:`."),
+        format!(
+            "if the signature were taken from {} of {}",
+            field.of_field(),
+            header.of_header()
+        ),
+        format!(
+            "Set `fields: {{signature: {}}}` in your own `signature:`.",
+            field.as_setting()
+        ),
     )
 }
 
 /// Splits a value into fields, by all punctuation that senders use.
-fn loose_fields<'h>(value: &'h str, header: &HeaderName) -> Vec<CandidateText<'h>> {
+fn loose_fields<'h>(value: &'h str, header: &Named<'_>) -> Vec<CandidateText<'h>> {
     let fields = value
         .split([',', ';', ' '])
         .filter_map(|field| field.trim().split_once('='));
@@ -225,11 +236,8 @@ fn loose_fields<'h>(value: &'h str, header: &HeaderName) -> Vec<CandidateText<'h
 }
 
 /// Adds texts from headers that the scheme does not name.
-fn push_other_headers<'h>(
-    scheme: &Scheme,
-    headers: &'h HeaderMap,
-    texts: &mut Vec<CandidateText<'h>>,
-) {
+fn push_other_headers<'r>(case: &Case<'r>, scheme: &Scheme, texts: &mut Vec<CandidateText<'r>>) {
+    let headers = &case.request.headers;
     let may_hold_signature = |name: &HeaderName| {
         ["signature", "hmac", "digest", "sign"]
             .iter()
@@ -238,12 +246,15 @@ fn push_other_headers<'h>(
     };
     for (name, value) in headers.iter().filter(|(name, _)| may_hold_signature(name)) {
         let Ok(text) = value.to_str() else { continue };
+        let named = Named::header(name, case);
         let moved = Change::new(
             ChangeKind::Signature,
-            format!("if the signature were taken from `{name}`"),
+            format!("if the signature were taken from {}", named.of_header()),
             format!(
-                "The sender puts it into `{name}`: choose the provider that does, or set `header: \
-                 {name}` in your own `signature:`."
+                "The sender puts it into {}: choose the provider that does, or set `header: {}` in \
+                 your own `signature:`.",
+                named.of_header(),
+                named.as_setting()
             ),
         );
         texts.push(CandidateText {
@@ -251,7 +262,7 @@ fn push_other_headers<'h>(
             format: 0,
             location_change: Some(moved),
         });
-        texts.extend(loose_fields(text, name));
+        texts.extend(loose_fields(text, &named));
     }
 }
 

@@ -106,6 +106,42 @@ fn verify_with(
     case.verify()
 }
 
+#[test]
+fn missing_signature_is_no_fault_of_secrets() {
+    let github = presets::github();
+    let other = signed(&presets::slack(), OLD, BODY);
+    let own = request(&[("X-Acme-Signature", "abc"), ("X-Trace", "1")], BODY);
+    let bare = request(&[], BODY);
+    for (request, note, first) in [
+        (
+            other,
+            "x-slack-signature, in which `slack` signs",
+            "`slack`",
+        ),
+        (own, "x-acme-signature, which may be", "a secret is set"),
+        (bare, "", "a secret is set"),
+    ] {
+        let diagnosis = diagnose(&github, &request, &[candidate("current", SECRET)]);
+        assert_eq!(diagnosis.failure, SignatureError::Missing);
+        let notes = diagnosis.notes.join("\n");
+        assert!(notes.contains(note), "{notes}");
+        assert_eq!(notes.is_empty(), note.is_empty(), "{notes}");
+        let advice = diagnosis.advice.join("\n");
+        assert!(advice.contains(first), "{advice}");
+        assert!(!advice.contains("Copy the secret"), "{advice}");
+    }
+    let wrong = signed(&github, OLD, BODY);
+    let diagnosis = diagnose(&github, &wrong, &[candidate("current", SECRET)]);
+    assert!(diagnosis.notes.is_empty(), "{:?}", diagnosis.notes);
+    assert!(diagnosis.advice[0].starts_with("Copy the secret"));
+    let in_body = diagnose(
+        &presets::orbvpn(),
+        &request(&[], BODY),
+        &[candidate("current", SECRET)],
+    );
+    assert!(in_body.advice[0].contains("a secret is set"), "{in_body:?}");
+}
+
 fn diagnose(scheme: &Scheme, request: &Request, candidates: &[Candidate]) -> Diagnosis {
     match verify_with(scheme, request, candidates, Limits::default()) {
         Verdict::NotGenuine(diagnosis) => diagnosis,
@@ -965,6 +1001,72 @@ fn diagnosis_holds_no_secret_and_no_signature() {
         let is_digit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '=');
         let longest = said.split(|c| !is_digit(c)).map(str::len).max();
         assert!(longest < Some(27), "{said}");
+    }
+}
+
+#[test]
+fn chosen_names_are_bounded() {
+    let linear = presets::linear();
+    let hex = signed(&linear, SECRET, BODY).headers["linear-signature"].clone();
+    let hex = hex.to_str().unwrap();
+    let long = "call-4711-and-say-your-password";
+    let field = |name: &str| {
+        let value = format!("timestamp=1,{name}={hex}");
+        request(&[("Linear-Signature", &value)], BODY)
+    };
+    let header = |name: &str| request(&[(&format!("x-signature{name}"), hex)], BODY);
+    let timed = |name: &str| {
+        let mut timed = signed(&presets::slack(), SECRET, BODY);
+        let time = timed.headers.remove("x-slack-request-timestamp").unwrap();
+        let name = format!("timestamp{name}").parse::<HeaderName>().unwrap();
+        timed.headers.insert(name, time);
+        timed
+    };
+    let url = other(&presets::square(), |scheme| {
+        scheme.signed = presets::square().signed.with_url("https://h/4711?t=4711");
+    });
+    let mut targeted = signed(&url, SECRET, BODY);
+    targeted.target = Some("/4711?t=4711".into());
+    targeted
+        .headers
+        .insert("host", HeaderValue::from_static("h"));
+    let cases = [
+        (
+            linear.clone(),
+            field(long),
+            "a name of 31 characters of `linear-",
+        ),
+        (
+            linear.clone(),
+            field("4711!"),
+            "a name of 5 characters of `linear-",
+        ),
+        (
+            linear.clone(),
+            header(long),
+            "a header with a name of 42 characters",
+        ),
+        (
+            linear,
+            header("|4711"),
+            "a header with a name of 16 characters",
+        ),
+        (
+            presets::slack(),
+            timed(long),
+            "a header with a name of 40 characters",
+        ),
+        (
+            presets::square().clone(),
+            targeted,
+            "`https://` and the request's host and target",
+        ),
+    ];
+    for (scheme, request, described) in cases {
+        let diagnosis = diagnose(&scheme, &request, &[candidate("current", SECRET)]);
+        let said = format!("{diagnosis:?} {}", diagnosis.sentence().text);
+        assert!(said.contains(described), "{described}: {said}");
+        assert!(!said.contains("4711"), "{said}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Explains rejected requests off the request path.
+//! Explains rejected requests, and those that `enforce: false` let pass, off the request path.
 //!
 //! An explanation is a search over what may have gone wrong, and anyone can cause a rejection. So a
 //! route has at most one explanation a minute, the gateway makes one at a time, and it then rests
@@ -33,13 +33,15 @@ pub(super) struct Turn {
     is_taken: Arc<AtomicBool>,
 }
 
-/// A rejected request to explain.
+/// A request to explain that was rejected, or would have been.
 pub(super) struct RejectedRequest {
     pub route: Arc<Route>,
     pub activity: Arc<RouteActivity>,
     /// The number under which it is listed.
     pub id: Option<RejectionId>,
     pub received_at: Timestamp,
+    /// Set if it was let pass, on a route with `enforce: false`.
+    pub let_pass: bool,
     pub request: Request,
 }
 
@@ -89,6 +91,7 @@ impl RejectedRequest {
             activity,
             id,
             received_at,
+            let_pass,
             request,
         } = self;
         let scheme = route.verifier.scheme();
@@ -100,19 +103,20 @@ impl RejectedRequest {
         };
         let text: Arc<str> = sentence.text.into();
         let outcome = Code::InvalidSignature.as_str();
+        let what = if let_pass { "unverified" } else { "rejected" };
         if sentence.names_cause {
             tracing::warn!(
                 route = %route.name,
                 outcome,
                 explanation = %text,
-                "rejected request explained"
+                "{what} request explained"
             );
         } else {
             tracing::info!(
                 route = %route.name,
                 outcome,
                 explanation = %text,
-                "rejected request explained"
+                "{what} request explained"
             );
         }
         if let Some(id) = id {

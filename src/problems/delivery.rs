@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::window::{Window, began};
 use super::{
     AtRisk, CRITICAL_SHARE, Evidence, LATE, LastFailure, MIN_COUNT, PROBLEM_SHARE, Problem,
-    ProblemCode, RouteFacts, Severity, WINDOW_MIN, words,
+    ProblemCode, RouteFacts, Severity, Undelivered, WINDOW_MIN, words,
 };
 use crate::activity::MinuteBucket;
 use crate::cause::Cause;
@@ -22,50 +22,122 @@ pub(super) fn problem(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     Some(problem.of_route(route))
 }
 
-/// Returns the notice of a route that an operator switched off or paused.
-pub(super) fn idle_queue(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
-    let problem = if route.off_line.is_some() {
+/// Returns the problem of a route that an operator switched off or paused.
+pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
+    if route.off_line.is_some() || route.active && !route.paused {
         return None;
-    } else if !route.active {
-        Problem::new(
-            ProblemCode::RouteInactive,
-            Severity::Notice,
-            "the webhook is switched off".into(),
-            "Senders get 503 until it is active again.",
-        )
-    } else if route.paused {
-        let waiting = waiting(route, now).unwrap_or_else(|| "nothing waits".into());
-        Problem {
-            evidence: Some(Evidence::Pending),
-            ..Problem::new(
-                ProblemCode::RoutePaused,
-                Severity::Notice,
-                format!("an operator paused the route; {waiting}"),
-                "Resume it when the upstream is ready.",
-            )
-        }
+    }
+    let refuses = !route.active || !route.stores_events;
+    let (code, state) = if route.active {
+        (ProblemCode::RoutePaused, "an operator paused the route")
     } else {
-        return None;
+        (ProblemCode::RouteInactive, "the webhook is switched off")
     };
-    Some(
-        Problem {
-            at_risk: waiting_events(route),
-            ..problem
+    let mut parts = vec![state.to_owned()];
+    if refuses {
+        parts.push(refused(route, now).unwrap_or_else(|| "senders get 503".into()));
+    }
+    parts.extend(waiting(route, now));
+    if parts.len() == 1 {
+        parts.push("nothing waits".into());
+    }
+    if let (Some(failure), Some(_)) = (&route.last_failure, route.failing) {
+        let phrase = failure.phrase(&route.upstream);
+        parts.push(format!("when it was tried last: {phrase}"));
+    }
+    let advice = match (route.active, refuses) {
+        (true, true) => {
+            "Resume it when the upstream is ready; until then, the provider retries. With \
+             `delivery: spill` or `queue`, the events of a paused route are stored."
         }
-        .of_route(route),
-    )
+        (true, false) => "Resume it when the upstream is ready.",
+        (false, _) => "Senders get 503 until it is active again.",
+    };
+    let problem = Problem {
+        at_risk: if refuses && route.refused.count + route.undelivered.events > 0 {
+            refused_requests(route)
+        } else {
+            waiting_events(route, now)
+        },
+        evidence: Some(if refuses {
+            Evidence::Rejections
+        } else {
+            Evidence::Pending
+        }),
+        impact: weight(route.refused.count + route.pending),
+        ..Problem::new(
+            code,
+            if refuses {
+                refusal_severity(route, now)
+            } else {
+                Severity::Notice
+            },
+            parts.join("; "),
+            advice,
+        )
+    };
+    Some(problem.of_route(route))
+}
+
+/// Returns how bad it is that senders are refused: it gets worse while their provider retries less
+/// and less.
+fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
+    let half = refused_requests(route)
+        .oldest
+        .and_then(|oldest| later(oldest, route.provider_horizon / 2));
+    if route.refused.count < MIN_COUNT {
+        Severity::Notice
+    } else if half.is_some_and(|half| half <= now) {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    }
+}
+
+/// Says how many requests got 503, and until when their provider retries them.
+fn refused(route: &RouteFacts, now: Timestamp) -> Option<String> {
+    let since = route.refused.since?;
+    let failed = match route.undelivered.events {
+        0 => String::new(),
+        events => format!("; {} failed before", words::events(events)),
+    };
+    let at_risk = refused_requests(route);
+    let gives_up = at_risk.gives_up_at.map_or_else(String::new, |at| {
+        format!("; the provider gives up at {}", words::time(at, now))
+    });
+    Some(format!(
+        "senders get 503, {} since {}{failed}{gives_up}",
+        words::requests(route.refused.count),
+        words::time(since, now)
+    ))
+}
+
+/// Returns what is at risk while senders are refused, with the events that failed before.
+fn refused_requests(route: &RouteFacts) -> AtRisk {
+    let Undelivered { events, oldest } = route.undelivered;
+    let oldest = oldest.into_iter().chain(route.refused.since).min();
+    AtRisk {
+        events: route.refused.count + events,
+        oldest,
+        gives_up_at: oldest.and_then(|at| later(at, route.provider_horizon)),
+    }
 }
 
 fn off_line(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     let reason = route.off_line.as_ref()?;
-    let waiting = waiting(route, now).map_or_else(String::new, |text| format!("; {text}"));
-    let summary = format!("off line: {reason}{waiting}");
+    let mut parts = vec![format!("off line: {reason}")];
+    parts.extend(refused(route, now));
+    parts.extend(waiting(route, now));
     Some(Problem {
-        at_risk: waiting_events(route),
+        at_risk: if route.refused.count > 0 {
+            refused_requests(route)
+        } else {
+            waiting_events(route, now)
+        },
         ..Problem::new(
             ProblemCode::RouteOffLine,
             Severity::Critical,
-            summary,
+            parts.join("; "),
             "Senders get 503 until the file is there; it is then read without a reload.",
         )
     })
@@ -83,9 +155,13 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     if window.bad < MIN_COUNT || share < PROBLEM_SHARE {
         return None;
     }
-    let since = began(route, Some(incident), attempts).unwrap_or(incident.began);
+    let since = route
+        .listed_since
+        .failing
+        .unwrap_or_else(|| began(route, Some(incident), attempts).unwrap_or(incident.began));
     let recent = Window::count(&route.hour, |minute| {
-        (minute.requests.accepted, minute.requests.failed)
+        let failed = minute.requests.failed.saturating_sub(minute.refused);
+        (minute.requests.accepted, failed)
     });
     let has_new_dead = route.dead > 0 && dead_in_hour(route) > 0;
     let severity = if share > CRITICAL_SHARE || has_new_dead {
@@ -95,17 +171,7 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     } else {
         Severity::Notice
     };
-    let at_risk = if route.stores_events && route.pending > 0 {
-        waiting_events(route)
-    } else if recent.bad > 0 {
-        AtRisk {
-            events: recent.bad,
-            oldest: Some(since),
-            gives_up_at: later(since, route.provider_horizon),
-        }
-    } else {
-        AtRisk::default()
-    };
+    let (at_risk, who) = endangered(route, since, recent.bad, now);
     let mut parts = vec![if incident.in_a_row >= WINDOW_MIN {
         format!(
             "all {} attempts since {} failed",
@@ -133,11 +199,6 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         parts.push(format!("last success {last}"));
     }
     if let Some(at) = at_risk.gives_up_at.filter(|_| severity > Severity::Notice) {
-        let who = if route.stores_events && route.pending > 0 {
-            "the horizon of the oldest ends"
-        } else {
-            "the provider gives up"
-        };
         parts.push(format!("{who} at {}", words::time(at, now)));
     }
     let failure = route.last_failure.as_ref();
@@ -145,6 +206,10 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         Some(failure) => failure.phrase(&route.upstream),
         None => format!("{} fails", route.upstream),
     };
+    let other = failure.and_then(|failure| failure.other_cause_at);
+    if let Some(at) = other.filter(|at| *at >= incident.began) {
+        parts.push(format!("until {} for another cause", words::time(at, now)));
+    }
     let mut advice = failure.map_or(
         "Check whether the upstream runs. The deliveries show its responses.",
         LastFailure::advice,
@@ -171,6 +236,39 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
             &with_redelivery(advice, route),
         )
     })
+}
+
+/// Returns the events that an upstream's failure endangers, and who gives them up. Stored ones are
+/// the gateway's; others are in the hands of their provider, and so not counted with those that an
+/// operator redelivers.
+fn endangered(
+    route: &RouteFacts,
+    since: Timestamp,
+    failed: u64,
+    now: Timestamp,
+) -> (AtRisk, &'static str) {
+    let provider = "the provider gives up";
+    if route.stores_events && route.pending > 0 {
+        return (waiting_events(route, now), "the horizon of the oldest ends");
+    }
+    let Undelivered { events, oldest } = route.undelivered;
+    if events > 0 {
+        let at_risk = AtRisk {
+            events,
+            oldest,
+            gives_up_at: oldest.and_then(|at| later(at, route.provider_horizon)),
+        };
+        return (at_risk, provider);
+    }
+    if failed > 0 && route.pending == 0 {
+        let at_risk = AtRisk {
+            events: failed,
+            oldest: Some(since),
+            gives_up_at: later(since, route.provider_horizon),
+        };
+        return (at_risk, provider);
+    }
+    (waiting_events(route, now), "the horizon of the oldest ends")
 }
 
 /// Returns the problem of dead letters whose upstream does not fail now.
@@ -220,7 +318,7 @@ fn late(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     }
     Some(Problem {
         since: route.oldest_waiting.and_then(|at| later(at, LATE)),
-        at_risk: waiting_events(route),
+        at_risk: waiting_events(route, now),
         evidence: Some(Evidence::Pending),
         impact: weight(route.pending),
         ..Problem::new(
@@ -257,19 +355,27 @@ fn waiting(route: &RouteFacts, now: Timestamp) -> Option<String> {
         return None;
     }
     let wait = if route.pending == 1 { "waits" } else { "wait" };
+    if !route.stores_events {
+        let events = words::counted(route.pending, "redelivered event", "redelivered events");
+        return Some(format!("{events} {wait}"));
+    }
     let oldest = route.oldest_waiting.map_or_else(String::new, |oldest| {
         format!(", the oldest for {}", words::age(oldest, now))
     });
     Some(format!("{} {wait}{oldest}", words::events(route.pending)))
 }
 
-fn waiting_events(route: &RouteFacts) -> AtRisk {
+/// Returns the events that wait. The horizon of a redelivered one begins again, and none advances
+/// while no gateway runs. So an end that is over is none.
+fn waiting_events(route: &RouteFacts, now: Timestamp) -> AtRisk {
     AtRisk {
         events: route.pending,
         oldest: route.oldest_waiting,
         gives_up_at: route
             .oldest_waiting
-            .and_then(|at| later(at, route.retry_horizon)),
+            .filter(|_| route.stores_events)
+            .and_then(|at| later(at, route.retry_horizon))
+            .filter(|end| *end > now),
     }
 }
 
@@ -296,6 +402,16 @@ pub(super) fn later(at: Timestamp, by: Duration) -> Option<Timestamp> {
 impl LastFailure {
     /// Says what the upstream at this URL does.
     fn phrase(&self, upstream: &str) -> String {
+        let phrase = self.phrase_of_tried();
+        if self.upstream == upstream {
+            phrase
+        } else {
+            format!("{phrase} (the upstream is {upstream} now)")
+        }
+    }
+
+    fn phrase_of_tried(&self) -> String {
+        let upstream = &*self.upstream;
         if let Some(status) = self.status {
             return format!("{upstream} answers {status}");
         }

@@ -7,20 +7,24 @@ use jiff::Timestamp;
 use super::{AtRisk, GatewayFacts, Problem, ProblemCode, RemovedRoute, Severity, words};
 
 /// Returns the problems of the gateway itself.
-pub(super) fn gateway_problems(gateway: &GatewayFacts) -> Vec<Problem> {
+pub(super) fn gateway_problems(gateway: &GatewayFacts, now: Timestamp) -> Vec<Problem> {
     let mut problems = Vec::new();
     if let Some(refused) = &gateway.refused_configuration {
         let more = match refused.count {
             0 | 1 => String::new(),
             count => format!(", and {} more", count - 1),
         };
+        let changed = refused.changed.map_or_else(String::new, |at| {
+            format!("; until {} for another reason", words::time(at, now))
+        });
         problems.push(Problem {
             since: Some(refused.since),
             ..Problem::new(
                 ProblemCode::ConfigurationRefused,
                 Severity::Critical,
                 format!(
-                    "the configuration on disk is refused: {}{more}; the next start will fail",
+                    "the configuration on disk is refused: {}{more}{changed}; the next start will \
+                     fail",
                     refused.first
                 ),
                 "The previous configuration stays in effect. Run `hookstile check`, and correct \

@@ -23,8 +23,13 @@ fn route(name: &str, stores_events: bool) -> RouteFacts {
         minute_began: at("2026-06-01T17:45:00Z"),
         failing: None,
         rejecting: None,
+        listed_since: ListedSince::default(),
+        attempt_succeeded: false,
+        request_verified: false,
         last_failure: None,
         last_success: None,
+        undelivered: Undelivered::default(),
+        refused: RefusedRequests::default(),
         pending: 0,
         dead: 0,
         oldest_waiting: None,
@@ -35,7 +40,9 @@ fn route(name: &str, stores_events: bool) -> RouteFacts {
         last_verified: Some(at("2026-06-01T17:45:20Z")),
         rejected: Vec::new(),
         copies: None,
+        last_rejected: None,
         explanation: None,
+        cause_found: false,
         expiring_secrets: Vec::new(),
     }
 }
@@ -82,6 +89,7 @@ impl RouteFacts {
         let kind = RejectionKind {
             code,
             reason: Some(reason),
+            let_pass: false,
         };
         self.rejected.push(RejectedKind {
             kind,
@@ -94,6 +102,7 @@ impl RouteFacts {
         };
         let began = at(NOW) - jiff::SignedDuration::from_mins(i64::try_from(count).unwrap());
         self.rejecting.get_or_insert(incident(began, 0));
+        self.last_rejected = Some(at(NOW));
         self.minutes(
             count,
             MinuteBucket {
@@ -107,8 +116,30 @@ impl RouteFacts {
 fn incident(began: Timestamp, in_a_row: u64) -> RunningIncident {
     RunningIncident {
         began,
+        failed: in_a_row,
+        familiar: 0,
         in_a_row,
         in_a_row_since: began,
+        usual_per_second: 0.0,
+    }
+}
+
+/// Creates the incident of rejections that come from the clients of verified requests.
+fn familiar(began: Timestamp, count: u64) -> RunningIncident {
+    RunningIncident {
+        failed: count,
+        familiar: count,
+        ..incident(began, 0)
+    }
+}
+
+fn last_failure(cause: Cause, status: Option<u16>, address: Option<&str>) -> LastFailure {
+    LastFailure {
+        cause,
+        status,
+        address: address.map(Into::into),
+        upstream: "http://127.0.0.1:18199".into(),
+        other_cause_at: None,
     }
 }
 
@@ -131,11 +162,7 @@ fn no_problem(route: RouteFacts) {
 fn github() -> RouteFacts {
     RouteFacts {
         failing: Some(incident(at("2026-06-01T17:33:00Z"), 0)),
-        last_failure: Some(LastFailure {
-            cause: Cause::Status,
-            status: Some(502),
-            address: None,
-        }),
+        last_failure: Some(last_failure(Cause::Status, Some(502), None)),
         ..route("github-ci", true)
             .accepted(12, 30)
             .attempts(12, 30, 10)
@@ -150,11 +177,7 @@ fn billing() -> RouteFacts {
     };
     RouteFacts {
         failing: Some(incident(at("2026-06-01T17:35:10Z"), 957)),
-        last_failure: Some(LastFailure {
-            cause: Cause::Refused,
-            status: None,
-            address: Some("127.0.0.1:18199".into()),
-        }),
+        last_failure: Some(last_failure(Cause::Refused, None, Some("127.0.0.1:18199"))),
         pending: 221,
         dead: 82,
         oldest_waiting: Some(at("2026-06-01T17:37:30Z")),
@@ -168,7 +191,10 @@ fn billing() -> RouteFacts {
 /// Everything is signed with another secret since 17:41.
 fn shopify() -> RouteFacts {
     RouteFacts {
-        rejecting: Some(incident(at("2026-06-01T17:41:04Z"), 145)),
+        rejecting: Some(RunningIncident {
+            usual_per_second: 10.0 / 60.0,
+            ..incident(at("2026-06-01T17:41:04Z"), 145)
+        }),
         last_verified: Some(at("2026-06-01T17:41:02Z")),
         silent: true,
         expect_every: Some(Duration::from_secs(90)),
@@ -267,14 +293,16 @@ fn total_rejection_is_one_line() {
 #[test]
 fn severity_follows_the_share() {
     let rejected = |accepted, rejected| {
-        list(&[route("r", false).accepted(5, accepted).rejected(
-            5,
-            rejected,
-            Code::InvalidSignature,
-            "mismatch",
-        )])
-        .first()
-        .map(|problem| problem.severity)
+        let facts = RouteFacts {
+            rejecting: Some(familiar(at("2026-06-01T17:40:30Z"), rejected * 5)),
+            ..route("r", false).accepted(5, accepted).rejected(
+                5,
+                rejected,
+                Code::InvalidSignature,
+                "mismatch",
+            )
+        };
+        list(&[facts]).first().map(|problem| problem.severity)
     };
     assert_eq!(rejected(49, 51), Some(Severity::Critical));
     assert_eq!(rejected(50, 50), Some(Severity::Warning));
@@ -341,25 +369,336 @@ fn recovered_route_has_no_problem() {
 }
 
 #[test]
-fn strangers_alone_are_not_critical() {
-    let scanned = || route("r", false).rejected(1, 30, Code::InvalidSignature, "missing");
-    let never_verified = RouteFacts {
-        last_verified: None,
-        ..scanned()
+fn forged_requests_are_no_alarm() {
+    // On a quiet route, whose last event was verified some time ago.
+    let forged = |count, in_a_row| RouteFacts {
+        rejecting: Some(RunningIncident {
+            usual_per_second: 3.0 / 3600.0,
+            ..incident(at("2026-06-01T17:44:00Z"), in_a_row)
+        }),
+        last_verified: Some(at("2026-06-01T17:20:00Z")),
+        ..route("r", false).rejected(1, count, Code::InvalidSignature, "mismatch")
     };
-    assert_eq!(only(never_verified).severity, Severity::Warning);
-    assert_eq!(only(scanned()).severity, Severity::Critical, "it verified");
+    for count in [5, 500] {
+        let problem = only(forged(count, count));
+        assert_eq!(problem.severity, Severity::Notice);
+        assert_eq!(problem.at_risk, AtRisk::default(), "nothing is missing");
+        assert!(problem.advice.contains("Anybody"), "{}", problem.advice);
+    }
+    // For long, and many: somebody should hear of it.
+    let persistent = RouteFacts {
+        rejecting: Some(incident(at("2026-06-01T17:30:00Z"), 40)),
+        ..forged(40, 40)
+    };
+    assert_eq!(only(persistent).severity, Severity::Warning);
+}
+
+#[test]
+fn wrong_secret_is_critical() {
+    let base = || RouteFacts {
+        rejecting: Some(incident(at("2026-06-01T17:43:30Z"), 12)),
+        ..route("r", false).rejected(2, 6, Code::InvalidSignature, "mismatch")
+    };
+    let severity = |route| only(route).severity;
+    assert_eq!(severity(base()), Severity::Notice, "nobody knows whose");
+    let rejecting = |change: fn(&mut RunningIncident)| {
+        let mut facts = base();
+        facts.rejecting.iter_mut().for_each(change);
+        facts
+    };
+    let familiar = rejecting(|incident| incident.familiar = 10);
+    let missing = rejecting(|incident| incident.usual_per_second = 0.1);
+    let silent = RouteFacts {
+        silent: true,
+        expect_every: Some(Duration::from_secs(90)),
+        ..base()
+    };
+    let explained = RouteFacts {
+        cause_found: true,
+        ..base()
+    };
+    let restarted = RouteFacts {
+        last_verified: None,
+        last_success: Some(at("2026-06-01T16:00:00Z")),
+        ..base()
+    };
+    for facts in [familiar, missing, silent, explained, restarted] {
+        assert_eq!(severity(facts), Severity::Critical);
+    }
+    let new = RouteFacts {
+        last_verified: None,
+        ..base()
+    };
+    assert_eq!(severity(new), Severity::Warning, "it never worked");
+    let few = rejecting(|incident| (incident.in_a_row, incident.familiar) = (5, 5));
+    assert_eq!(
+        severity(few),
+        Severity::Notice,
+        "a stranger may share an address"
+    );
+}
+
+#[test]
+fn late_copies_are_no_alarm() {
+    for code in [Code::InvalidEvent, Code::InvalidSignature] {
+        let facts = RouteFacts {
+            cause_found: true,
+            ..route("r", false).rejected(5, 10, code, "stale")
+        };
+        assert_eq!(only(facts).severity, Severity::Notice, "who captured one");
+    }
+}
+
+#[test]
+fn unreadable_event_is_the_providers() {
+    let facts = route("r", false).rejected(5, 10, Code::InvalidEvent, "id_missing");
+    assert_eq!(only(facts).severity, Severity::Critical);
+}
+
+#[test]
+fn paused_proxy_route_says_what_it_refuses() {
+    let paused = |count, since: &str| {
+        only(RouteFacts {
+            paused: true,
+            refused: RefusedRequests {
+                count,
+                since: Some(at(since)),
+            },
+            ..route("r", false)
+        })
+    };
+    let problem = paused(7, "2026-06-01T17:40:00Z");
+    assert_eq!(
+        problem.summary,
+        "an operator paused the route; senders get 503, 7 requests since 17:40 UTC; the provider \
+         gives up at 21:40 UTC"
+    );
+    assert_eq!(problem.severity, Severity::Warning);
+    assert_eq!(
+        problem.at_risk,
+        AtRisk {
+            events: 7,
+            oldest: Some(at("2026-06-01T17:40:00Z")),
+            gives_up_at: Some(at("2026-06-01T21:40:00Z")),
+        }
+    );
+    let failed_before = only(RouteFacts {
+        paused: true,
+        refused: RefusedRequests {
+            count: 7,
+            since: Some(at("2026-06-01T17:40:00Z")),
+        },
+        undelivered: Undelivered {
+            events: 2,
+            oldest: Some(at("2026-06-01T17:30:00Z")),
+        },
+        ..route("r", false)
+    });
+    assert_eq!(failed_before.at_risk.events, 9);
+    assert_eq!(
+        failed_before.at_risk.gives_up_at,
+        Some(at("2026-06-01T21:30:00Z"))
+    );
+    let late = paused(7, "2026-06-01T15:45:00Z");
+    assert_eq!(
+        late.severity,
+        Severity::Critical,
+        "half of the time is over"
+    );
+    let idle = only(RouteFacts {
+        paused: true,
+        ..route("r", false)
+    });
+    assert_eq!(idle.severity, Severity::Notice);
+    assert_eq!(
+        idle.summary,
+        "an operator paused the route; senders get 503"
+    );
+}
+
+#[test]
+fn paused_outage_is_one_line() {
+    let problem = only(RouteFacts {
+        paused: true,
+        dead: 0,
+        ..billing()
+    });
+    assert_eq!(problem.code, ProblemCode::RoutePaused);
+    assert_eq!(
+        problem.summary,
+        "an operator paused the route; 221 events wait, the oldest for 8 min; when it was tried \
+         last: http://127.0.0.1:18199 refuses connections"
+    );
+}
+
+#[test]
+fn redelivered_events_are_not_the_providers() {
+    let requests = RequestCounts {
+        failed: 2,
+        ..RequestCounts::default()
+    };
+    let minute = MinuteBucket {
+        requests,
+        ..MinuteBucket::default()
+    };
+    let began = at("2026-06-01T17:42:00Z");
+    let facts = RouteFacts {
+        failing: Some(incident(began, 20)),
+        last_failure: Some(last_failure(Cause::Refused, None, None)),
+        pending: 3,
+        oldest_waiting: Some(at("2026-06-01T12:00:00Z")),
+        undelivered: Undelivered {
+            events: 4,
+            oldest: Some(began),
+        },
+        ..route("r", false).attempts(5, 0, 4).minutes(5, minute)
+    };
+    let problem = only(facts.clone());
+    let at_risk = AtRisk {
+        events: 4,
+        oldest: Some(began),
+        gives_up_at: Some(at("2026-06-01T21:42:00Z")),
+    };
+    assert_eq!(problem.at_risk, at_risk, "not ten requests");
+    assert!(
+        problem
+            .summary
+            .contains("3 redelivered events wait; last success never; the provider"),
+        "{}",
+        problem.summary
+    );
+    let alone = only(RouteFacts {
+        undelivered: Undelivered::default(),
+        ..facts
+    });
+    assert_eq!(
+        (alone.at_risk.events, alone.at_risk.gives_up_at),
+        (3, None),
+        "their horizon began when they were redelivered"
+    );
+}
+
+#[test]
+fn changed_cause_is_said() {
+    let mut facts = billing();
+    facts.last_failure = Some(LastFailure {
+        other_cause_at: Some(at("2026-06-01T17:39:00Z")),
+        upstream: "http://127.0.0.1:18198".into(),
+        ..last_failure(Cause::Status, Some(500), None)
+    });
+    let summary = only(facts).summary;
+    assert!(
+        summary.starts_with(
+            "http://127.0.0.1:18198 answers 500 (the upstream is http://127.0.0.1:18199 now): all"
+        ) && summary.ends_with("until 17:39 UTC for another cause"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn listed_time_is_kept_in_the_words() {
+    let since = at("2026-06-01T17:20:00Z");
+    let facts = RouteFacts {
+        listed_since: ListedSince {
+            failing: Some(since),
+            rejecting: None,
+        },
+        ..github()
+    };
+    let problem = only(facts);
+    assert_eq!(problem.since, Some(since));
+    assert!(
+        problem.summary.contains("since 17:20 UTC"),
+        "{}",
+        problem.summary
+    );
+}
+
+#[test]
+fn end_needs_a_success_to_be_a_recovery() {
+    let failing = only(billing());
+    let end = |route: RouteFacts| ending(&failing, &list(&[route.clone()]), &[route]).reason;
+    let over = || RouteFacts {
+        failing: None,
+        ..route("billing", true)
+    };
+    let cases = [
+        (
+            RouteFacts {
+                attempt_succeeded: true,
+                ..over()
+            },
+            EndReason::Recovered,
+        ),
+        (over(), EndReason::NoEvents),
+        (
+            RouteFacts {
+                paused: true,
+                ..billing()
+            },
+            EndReason::Paused,
+        ),
+        (
+            RouteFacts {
+                paused: true,
+                attempt_succeeded: true,
+                ..billing()
+            },
+            EndReason::Paused,
+        ),
+        (
+            RouteFacts {
+                off_line: Some("no file".into()),
+                active: false,
+                ..billing()
+            },
+            EndReason::Inactive,
+        ),
+        (route("another", true), EndReason::RouteRemoved),
+        (github_named("billing"), EndReason::Subsided),
+    ];
+    for (number, (facts, reason)) in cases.into_iter().enumerate() {
+        assert_eq!(end(facts), reason, "case {number}");
+    }
+    let rejected = only(shopify());
+    let end = |route: RouteFacts| ending(&rejected, &list(&[route.clone()]), &[route]).reason;
+    let quiet = || route("shopify-orders", false);
+    assert_eq!(end(quiet()), EndReason::NoEvents);
+    let verified = RouteFacts {
+        request_verified: true,
+        ..quiet()
+    };
+    assert_eq!(end(verified), EndReason::Recovered);
+    let paused = RouteFacts {
+        paused: true,
+        ..quiet()
+    };
+    assert_eq!(
+        end(paused),
+        EndReason::Paused,
+        "refused, and so not accepted"
+    );
+}
+
+fn github_named(name: &str) -> RouteFacts {
+    RouteFacts {
+        name: name.into(),
+        ..github()
+    }
 }
 
 #[test]
 fn advice_depends_on_what_else_verifies() {
     let advice = |accepted, reason| {
-        only(route("r", false).accepted(5, accepted).rejected(
-            5,
-            10,
-            Code::InvalidSignature,
-            reason,
-        ))
+        only(RouteFacts {
+            rejecting: Some(familiar(at("2026-06-01T17:40:30Z"), 50)),
+            ..route("r", false).accepted(5, accepted).rejected(
+                5,
+                10,
+                Code::InvalidSignature,
+                reason,
+            )
+        })
         .advice
     };
     assert_eq!(advice(0, "mismatch"), "advice");
@@ -398,7 +737,7 @@ fn each_other_problem_has_its_line() {
                 active: false,
                 ..facts()
             },
-            "the webhook is switched off",
+            "the webhook is switched off; senders get 503",
         ),
         (
             RouteFacts {
@@ -422,6 +761,7 @@ fn each_other_problem_has_its_line() {
                     kind: RejectionKind {
                         code: Code::Duplicate,
                         reason: Some(TOO_MANY_COPIES),
+                        let_pass: false,
                     },
                     count: 1,
                     advice: "",
@@ -448,6 +788,7 @@ fn gateway_comes_before_its_routes() {
     let gateway = GatewayFacts {
         refused_configuration: Some(RefusedConfiguration {
             since: at("2026-06-01T17:44:00Z"),
+            changed: None,
             first: "hookstile.yaml:6:15: unknown provider".into(),
             count: 3,
         }),

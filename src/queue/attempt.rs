@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::Gate;
+use crate::activity::RouteActivity;
 use crate::backoff::{AttemptFailure, DeadLetterReason, RetryDecision};
 use crate::cause::Cause;
 use crate::clock::Clock;
@@ -28,6 +29,7 @@ pub(super) struct DeliveryAttempt {
     pub clock: Clock,
     pub route: Arc<Route>,
     pub metrics: QueueMetrics,
+    pub activity: Arc<RouteActivity>,
     pub gate: Gate,
     /// The progress of the attempt. Dropped when the attempt is over.
     pub stage: watch::Sender<AttemptStage>,
@@ -93,7 +95,10 @@ impl DeliveryAttempt {
         };
         // The payload of an event that is not delivered is always kept.
         let record = report.to_record(at, &request, &self.route.upstream, true);
-        self.route.upstream.remember_failure(&record);
+        if let (Some(cause), Some(sender)) = (report.cause, &self.activity.sender) {
+            let failed = report.to_failed_attempt(cause, at, &self.route.upstream);
+            sender.history.failed_attempts.record(failed);
+        }
         let age = queued.age.saturating_add(report.duration);
         let (outcome, next) = self.decide(&report.end, number, age);
         self.metrics.record_attempt(

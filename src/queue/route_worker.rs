@@ -161,6 +161,7 @@ impl RouteWorker {
                 clock: self.clock.clone(),
                 route: Arc::clone(route),
                 metrics: current.metrics.clone(),
+                activity: Arc::clone(&current.activity),
                 gate: Arc::clone(&self.gate),
                 stage,
             };

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::records::{AttemptLog, AttemptRecord};
 use super::uptime::Uptime;
@@ -380,6 +381,32 @@ pub enum RequeueResult {
     NoPayload,
     /// Another gateway is delivering a copy of the event.
     InFlight,
+}
+
+/// The time of uptime for which the creation of a webhook is remembered under its key.
+pub(super) const CREATION_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+/// The limit of creations that are remembered. Beyond it, the oldest are forgotten early. There are
+/// as many as webhooks by default.
+pub(super) const CREATIONS_MAX: i64 = 10_000;
+
+/// The key under which a client creates a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreationKey {
+    /// The client's own name for the creation.
+    pub key: Box<str>,
+    /// The digest of the request, by which a repetition is told from another request.
+    pub request: [u8; 32],
+}
+
+/// A creation that is remembered. It must not be printed, because the definition has the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Creation {
+    pub request: [u8; 32],
+    /// The name of the webhook.
+    pub webhook: String,
+    /// The definition that was stored.
+    pub definition: Zeroizing<String>,
 }
 
 /// A counter of operator changes, among gateways that share a store.

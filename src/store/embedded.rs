@@ -18,6 +18,7 @@ mod folder_lock;
 mod index;
 mod offline;
 mod opening;
+mod operator_settings;
 mod read;
 mod schema;
 mod shared;
@@ -46,10 +47,10 @@ use write::Job;
 
 use super::{
     AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease,
-    ClaimResult, ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord,
-    DeliveryState, DueAt, DueEvent, DueEvents, Durability, Engine, EventKey, EventRow, KnownEvent,
-    LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES,
-    REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain, Revision,
+    ClaimResult, ClaimTerms, Creation, CreationKey, DeliveryChange, DeliveryFilter, DeliveryId,
+    DeliveryRecord, DeliveryState, DueAt, DueEvent, DueEvents, Durability, Engine, EventKey,
+    EventRow, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent,
+    RECORD_BYTES, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
     RouteDeliveryStats, RowId, Settlement, StartedAttempt, StoreError, StoreRoute,
 };
 pub(super) use attempt_journal::JournalEntry;
@@ -352,49 +353,6 @@ impl Engine for Store {
 
     async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
         self.write(|done| Job::Settle(Box::new(settlement), done))
-            .await
-    }
-
-    async fn put_webhook(
-        &self,
-        name: Arc<str>,
-        definition: String,
-        expected: Revision,
-    ) -> Result<Option<Revision>, StoreError> {
-        self.write(|done| Job::SetWebhook {
-            name,
-            definition: Some(definition.into()),
-            done,
-        })
-        .await?;
-        Ok(Some(expected))
-    }
-
-    async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        self.write(|done| Job::SetWebhook {
-            name,
-            definition: None,
-            done,
-        })
-        .await
-    }
-
-    async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
-        let webhooks = self.read_within(&self.inner.operator_reads, read::Reader::webhooks);
-        Ok((Revision::default(), webhooks.await?))
-    }
-
-    async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        self.write(|done| Job::SetPaused {
-            route,
-            paused,
-            done,
-        })
-        .await
-    }
-
-    async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        self.read_within(&self.inner.operator_reads, read::Reader::paused_routes)
             .await
     }
 

@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryFilter, DeliveryId,
-    DeliveryRecord, DeliveryState, DueAt, DueEvents, EventKey, LeaseDeadline, ProblemAnnouncement,
-    QueuedEvent, RemovedRoute, Requeue, RequeueResult, Revision, RouteDeliveryStats, RowId,
-    Settings, Settlement, StartedAttempt, StoreError, StoreRoute,
+    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, DeliveryFilter,
+    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, EventKey, LeaseDeadline,
+    OperatorSettings, QueuedEvent, RemovedRoute, Requeue, RequeueResult, RouteDeliveryStats, RowId,
+    SeenIncident, Settings, Settlement, StartedAttempt, StoreError, StoreRoute,
 };
 
-/// An engine that keeps the store.
+/// An engine that keeps the store. A future of it is boxed: that costs an allocation an operation, and
+/// keeps the futures of its callers small.
 #[async_trait]
-pub trait Engine: Send + Sync {
+pub trait Engine: OperatorSettings {
     /// Applies the part of newly loaded settings that needs no restart. Returns `false`, and
     /// changes nothing, if they name another store.
     fn apply_settings(&self, settings: Settings) -> bool;
@@ -58,42 +59,6 @@ pub trait Engine: Send + Sync {
     /// `settlement.if_lost`, or, if the write did reach the disk, what is found when the store is
     /// read again.
     async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError>;
-
-    /// Stores a webhook's definition, as durably as events. Returns `None` and stores nothing when
-    /// another gateway has changed operator data since revision `expected`.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    async fn put_webhook(
-        &self,
-        name: Arc<str>,
-        definition: String,
-        expected: Revision,
-    ) -> Result<Option<Revision>, StoreError>;
-
-    /// Deletes a webhook's definition. The records of its events stay.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError>;
-
-    /// Returns the names and definitions of all webhooks, and the revision that they belong to.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError>;
-
-    /// Pauses or resumes the delivery of a route's queued events. A pause survives restarts.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError>;
-
-    /// Returns the names of the paused routes.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    async fn paused_routes(&self) -> Result<Vec<String>, StoreError>;
 
     /// Returns the notifier of a route's queue. It is notified when an event is queued for this
     /// route, by this gateway or another, and after the store is reopened.
@@ -294,42 +259,54 @@ pub trait Engine: Send + Sync {
         attempt_timeout: Duration,
     ) -> Result<Option<QueuedEvent>, StoreError>;
 
-    /// Returns a counter that changes when any gateway changes webhooks or pauses; `None` for the
-    /// embedded engine.
-    fn revision(&self) -> Option<watch::Receiver<i64>> {
-        None
-    }
-
     /// Returns whether several gateways may share the store.
     fn is_shared(&self) -> bool {
         false
     }
 
-    /// Enters that this gateway sees a problem. Of several gateways, the first one is told that it
-    /// is, and so must notify somebody. Without other gateways, every one is the first.
+    /// Enters the problems that this gateway sees into the memory of all gateways, and ends those
+    /// that none has seen for `unseen_for`. Returns how many were dropped, because no endpoint
+    /// accepted the notification `within` this time of their end. An embedded store has no such
+    /// memory.
     ///
     /// # Errors
     /// Fails when the store cannot be written.
-    async fn announce_problem(
+    async fn report_incidents(
         &self,
-        key: &str,
-        document: &str,
-    ) -> Result<ProblemAnnouncement, StoreError> {
-        let (_, _) = (key, document);
-        Ok(ProblemAnnouncement::First(String::new()))
+        seen: &[SeenIncident],
+        unseen_for: Duration,
+        within: Duration,
+    ) -> Result<u64, StoreError> {
+        let (_, _, _) = (seen, unseen_for, within);
+        Ok(0)
     }
 
-    /// Removes the problems that no gateway has seen for this long, and returns the ID and the
-    /// document of each. No other gateway gets them.
+    /// Claims an incident that somebody should be notified of. When the lease ends, another gateway
+    /// may claim it.
     ///
     /// # Errors
     /// Fails when the store cannot be written.
-    async fn withdraw_problems(
-        &self,
-        unseen_for: Duration,
-    ) -> Result<Vec<(String, String)>, StoreError> {
-        let _ = unseen_for;
-        Ok(Vec::new())
+    async fn claim_incident(&self, lease: Duration) -> Result<Option<ClaimedIncident>, StoreError> {
+        let _ = lease;
+        Ok(None)
+    }
+
+    /// Records that the notification of a claimed incident was accepted.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be written. The notification is then sent again.
+    async fn mark_incident_told(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        let _ = incident;
+        Ok(())
+    }
+
+    /// Ends the lease of an incident whose notification was not accepted.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be written. The lease then ends in time.
+    async fn release_incident(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        let _ = incident;
+        Ok(())
     }
 
     /// Writes the outstanding jobs and closes the store. Every later call fails. `clean` states

@@ -7,6 +7,7 @@
 //! * `queue` leases queued events to one gateway; `query` runs operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
+//! * `incidents` remembers which problems somebody was notified of;
 //! * `import` fills empty tables with the contents of an embedded store;
 //! * `upkeep` counts uptime, polls for changes by other gateways, and deletes what has expired.
 //!
@@ -17,6 +18,8 @@ mod batch;
 mod claims;
 mod connect;
 mod import;
+mod incidents;
+mod operator_settings;
 mod pool;
 mod query;
 mod queue;
@@ -35,15 +38,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tokio_postgres::types::ToSql;
 
 use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryFilter, DeliveryId,
-    DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, Engine, EventKey, LeaseDeadline,
-    ProblemAnnouncement, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue,
-    RequeueResult, Revision, RouteDeliveryStats, RowId, Settlement, StartedAttempt, StoreError,
+    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, DeliveryFilter,
+    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, Engine, EventKey,
+    LeaseDeadline, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue,
+    RequeueResult, RouteDeliveryStats, RowId, SeenIncident, Settlement, StartedAttempt, StoreError,
     StoreRoute,
 };
 use crate::metrics::StoreMetrics;
@@ -340,6 +342,7 @@ impl Store {
             Arc::clone(&batch_shared).write_all(batch)
         });
         tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
@@ -563,93 +566,30 @@ impl Engine for Store {
         .await
     }
 
-    async fn put_webhook(
+    async fn report_incidents(
         &self,
-        name: Arc<str>,
-        definition: String,
-        expected: Revision,
-    ) -> Result<Option<Revision>, StoreError> {
-        let (name, definition, expected) = (&*name, &definition, expected.0);
-        let sql = "
-            WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1
-                WHERE revision = $3 RETURNING revision),
-            stored AS (INSERT INTO hookstile.webhooks SELECT $1, $2 FROM bumped
-                ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
-            SELECT revision FROM bumped";
-        let params: [&(dyn ToSql + Sync); 3] = [&name, definition, &expected];
-        let query = on!(connection => connection.query_opt_cached(sql, &params));
-        let row = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(row.map(|row| Revision(row.get(0))))
-    }
-
-    async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        let name = &name;
-        let sql = "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
-            DELETE FROM hookstile.webhooks WHERE name = $1";
-        self.execute(on!(connection => connection.execute_cached(sql, &[&&**name])))
-            .await
-    }
-
-    async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
-        self.query(on!(connection => query::webhooks(connection)))
-            .await
-    }
-
-    async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        let route = &route;
-        let sql = if paused {
-            "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
-             INSERT INTO hookstile.paused VALUES ($1) ON CONFLICT DO NOTHING"
-        } else {
-            "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
-             DELETE FROM hookstile.paused WHERE route = $1"
-        };
-        self.execute(on!(connection => connection.execute_cached(sql, &[&&**route])))
-            .await
-    }
-
-    async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        self.query(on!(connection => query::paused_routes(connection)))
-            .await
-    }
-
-    async fn announce_problem(
-        &self,
-        key: &str,
-        document: &str,
-    ) -> Result<ProblemAnnouncement, StoreError> {
-        // Of rows that are inserted, `xmax` is 0.
-        let sql = "
-            INSERT INTO hookstile.problems AS known (key, document, seen_at)
-            VALUES ($1, $2, clock_timestamp())
-            ON CONFLICT (key) DO UPDATE SET seen_at = excluded.seen_at
-            RETURNING id, known.xmax = 0";
-        let params: [&(dyn ToSql + Sync); 2] = [&key, &document];
-        let query = on!(connection => connection.query_one_cached(sql, &params));
-        let row = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(if row.get(1) {
-            ProblemAnnouncement::First(row.get(0))
-        } else {
-            ProblemAnnouncement::Known
-        })
-    }
-
-    async fn withdraw_problems(
-        &self,
+        seen: &[SeenIncident],
         unseen_for: Duration,
-    ) -> Result<Vec<(String, String)>, StoreError> {
-        let sql = "
-            DELETE FROM hookstile.problems
-            WHERE seen_at < clock_timestamp() - make_interval(secs => $1)
-            RETURNING id, document";
-        let params: [&(dyn ToSql + Sync); 1] = [&unseen_for.as_secs_f64()];
-        let query = on!(connection => connection.query_cached(sql, &params));
-        let rows = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        within: Duration,
+    ) -> Result<u64, StoreError> {
+        let times = (unseen_for, within);
+        let work = on!(connection => incidents::report(connection, seen, times));
+        self.run("commit", OnTimeout::Fail, work).await
     }
 
-    fn revision(&self) -> Option<watch::Receiver<i64>> {
-        Some(self.shared().revision.subscribe())
+    async fn claim_incident(&self, lease: Duration) -> Result<Option<ClaimedIncident>, StoreError> {
+        let work = on!(connection => incidents::claim(connection, lease));
+        self.run("commit", OnTimeout::Fail, work).await
+    }
+
+    async fn mark_incident_told(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        let work = on!(connection => incidents::mark_told(connection, incident));
+        self.run("commit", OnTimeout::Retry, work).await
+    }
+
+    async fn release_incident(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        let work = on!(connection => incidents::release(connection, incident));
+        self.run("commit", OnTimeout::Fail, work).await
     }
 
     fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
@@ -683,8 +623,9 @@ impl Engine for Store {
         state: DeliveryState,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let route_names = (&*from, &*to);
-        let work = on!(connection => removed::move_events(connection, route_names, state, limit));
+        let (route_names, owner) = ((&*from, &*to), self.shared().owner);
+        let work = on!(connection =>
+            removed::move_events(connection, owner, route_names, state, limit));
         // Not repeated after a timeout, because its events would be missing in the count.
         let moved = self.run("commit", OnTimeout::Fail, work).await?;
         if moved > 0 && state == DeliveryState::Pending {

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderValue};
 
 use super::Response;
-use crate::delivery::mask_text;
+use crate::delivery::{last_word, mask_text};
 use crate::store::{RESPONSE_BODY_MAX, ResponseRecord};
 
 /// The bytes of a body that are read for its excerpt: more than are kept, so that a value that is
@@ -25,15 +25,30 @@ pub(super) fn record(response: &Response, private_values: &[String]) -> Response
     let headers = &response.head.headers;
     let body = text(window, is_cut, is_text(headers));
     ResponseRecord {
-        content_type: content_type(headers),
+        content_type: content_type(headers, private_values),
         body_bytes: response.body_bytes,
-        body: body.map(|text| shortened(mask_text(&text, private_values))),
+        body: body.map(|mut text| {
+            if is_cut {
+                drop_unfinished(&mut text);
+            }
+            shortened(mask_text(&text, private_values))
+        }),
     }
 }
 
-fn content_type(headers: &HeaderMap) -> Option<String> {
+fn content_type(headers: &HeaderMap, private_values: &[String]) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(value.chars().take(CONTENT_TYPE_MAX).collect())
+    let masked = mask_text(value, private_values);
+    Some(masked.chars().take(CONTENT_TYPE_MAX).collect())
+}
+
+/// Drops the last word of a text that was cut. It may be the beginning of a credential that only
+/// its end gives away, such as the password in a URL. A longer word is cut for its length anyway.
+fn drop_unfinished(text: &mut String) {
+    let start = last_word(text);
+    if text.len() - start <= RESPONSE_BODY_MAX {
+        text.truncate(start);
+    }
 }
 
 /// Returns whether a body is text by its headers.
@@ -84,6 +99,7 @@ fn shortened(mut text: String) -> String {
 mod tests {
     use bytes::Bytes;
     use pingora_http::ResponseHeader;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -130,6 +146,63 @@ mod tests {
         let text = kept.body.unwrap();
         assert!(long.starts_with(&text) && text.len() > RESPONSE_BODY_MAX - 3);
         assert_eq!(kept.body_bytes, long.len() as u64);
+    }
+
+    #[test]
+    fn unfinished_word_is_dropped() {
+        let url = "postgres://app:password4711@db/x";
+        for end in [1, 15, 22, 27] {
+            let text = format!("{} {url}", "a ".repeat(EXCERPT_READ / 2).split_at(end).1);
+            assert!(text.len() > EXCERPT_READ);
+            let kept = record(&response("text/plain", text), &[]).body.unwrap();
+            assert!(!kept.contains("password"), "{end}");
+        }
+        let masked = format!("token={} ", "t".repeat(EXCERPT_READ - 20));
+        let kept = record(&response("text/plain", masked + url), &[]).body;
+        assert_eq!(kept.as_deref(), Some("token=*** "));
+    }
+
+    #[test]
+    fn content_type_is_masked() {
+        let value = "v".repeat(40);
+        let kept = record(&response(&format!("text/{value}"), ""), &[value]);
+        assert_eq!(kept.content_type.as_deref(), Some("text/***"));
+    }
+
+    fn filler() -> impl Strategy<Value = String> {
+        let unit = r#"(\PC|[ \n"<:=,/a-f0-9]|Bearer |token=|\\/){1,12}"#;
+        (unit, 0..EXCERPT_READ + 200).prop_map(|(unit, length)| {
+            let times = length.div_ceil(unit.len());
+            unit.repeat(times)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_piece_of_a_secret_survives(
+            before in filler(),
+            after in filler(),
+            secrets in proptest::collection::vec("[!-)+-~]{6,300}|[a-z]{8}( [!-)+-~]{8,20}){1,4}", 1..4),
+            chosen: proptest::sample::Index,
+            is_escaped: bool,
+            truncated: bool,
+        ) {
+            let secret = chosen.get(&secrets);
+            let sent = if is_escaped { secret.replace('/', "\\/") } else { secret.clone() };
+            let whole = Bytes::from(format!("{before}{sent}{after}"));
+            let mut response = response("text/plain", whole.clone());
+            if truncated {
+                response.truncated = true;
+                response.beginning = whole.slice(..whole.len().min(EXCERPT_READ));
+                response.body = Bytes::new();
+            }
+            let kept = record(&response, &secrets).body.unwrap_or_default();
+            prop_assert!(kept.len() <= RESPONSE_BODY_MAX);
+            for piece in secret.as_bytes().windows(8) {
+                let piece = std::str::from_utf8(piece).unwrap();
+                prop_assert!(!kept.contains(piece), "{piece} in {kept}");
+            }
+        }
     }
 
     #[test]

@@ -253,6 +253,36 @@ const scenarios = {
     page.verify();
   },
 
+  // Long names neither widen a window of any width nor lie over their neighbours.
+  async widths() {
+    const page = await open();
+    await logIn(page);
+    const all = [...pages(), `/ui/routes/${data.long}`, '/ui/routes/closed'];
+    for (const width of [360, 600, 820, 965, 1100, 1280, 1440]) {
+      await page.setViewportSize({ width, height: 900 });
+      for (const path of all) {
+        await page.goto(base + path);
+        const { scrolls, over } = await page.evaluate(() => {
+          const boxes = [...document.querySelectorAll('td .name, td .clip')];
+          const over = boxes.filter((box) => {
+            const [inner, cell] = [box, box.closest('td')].map((each) => each.getBoundingClientRect());
+            return inner.width > 0 && inner.right > cell.right + 1;
+          });
+          return { scrolls: document.documentElement.scrollWidth, over: over.map((box) => box.textContent) };
+        });
+        assert.ok(scrolls <= width, `${path}: ${scrolls} pixels wide in a window of ${width}`);
+        assert.deepEqual(over, [], `${path} at ${width}`);
+        await picture(page, path, `${width}`);
+      }
+    }
+    await page.goto(`${base}/ui/routes/${data.route}`);
+    assert.match(await page.textContent('h1'), /unenforced/);
+    assert.match(await page.textContent('.requests'), /let pass/);
+    await page.goto(`${base}/ui/rejections?kind=let_pass:invalid_signature/mismatch`);
+    assert.equal(await page.locator('table.requests tbody tr').count(), 4);
+    page.verify();
+  },
+
   async readOnly() {
     const page = await open();
     for (const path of pages()) {

@@ -293,6 +293,31 @@ async fn capture_needs_the_admin_token_and_is_audited() {
         admin(&gateway, "/captures/cap_0", Some(TOKEN)).await.status,
         404
     );
+    let query = format!(r#"{{ capture(id: "{id}") {{ body }} captures {{ total }} }}"#);
+    for (token, code) in [(READ_TOKEN, json!("read_only")), (TOKEN, Value::Null)] {
+        let request = Request::post(json!({"query": &query}).to_string().as_bytes())
+            .at("/graphql")
+            .set("Host", "localhost")
+            .header("Authorization", &format!("Bearer {token}"));
+        let mut client = Client::connect(gateway.admin_address()).await;
+        let response = client.send(request).await;
+        let document: Value = serde_json::from_slice(&response.body).expect("JSON");
+        assert_eq!(document["errors"][0]["extensions"]["code"], code);
+        assert_eq!(response.text().contains("evt_canary"), code.is_null());
+        assert_eq!(document["data"]["captures"]["total"], 1);
+    }
+    let subject = format!("{id} of hooks");
+    eventually(
+        "the fetches over REST and GraphQL are audited",
+        async || {
+            let lines = gateway.lines();
+            let fetches = lines
+                .iter()
+                .filter(|line| line["subject"] == subject.as_str());
+            fetches.count() == 2
+        },
+    )
+    .await;
     for outcome in ["read_only", "done", "unknown_capture"] {
         let audited = |line: &Value| line["message"] == "audit" && line["outcome"] == outcome;
         eventually(format!("{outcome} is audited"), async || {

@@ -158,6 +158,17 @@ async fn alias_runs_its_command() {
         ("validate", "check"),
         ("replay", "events redeliver"),
         ("retry", "events redeliver"),
+        ("events ls", "events list"),
+        ("events get", "events show"),
+        ("events describe", "events show"),
+        ("events inspect", "events show"),
+        ("events watch", "events tail"),
+        ("rejections ls", "rejections list"),
+        ("rejections follow", "rejections tail"),
+        ("routes ls", "routes list"),
+        ("route list", "routes list"),
+        ("event show", "events show"),
+        ("rejection tail", "rejections tail"),
         ("events replay", "events redeliver"),
         ("events retry", "events redeliver"),
         ("events resend", "events redeliver"),
@@ -177,6 +188,46 @@ async fn alias_runs_its_command() {
     }
 }
 
+/// The command lines that other programs rely on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promised_commands_exist() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for line in [
+        "run -c FILE",
+        "check --without-secrets -c FILE",
+        "demo --once",
+        "init",
+        "schema",
+        "sign --route NAME -c FILE",
+        "verify -c FILE",
+        "send --route NAME -c FILE",
+        "catch",
+        "events list -c FILE",
+        "events show ID -c FILE",
+        "events tail -c FILE",
+        "events redeliver ID -c FILE",
+        "events forget ID -c FILE",
+        "rejections list -c FILE",
+        "rejections tail -c FILE",
+        "routes list -c FILE",
+        "routes pause ROUTE -c FILE",
+        "routes resume ROUTE -c FILE",
+        "routes test ROUTE -c FILE",
+        "problems -c FILE",
+        "capture -c FILE",
+        "status --watch -c FILE",
+        "reload -c FILE",
+        "move-store --from FOLDER -c FILE",
+        "completions bash",
+        "man",
+        "version",
+    ] {
+        let words: Vec<_> = line.split(' ').chain(["--help"]).collect();
+        let run = run_in(folder.path(), &words).await;
+        assert!(run.assert(0).stdout.contains("Usage: "), "{line}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_command_gets_a_hint() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -185,7 +236,37 @@ async fn unknown_command_gets_a_hint() {
         ("deliveries tail", "hookstile events list"),
         ("tail", "hookstile events tail"),
         ("dlq", "hookstile events list --status dead"),
-        ("events pending", ""),
+        ("events pending", "hookstile events list --status pending"),
+        ("events rm x", "hookstile events forget ID"),
+        ("events qwertz", ""),
+        ("get events", "hookstile events list"),
+        ("describe route billing", "hookstile routes list"),
+        ("routes show billing", "hookstile routes list"),
+        ("routes stop billing", "hookstile routes pause ROUTE"),
+        ("routes delete billing", "hookstile reload"),
+        ("rejections show x", "hookstile capture ID"),
+        ("pause billing", "'routes pause'"),
+        ("http 8080", "hookstile catch"),
+        ("events list -o json", "'--json'"),
+        ("events list --output json", "'--json'"),
+        ("events list -n 5", "'--limit N'"),
+        ("events list --follow", "'tail'"),
+        ("events list billing", "'--route billing'"),
+        ("events redeliver --webhook x", "'--route NAME'"),
+        ("run -f gateway.yaml", "'--config FILE'"),
+        ("status gateway.yaml", "'--config gateway.yaml'"),
+        ("status --token x", "HOOKSTILE_ADMIN_TOKEN"),
+        ("problems ls", "leave 'ls' out"),
+        ("logs tail", "leave 'tail' out"),
+        ("verify a.http", "'--request a.http'"),
+        ("events redeliver --all", "'--dead'"),
+        ("events redeliver --id x", "give ID alone"),
+        ("routes pause --route billing", "give ROUTE alone"),
+        ("catch --port 3000", "'--listen ADDRESS'"),
+        ("run --port 3000", "`listen`"),
+        ("listen --forward-to localhost:3000", "'hookstile run'"),
+        ("-v", "'--version'"),
+        ("status --qwertz", ""),
         ("health", "hookstile status"),
         ("ui", "dashboard"),
         ("test", "hookstile send"),
@@ -390,6 +471,17 @@ async fn errors_are_documents_with_json() {
         ("events forget nope --route hooks --json", "unknown_event"),
         ("rejections list --outcome nope --json", "invalid_parameter"),
         ("rejections tail --route nope --json", "unknown_webhook"),
+        ("rejections list --route nope --json", "unknown_webhook"),
+        ("routes pause nope --json", "unknown_webhook"),
+        ("routes resume nope --json", "unknown_webhook"),
+        ("routes test nope --json", "unknown_webhook"),
+        ("routes move nope hooks --json", "unknown_webhook"),
+        ("routes move hooks nope --json", "still_configured"),
+        ("capture x --json", "unknown_capture"),
+        (
+            "events redeliver --route nope --dead --json",
+            "unknown_webhook",
+        ),
     ] {
         let run = hookstile(&gateway, line).await;
         let document = run.assert(1).json();
@@ -418,8 +510,7 @@ async fn errors_are_documents_with_json() {
     ] {
         let arguments: Vec<&str> = words.split(' ').chain(["--json", &admin]).collect();
         let document = run_in(folder, &arguments).await.assert(69).json();
-        let unreachable = document["code"] == "unreachable" || document["reachable"] == false;
-        assert!(unreachable, "{words}: {document}");
+        assert_eq!(document["code"], "unreachable", "{words}: {document}");
     }
     write(folder, "hookstile.yaml", "admin: nonsense\n");
     for words in [
@@ -447,11 +538,109 @@ async fn errors_are_documents_with_json() {
     );
 }
 
+/// The commands that have something else to print: a configuration, pages or shell code.
+const WITHOUT_JSON: [&str; 4] = ["completions", "man", "run", "schema"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_fails_with_a_document() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    write(folder, "hookstile.yaml", "admin: nonsense\n");
+    for words in all_commands(folder).await {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        // An ID may begin with a hyphen, so the first may be one.
+        let wrong = ["--json", "--nope", "--nope"];
+        let run = run_in(folder, &[&words[..], &wrong].concat()).await;
+        let document = run.assert(2).json();
+        let detail = document["detail"].as_str().expect("a text");
+        assert_eq!(document["code"], "usage", "{words:?}");
+        assert!(detail.starts_with("unexpected argument '--"), "{detail}");
+        assert_eq!(
+            detail.contains("--json"),
+            WITHOUT_JSON.contains(&words[0]),
+            "{words:?}: {detail}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_is_a_document() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    gateway.send(Event::new("evt_2").forged()).await;
+    for line in [
+        "events list --dead",
+        "events list --state success",
+        "events show evt_1",
+        "events redeliver --dead",
+        "events forget evt_1",
+        "rejections list",
+        "routes list",
+        "routes pause hooks",
+        "routes resume hooks",
+        "routes test hooks",
+        "status",
+        "problems",
+        "reload",
+    ] {
+        let run = hookstile(&gateway, &format!("{line} --json")).await;
+        let document = run.assert(0).json();
+        assert_eq!(document["success"], true, "{line}: {document}");
+    }
+    let rejections = hookstile(&gateway, "rejections list --json").await.json();
+    assert_eq!(rejections["rejections"][0]["path"], PATH);
+    let rejections = hookstile(&gateway, "rejections list").await;
+    let path = format!("POST {PATH}");
+    assert!(rejections.stdout.contains(&path), "{}", rejections.stdout);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let version = run_in(folder, &["version", "--json"]).await;
+    assert!(version.assert(0).json()["version"].is_string());
+    let init = run_in(folder, &["init", "--json"]).await.assert(0).json();
+    assert_eq!(
+        (&init["file"], &init["next"]),
+        (&json!("hookstile.yaml"), &json!("hookstile check"))
+    );
+    let again = run_in(folder, &["init", "--json"]).await.assert(1).json();
+    assert!(again["detail"].to_string().contains("exists"), "{again}");
+    run_in(folder, &["init", "--json", "--output", "-"])
+        .await
+        .assert(2)
+        .json();
+    let moved = "$H move-store --from x --json";
+    let refused = shell(folder, moved).await.assert(78).json();
+    assert_eq!(refused["code"], "invalid_configuration", "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watched_status_is_a_document_a_line() {
+    let mut gateway = Gateway::start(Route::to_url("http://127.0.0.1:9/")).await;
+    let mut watch = command();
+    watch
+        .args(["status", "--watch", "--json", "--admin"])
+        .arg(gateway.admin_address().to_string());
+    let watch = process::Process::spawn(&mut watch);
+    watch.wait_for_output("\"ready\":true").await;
+    gateway.stop().await;
+    watch.wait_for_output("\"code\":\"unreachable\"").await;
+    let documents = command::documents(&watch.stdout());
+    let reachable: Vec<_> = documents.iter().map(|it| &it["reachable"]).collect();
+    assert_eq!(*reachable[0], json!(true), "{documents:?}");
+    assert_eq!(reachable.last(), Some(&&json!(false)), "{documents:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_prints_one_document() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     write(folder, "valid.yaml", &valid());
+    let route = Route::to_url("http://127.0.0.1:9/").with("events", "[\"user.*\"]");
+    write(folder, "acknowledged.yaml", &Setup::from(route).yaml());
     write(
         folder,
         "wrong.yaml",
@@ -469,6 +658,11 @@ async fn check_prints_one_document() {
         ),
         (&json!(true), &json!(1), &json!(0), &json!([]))
     );
+    let acknowledged = check("$H check --json acknowledged.yaml", 0).await;
+    let expected =
+        json!([{"route": "hooks", "events": ["events of other types than `events` has"]}]);
+    assert_eq!(acknowledged["acknowledged"], expected);
+    assert_eq!(valid["acknowledged"], json!([]));
     let wrong = check("$H check --json - < wrong.yaml", 78).await;
     assert_eq!(wrong["file"], "standard input");
     let problems = wrong["problems"].as_array().expect("a list");
@@ -509,6 +703,14 @@ async fn check_without_secrets_checks_the_rest() {
         run.assert(0).json()["unchecked"].as_array().map(Vec::len),
         Some(4)
     );
+    write(
+        folder,
+        "hookstile.yaml",
+        &setup.yaml().replacen("127.0.0.1:9", "${UPSTREAM}:9", 1),
+    );
+    shell(folder, "$H check --without-secrets").await.assert(78);
+    let line = "UPSTREAM=app.test $H check --without-secrets";
+    shell(folder, line).await.assert(0);
     for (from, to) in [
         ("{env: NOT_SET}", "{env: }"),
         ("NOT_SET", "whsec_0123456789"),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::process::Process;
 use crate::harness::programs::{program, tool};
+use crate::harness::upstream::ClosedPort;
 use crate::harness::wait::eventually_in;
 use crate::harness::*;
 
@@ -269,6 +270,38 @@ async fn many_rejections_fit_a_phone() {
         }
     }
     assert_browser_succeeds(browse(&gateway, "crowded", TOKEN, json!({}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_names_fit_every_window() {
+    let upstream = rejecting_upstream();
+    let admin = r#"{address: "127.0.0.1:0", token: {env: ADMIN}}"#;
+    let (long, closed) = (
+        "github-deployments-of-the-production-cluster",
+        ClosedPort::new(),
+    );
+    let of_long = format!("/webhooks/{long}");
+    let routes = [
+        Route::to(&upstream)
+            .with("enforce", "false")
+            .with("capture", "{}"),
+        Route::to(&upstream).named(long).with("delivery", "queue"),
+        Route::to_url(&closed.url()).named("closed"),
+    ];
+    let gateway = Gateway::start(Setup::new(routes).with("admin", admin).env("ADMIN", TOKEN)).await;
+    let agent = "Mozilla/5.0 (compatible; SomeScanner/2.1; +https://scanner.example.com/about)";
+    for number in 0..4 {
+        let id = format!("order-2026-{number:06}-with-a-rather-long-identifier-from-the-shop");
+        let event = Event::typed(&id, "order.fulfillment.partially_completed");
+        let unknown = format!("/{}", "x".repeat(200));
+        for path in [PATH, &of_long, "/webhooks/closed", &unknown] {
+            gateway.send(event.post().at(path)).await;
+            let forged = event.forged().at(path);
+            gateway.send(forged.set("User-Agent", agent)).await;
+        }
+    }
+    let data = json!({"long": long});
+    assert_browser_succeeds(browse(&gateway, "widths", TOKEN, data)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -265,6 +265,30 @@ fn wrong_secret_is_not_explained_away() {
 }
 
 #[test]
+fn missing_header_is_not_blamed_on_secrets() {
+    let workspace = Workspace::new();
+    workspace.write("head", "X-Trace: 1\nStripe-Signature: t=1,v1=00\n");
+    let verify = "verify --headers head --body body --config hookstile.yaml --route hooks";
+    let output = workspace.run(verify).assert(
+        1,
+        &[
+            "the header X-VPN-Signature is missing (missing)",
+            "stripe-signature, in which `stripe` signs",
+            "what to do: Send this request to a route whose `provider` is `stripe`",
+        ],
+    );
+    assert!(!output.stdout.contains("secret"), "{}", output.stdout);
+    let document = workspace.run(&format!("{verify} --json"));
+    let document = document.assert(1, &[]).json();
+    assert_eq!(document["failure"], "missing", "{document}");
+    assert_eq!(document["advice"].as_array().map(Vec::len), Some(2));
+    workspace.write("head", "X-Trace: 1\n");
+    workspace
+        .run(verify)
+        .assert(1, &["Check that the sender signs its requests"]);
+}
+
+#[test]
 fn sender_text_cannot_control_terminal() {
     let workspace = Workspace::new();
     let url = "http://h/\u{1b}[2J\u{9b}1m";

@@ -578,6 +578,60 @@ async fn test_event_uses_public_listener() {
     );
 }
 
+/// Returns the names and values of a GraphQL document as REST has them.
+fn as_rest(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (snake(name), as_rest(value)))
+            .collect(),
+        Value::Array(items) => items.iter().map(as_rest).collect(),
+        other => other.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn captures_match_rest() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).with("capture", "{}")).await;
+    for id in ["evt_1", "evt_2"] {
+        let forged = Event::new(id).forged();
+        gateway.send(forged).await.assert(401, "invalid_signature");
+    }
+    let query = "query ($outcome: String, $limit: Int) { captures(webhookId: \"wh_hooks\", \
+                 outcome: $outcome, limit: $limit) { total hasMore captures { id webhookId route \
+                 receivedAt outcome reason letPass status method path peer bodyBytes } webhooks { \
+                 webhookId route requests bytes forSeconds tooLarge } } }";
+    for (variables, parameters) in [
+        (json!({}), ""),
+        (json!({"limit": 1}), "?limit=1"),
+        (
+            json!({"outcome": "invalid_event"}),
+            "?outcome=invalid_event",
+        ),
+    ] {
+        let mut listed = as_rest(&query_data(&gateway, query, variables).await["captures"]);
+        listed["success"] = json!(true);
+        let path = format!("/webhooks/wh_hooks/captures{parameters}");
+        assert_eq!(listed, gateway.api(&path).await);
+    }
+    let listed = gateway.api("/captures").await;
+    let id = listed["captures"][0]["id"].clone();
+    let query = "query ($id: ID!) { capture(id: $id) { id webhookId route receivedAt outcome reason \
+                 letPass status peer traceId method target headers { name value } body bodyBase64 } }";
+    let whole = query_data(&gateway, query, json!({"id": id})).await;
+    let path = format!("/captures/{}", id.as_str().expect("an ID"));
+    assert_eq!(
+        as_rest(&whole["capture"]),
+        gateway.api(&path).await["capture"]
+    );
+    query_error(&gateway, query, json!({"id": "cap_0"}), "unknown_capture").await;
+    let outcome = "{ captures(outcome: \"fine\") { total } }";
+    query_error(&gateway, outcome, json!({}), "invalid_parameter").await;
+    let many = "{ a: capture(id: 1) { id } b: capture(id: 2) { id } c: capture(id: 3) { id } }";
+    query_error(&gateway, many, json!({}), "invalid_query").await;
+}
+
 fn snake(camel: &str) -> String {
     let mut snake = String::new();
     for character in camel.chars() {

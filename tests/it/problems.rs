@@ -1,6 +1,7 @@
 //! The problems of a gateway in trouble: worst first, one line for one incident, the same list
 //! everywhere.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::harness::command::run_cli;
@@ -231,4 +232,216 @@ async fn dead_letter_is_logged_as_warning() {
     let problem = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
     let summary = text(&problem, "summary");
     assert!(summary.contains("1 event was dead-lettered"), "{summary}");
+}
+
+async fn set_paused(gateway: &Gateway, action: &str) {
+    let path = format!("/webhooks/wh_hooks/{action}");
+    let response = gateway.admin_post(&path, &json!({})).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+}
+
+/// Returns when the first attempt at the oldest event began.
+async fn first_attempt(gateway: &Gateway) -> Timestamp {
+    let listed = gateway.api("/deliveries").await;
+    let oldest = listed["deliveries"].as_array().and_then(|list| list.last());
+    let id = text(oldest.expect("a delivery"), "id");
+    let path = format!("/deliveries/{id}");
+    let attempt = &gateway.api(&path).await["delivery"]["attempts"][0];
+    text(attempt, "at").parse().expect("a time")
+}
+
+/// Waits for the log line that says why a problem is no longer listed.
+async fn wait_for_end(gateway: &Gateway, code: &str, reason: &str) {
+    eventually(format!("{code} is over: {reason}"), async || {
+        gateway.lines().iter().any(|line| {
+            line["message"] == "a problem of the route is no longer listed"
+                && (&line["problem"], &line["reason"]) == (&json!(code), &json!(reason))
+        })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pause_is_no_recovery() {
+    let closed = ClosedPort::new();
+    let route = Route::to_url(&closed.url())
+        .with("delivery", "queue")
+        .with("retry", RETRY);
+    let gateway = Gateway::start(route).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    let failing = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
+    set_paused(&gateway, "pause").await;
+    let paused = wait_for(&gateway, &["route_paused"]).await.remove(0);
+    let summary = text(&paused, "summary");
+    for part in ["1 event waits", "refuses connections"] {
+        assert!(summary.contains(part), "{summary}");
+    }
+    wait_for_end(&gateway, "upstream_failing", "paused").await;
+    let back = "the route's upstream accepts events again";
+    assert_eq!(count_warnings(&gateway, back), 0);
+    set_paused(&gateway, "resume").await;
+    let again = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
+    assert_eq!(again["since"], failing["since"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removal_is_no_recovery() {
+    let (closed, upstream) = (ClosedPort::new(), Upstream::ok());
+    let failing = Route::to_url(&closed.url()).named("failing");
+    let other = Route::to(&upstream);
+    let gateway = Gateway::start(Setup::new([failing, other.clone()])).await;
+    for number in 0..6 {
+        let event = Event::new(&format!("evt_{number}"));
+        gateway
+            .send(event.post().at("/webhooks/failing"))
+            .await
+            .assert(502, "upstream_unreachable");
+    }
+    wait_for(&gateway, &["upstream_failing"]).await;
+    gateway.rewrite(Setup::new([other]));
+    wait_for(&gateway, &[]).await;
+    wait_for_end(&gateway, "upstream_failing", "route_removed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_keeps_what_is_known() {
+    let closed = ClosedPort::new();
+    let route = Route::to_url(&closed.url());
+    let gateway = Gateway::start(route.clone()).await;
+    // Two events, one of them sent again and again by its provider.
+    for id in ["evt_1", "evt_2", "evt_2", "evt_2", "evt_2", "evt_2"] {
+        gateway
+            .send(Event::new(id))
+            .await
+            .assert(502, "upstream_unreachable");
+    }
+    let before = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
+    assert!(text(&before, "summary").contains("refuses connections"));
+    assert_eq!(before["at_risk"]["events"], 2, "{before}");
+    let first = first_attempt(&gateway).await;
+    let since = text(&before, "since").parse::<Timestamp>().expect("a time");
+    assert_eq!(since.as_millisecond(), first.as_millisecond());
+    gateway.rewrite(route.with("budget", "8s"));
+    let reload = gateway.admin_post("/reload", &json!({})).await;
+    assert_eq!(reload.status, 200, "{}", reload.text());
+    let mut after = problems(&gateway).await.remove(0);
+    // Only its age moves.
+    after["at_risk"]["oldest_age_seconds"] = before["at_risk"]["oldest_age_seconds"].clone();
+    assert_eq!(after, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paused_proxy_route_is_at_risk() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    set_paused(&gateway, "pause").await;
+    let problem = wait_for(&gateway, &["route_paused"]).await.remove(0);
+    assert_eq!(problem["severity"], "notice");
+    for number in 0..4 {
+        gateway
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert_problem(503, "inactive");
+    }
+    let problem = wait_for(&gateway, &["route_paused"]).await.remove(0);
+    assert_eq!(problem["severity"], "warning", "{problem}");
+    assert_eq!(problem["at_risk"]["events"], 4, "{problem}");
+    let gives_up = problem["at_risk"]["gives_up_at"].clone();
+    assert!(gives_up.is_string(), "{problem}");
+    let summary = text(&problem, "summary");
+    assert!(summary.contains("senders get 503, 4 requests"), "{summary}");
+    assert_eq!(
+        problems(&gateway).await[0]["at_risk"]["gives_up_at"],
+        gives_up
+    );
+    set_paused(&gateway, "resume").await;
+    wait_for(&gateway, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_requests_page_nobody() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    send_forged(&gateway, 5).await;
+    let problem = wait_for(&gateway, &["requests_rejected"]).await.remove(0);
+    assert_eq!(problem["severity"], "notice", "{problem}");
+    assert_eq!(problem["at_risk"]["events"], 0, "{problem}");
+    run_cli(&gateway, "problems").await.assert(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_with_wrong_secret_is_critical() {
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream));
+    let mut gateway = Gateway::start(setup.clone()).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway.stop().await;
+    gateway
+        .restart_with(setup.env("WEBHOOK_SECRET", "whsec_it_another_51b3aa"))
+        .await;
+    for number in 0..12 {
+        gateway
+            .send(Event::new(&format!("evt_later_{number}")))
+            .await
+            .assert(401, "invalid_signature");
+    }
+    let problem = wait_for(&gateway, &["requests_rejected"]).await.remove(0);
+    assert_eq!(problem["severity"], "critical", "{problem}");
+    let summary = text(&problem, "summary");
+    assert!(
+        summary.contains("nothing was verified since the start"),
+        "{summary}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changed_refusal_is_one_problem() {
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream));
+    let gateway = Gateway::start(setup.clone()).await;
+    let refused = async |yaml: String, part: &str| {
+        gateway.rewrite_text(&yaml);
+        let mut found = Value::Null;
+        eventually(
+            format!("the configuration is refused: {part}"),
+            async || {
+                found = problems(&gateway)
+                    .await
+                    .into_iter()
+                    .next()
+                    .unwrap_or_default();
+                found["summary"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(part))
+            },
+        )
+        .await;
+        found
+    };
+    let yaml = setup.yaml();
+    let first = refused(
+        yaml.replace("vpn-enterprise\n", "vpn-enterprize\n"),
+        "enterprize",
+    )
+    .await;
+    let second = refused(yaml.replace("upstream:", "upstraem:"), "upstraem").await;
+    assert_eq!(second["since"], first["since"]);
+    assert!(
+        text(&second, "summary").contains("for another reason"),
+        "{second}"
+    );
+    assert!(
+        !text(&first, "summary").contains("for another reason"),
+        "{first}"
+    );
 }

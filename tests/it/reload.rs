@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::command::run_cli as hookstile;
+use crate::harness::command::{command, finish, run_cli as hookstile};
 use crate::harness::*;
 
 /// The configuration under test, which may name another upstream.
@@ -449,12 +449,12 @@ async fn api_reload_is_complete_when_answered() {
         "{document}"
     );
     let warnings = document["warnings"].as_array().expect("a list");
-    assert!(
-        warnings.len() == 1
-            && warnings[0]
-                .as_str()
-                .is_some_and(|text| text.contains("hookstile.yaml:"))
+    assert_eq!(warnings.len(), 1, "{document}");
+    assert_eq!(
+        (&warnings[0]["severity"], &warnings[0]["file"]),
+        (&json!("warning"), &json!("hookstile.yaml"))
     );
+    assert!(warnings[0]["line"].is_u64(), "{document}");
     assert!(!document.to_string().contains(secret), "{document}");
     let event = Event::new("evt_1");
     gateway
@@ -482,12 +482,7 @@ async fn api_reload_lists_each_problem() {
         (422, &json!("invalid_configuration")),
         "{problem}"
     );
-    let problems: Vec<_> = problem["problems"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    let problems = problem["problems"].as_array().expect("a list");
     for expected in ["upstraem", "out of range"] {
         assert!(
             problem.to_string().contains(expected),
@@ -497,13 +492,15 @@ async fn api_reload_lists_each_problem() {
     assert!(
         problems
             .iter()
-            .all(|line| line.starts_with("hookstile.yaml:") && !line.contains('\n')),
+            .all(|problem| problem["file"] == "hookstile.yaml" && problem["line"].is_u64()),
         "{problem}"
     );
-    assert!(
-        problems.len() >= 2 && !problem.to_string().contains(secret),
-        "{problem}"
-    );
+    let with = |severity: &str| {
+        let problems = problems.iter();
+        problems.filter(|it| it["severity"] == severity).count()
+    };
+    assert!(with("error") >= 2 && with("warning") == 1, "{problem}");
+    assert!(!problem.to_string().contains(secret), "{problem}");
     gateway
         .metrics()
         .await
@@ -546,6 +543,65 @@ async fn reload_command_prints_problems() {
         (run.code, &document["success"], &document["code"]),
         (Some(1), &json!(false), &json!("invalid_configuration"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_reload_tells_warnings_from_errors() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(setup(&upstream)).await;
+    let warned = Route::to(&upstream).with("secrets", "[{value: literal_secret_of_a_reload}]");
+    let text = Setup::from(warned).yaml();
+    gateway.rewrite_text(&text.replace("upstream:", "upstraem:"));
+
+    let (_, refused) = reload(&gateway).await;
+    let problems = &refused["problems"];
+    let check = hookstile(&gateway, "reload --json").await;
+    assert_eq!(check.assert(1).json()["problems"], *problems);
+    let folder = gateway.directory();
+    let mut check = command();
+    check.current_dir(folder).args(["check", "--json"]);
+    assert_eq!(finish(check).await.assert(78).json()["problems"], *problems);
+    let query = json!({"query": "mutation { reload { routes warnings { severity } } }"});
+    let by_graphql = async || -> Value {
+        let response = gateway.admin_post("/graphql", &query).await;
+        serde_json::from_slice(&response.body).expect("JSON")
+    };
+    let graphql = by_graphql().await;
+    let extensions = &graphql["errors"][0]["extensions"];
+    assert_eq!(extensions["code"], "invalid_configuration", "{graphql}");
+    assert_eq!(extensions["problems"], *problems, "{graphql}");
+
+    let run = hookstile(&gateway, "reload").await;
+    let lines = &run.assert(1).stderr;
+    let is_warning = |line: &str| line.contains("written in the configuration");
+    let mut seen = [0, 0];
+    for line in lines.lines().filter(|line| line.contains(".yaml:")) {
+        let severity = if is_warning(line) {
+            "warning: "
+        } else {
+            "error: "
+        };
+        assert!(line.starts_with(severity), "{lines}");
+        seen[usize::from(is_warning(line))] += 1;
+    }
+    assert!(seen[0] > 0 && seen[1] == 1, "{lines}");
+    let of_reload = |line: &Value| line["message"].to_string().contains("hookstile.yaml:");
+    for line in gateway.lines().into_iter().filter(of_reload) {
+        let is_warning = is_warning(&line["message"].to_string());
+        let level = if is_warning { "warn" } else { "error" };
+        assert!(
+            line["level"].to_string().to_lowercase().contains(level),
+            "{line}"
+        );
+    }
+    let found = gateway.api("/problems").await;
+    let summary = found["problems"][0]["summary"].to_string();
+    assert!(!summary.contains("literal"), "{summary}");
+
+    gateway.rewrite_text(&text);
+    let graphql = by_graphql().await;
+    let expected = json!({"routes": 1, "warnings": [{"severity": "warning"}]});
+    assert_eq!(graphql["data"]["reload"], expected, "{graphql}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,11 @@
 //! `enforce: false`: an unverified request is forwarded, marked, and changes nothing that a genuine
 //! event needs.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::harness::command::run_cli;
 use crate::harness::upstream::ClosedPort;
+use crate::harness::wait::eventually;
 use crate::harness::*;
 
 fn unenforced_route(upstream: &Upstream) -> Route {
@@ -71,6 +73,90 @@ async fn forged_event_does_not_use_up_genuine_id() {
     assert_eq!(upstream.count(), 4);
     let total = gateway.api("/webhooks/wh_hooks/deliveries").await["total"].clone();
     assert_eq!(total, json!(1), "an unverified request leaves no record");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn let_pass_is_explained_and_captured() {
+    let upstream = Upstream::replying([Reply::status(500)]);
+    let gateway = Gateway::start(unenforced_route(&upstream).with("capture", "{}")).await;
+    let body: &[u8] = br#"{"id":"evt_1","type":"user.created"}"#;
+    let request =
+        Request::post(&[body, b"\n"].concat()).header("X-VPN-Signature", &sign(SECRET, body));
+    gateway.send(request).await.assert(500, "upstream_rejected");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(500, "upstream_rejected");
+    let newest = async || gateway.api("/rejections").await["rejections"][0].clone();
+    eventually("it is explained", async || {
+        newest().await["explanation"].is_string()
+    })
+    .await;
+    let all = gateway.api("/rejections").await;
+    let listed = &all["rejections"][0];
+    let kind = [&listed["outcome"], &listed["reason"], &listed["let_pass"]];
+    assert_eq!(
+        (kind, &listed["status"], &all["total"]),
+        (
+            [
+                &json!("invalid_signature"),
+                &json!("mismatch"),
+                &json!(true)
+            ],
+            &json!(500),
+            &json!(1)
+        ),
+        "{all}"
+    );
+    let explanation = listed["explanation"].as_str().expect("just seen");
+    assert!(explanation.contains("a newline was added"), "{explanation}");
+    let logged = |line: &Value| line["message"] == "unverified request explained";
+    eventually("it is logged", async || gateway.lines().iter().any(logged)).await;
+    let id = listed["capture_id"].as_str().expect("it is captured");
+    let captured = gateway.api(&format!("/captures/{id}")).await["capture"].clone();
+    assert_eq!(
+        (&captured["let_pass"], &captured["body"]),
+        (
+            &json!(true),
+            &json!(format!("{}\n", String::from_utf8_lossy(body)))
+        )
+    );
+    let shown = run_cli(&gateway, "rejections list").await.stdout;
+    assert!(
+        shown.contains("invalid_signature/mismatch (let pass)"),
+        "{shown}"
+    );
+    let status = gateway.api("/status").await;
+    assert_eq!(status["rejected_last_hour"], json!([]), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unenforced_request_may_be_rejected() {
+    let upstream = Upstream::ok();
+    let route = unenforced_route(&upstream)
+        .with("capture", "{}")
+        .with("events", r#"["user.*"]"#)
+        .with("rate_limit", "{per_second: 1, burst: 1}");
+    let gateway = Gateway::start(route).await;
+    let ignored = Event::typed("evt_0", "vpn.connected").forged();
+    gateway.send(ignored).await.assert(200, "ignored");
+    let forged = Event::new("evt_1").forged();
+    gateway.send(forged.clone()).await.assert(200, "delivered");
+    gateway
+        .send(forged)
+        .await
+        .assert_problem(429, "rate_limited");
+    let all = gateway.api("/rejections").await["rejections"].clone();
+    let kinds: Vec<_> = all
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| (&one["outcome"], &one["let_pass"], &one["status"]))
+        .collect();
+    let let_pass = (&json!("invalid_signature"), &json!(true), &json!(200));
+    let limited = (&json!("rate_limited"), &json!(false), &json!(429));
+    assert_eq!(kinds, [limited, let_pass, let_pass]);
+    assert_eq!(gateway.api("/captures").await["total"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,6 +31,7 @@ once=
 hookstile demo $once >/tmp/demo 2>&1 || { cat /tmp/demo; exit 1; }
 tail -n 1 /tmp/demo
 [ -s /usr/share/man/man1/hookstile-check.1.gz ]
+[ -s "$(sed -n '1s/.*\$schema=//p' /etc/hookstile/hookstile.yaml)" ]
 grep -q '^ExecStart=/usr/bin/hookstile run' /usr/lib/systemd/system/hookstile.service
 # A changed configuration stays, through a new installation and a removal; a purge leaves nothing.
 echo '# mine' >>/etc/hookstile/hookstile.yaml

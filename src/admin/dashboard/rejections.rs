@@ -20,6 +20,9 @@ const LISTED_OF_REASON: usize = 40;
 /// The requests on a page that shows all.
 const LISTED_MAX: usize = 200;
 
+/// The beginning of a choice of requests that were let pass.
+const LET_PASS: &str = "let_pass:";
+
 #[derive(Template)]
 #[template(path = "rejections.html")]
 struct Rejections {
@@ -41,6 +44,8 @@ struct RejectionQuery {
     outcome: String,
     /// The detail of the outcome, as in `mismatch`.
     reason: String,
+    /// Set to select the requests that were let pass, where an outcome is chosen.
+    let_pass: bool,
     all: bool,
 }
 
@@ -48,6 +53,7 @@ struct RejectionQuery {
 pub(super) struct RejectionGroup {
     pub code: &'static str,
     pub reason: Option<&'static str>,
+    pub let_pass: bool,
     pub count: String,
     /// `false` if `count` is only of the requests that are kept: normal ones, or older ones.
     pub in_last_hour: bool,
@@ -63,6 +69,7 @@ pub(super) struct RejectedRow {
     pub route: Option<String>,
     pub code: &'static str,
     pub reason: Option<&'static str>,
+    pub let_pass: bool,
     pub status: u16,
     /// The method and the path, as far as they could be parsed.
     pub request: String,
@@ -74,6 +81,8 @@ pub(super) struct RejectedRow {
     pub suppressed: u64,
     /// What the explainer found out about this request.
     pub found: Option<String>,
+    /// The ID for `hookstile capture`, if the request was captured.
+    pub capture_id: Option<String>,
 }
 
 pub(super) async fn page(
@@ -95,9 +104,13 @@ impl RejectionQuery {
                 "reason" => query.reason = value.into_owned(),
                 // A choice of the form: the outcome and its detail.
                 "kind" => {
-                    let (outcome, reason) = value.split_once('/').unwrap_or((&value, ""));
+                    let rejected = value.strip_prefix(LET_PASS);
+                    let kind = rejected.unwrap_or(&value);
+                    let (outcome, reason) = kind.split_once('/').unwrap_or((kind, ""));
                     (query.outcome, query.reason) = (outcome.into(), reason.into());
+                    query.let_pass = rejected.is_some();
                 }
+                "let_pass" => query.let_pass = true,
                 "all" => query.all = true,
                 _ => {}
             }
@@ -106,13 +119,16 @@ impl RejectionQuery {
     }
 
     fn selects(&self, kind: RejectionKind) -> bool {
-        (self.outcome.is_empty() || self.outcome == kind.code.as_str())
+        (self.outcome.is_empty()
+            || self.outcome == kind.code.as_str() && self.let_pass == kind.let_pass)
             && (self.reason.is_empty() || Some(self.reason.as_str()) == kind.reason)
     }
 
     /// Returns whether the form's choice is this group.
     fn is_of(&self, group: &RejectionGroup) -> bool {
-        self.outcome == group.code && self.reason == group.reason.unwrap_or_default()
+        self.outcome == group.code
+            && self.reason == group.reason.unwrap_or_default()
+            && self.let_pass == group.let_pass
     }
 
     fn to_text(&self) -> String {
@@ -125,6 +141,9 @@ impl RejectionQuery {
             if !value.is_empty() {
                 text.append_pair(name, value);
             }
+        }
+        if self.let_pass {
+            text.append_pair("let_pass", "1");
         }
         if self.all {
             text.append_pair("all", "1");
@@ -158,6 +177,7 @@ impl Rejections {
                 route: query.route.clone(),
                 outcome: query.outcome.clone(),
                 reason: query.reason.clone(),
+                let_pass: query.let_pass,
             };
             all.to_text()
         });
@@ -179,7 +199,8 @@ impl Rejections {
     /// Returns the groups on the page: all, or the chosen one.
     fn shown_groups(&self) -> impl Iterator<Item = &RejectionGroup> {
         self.groups.iter().filter(|group| {
-            (self.query.outcome.is_empty() || self.query.outcome == group.code)
+            (self.query.outcome.is_empty()
+                || self.query.outcome == group.code && self.query.let_pass == group.let_pass)
                 && (self.query.reason.is_empty()
                     || Some(self.query.reason.as_str()) == group.reason)
         })
@@ -222,22 +243,35 @@ impl RejectionGroup {
         route: Option<&str>,
         page: &Page,
     ) -> Self {
-        let RejectionKind { code, reason } = counted.kind;
+        let RejectionKind {
+            code,
+            reason,
+            let_pass,
+        } = counted.kind;
         let query = RejectionQuery {
             route: route.unwrap_or_default().into(),
             outcome: code.as_str().into(),
             reason: reason.unwrap_or_default().into(),
+            let_pass,
             all: false,
         };
         Self {
             code: code.as_str(),
             reason,
+            let_pass,
             count: words::count(counted.count),
             in_last_hour,
             last: page.moment(&counted.last_at),
             explanation: words::explain_rejection(code.as_str(), reason),
             query: query.to_text(),
         }
+    }
+
+    /// Returns the group's value in the form.
+    fn choice(&self) -> String {
+        let prefix = if self.let_pass { LET_PASS } else { "" };
+        let reason = self.reason.map(|reason| format!("/{reason}"));
+        format!("{prefix}{}{}", self.code, reason.unwrap_or_default())
     }
 }
 
@@ -249,6 +283,7 @@ impl RejectedRow {
             route: request.route.as_deref().map(Into::into),
             code: rejection.kind.code.as_str(),
             reason: rejection.kind.reason,
+            let_pass: rejection.kind.let_pass,
             status: rejection.status,
             request: format!("{} {}", rejection.method, rejection.path)
                 .trim()
@@ -263,6 +298,7 @@ impl RejectedRow {
             event_id: rejection.event_id.as_deref().map(Into::into),
             suppressed: request.left_out,
             found: request.explanation.as_deref().map(Into::into),
+            capture_id: rejection.capture_id.as_deref().map(Into::into),
         }
     }
 }
@@ -280,8 +316,17 @@ mod tests {
         let kind = |reason| RejectionKind {
             code: Code::InvalidSignature,
             reason,
+            let_pass: false,
         };
         assert!(form.selects(kind(Some("mismatch"))) && !form.selects(kind(Some("missing"))));
+        let passed = RejectionQuery::parse("kind=let_pass:invalid_signature/mismatch");
+        let link = passed.to_text();
+        assert_eq!(RejectionQuery::parse(&link).to_text(), link);
+        assert!(!passed.selects(kind(Some("mismatch"))));
+        assert!(passed.selects(RejectionKind {
+            let_pass: true,
+            ..kind(Some("mismatch"))
+        }));
         let any = RejectionQuery::parse("outcome=invalid_signature");
         assert!(any.selects(kind(None)));
     }

@@ -56,6 +56,8 @@ struct Route {
     rejected: Vec<RejectedRow>,
     deliveries: Vec<Entry>,
     paused: bool,
+    /// `false` for a route with `enforce: false`.
+    enforced: bool,
     dead: u64,
     /// What keeps redelivered events from being delivered now.
     obstacle: String,
@@ -93,7 +95,7 @@ pub(super) async fn page(
 impl Route {
     async fn load(operations: &Operations, page: Page, name: &str) -> Result<Self, OperationError> {
         let summary = operations.route(name).await?;
-        let report = operations.problem_report().await?;
+        let report = operations.problem_report().await;
         let of_route = |status: &RouteStatus| *status.route.name == *name;
         let status = report.statuses.into_iter().find(of_route);
         let status = status.ok_or(OperationError::NoSuchWebhook)?;
@@ -158,6 +160,7 @@ impl Route {
                 .map(|view| events::list_entry(view, &page))
                 .collect(),
             paused: status.paused,
+            enforced: route.enforced,
             dead: status.dead,
             obstacle: events::route_obstacle(operations, name)
                 .map_or_else(String::new, |obstacle| obstacle.text),

@@ -4,17 +4,17 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{MissedTickBehavior, interval, timeout_at};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Operations;
 use super::status::RouteStatus;
-use crate::activity::RejectionCount;
+use super::stored_facts::StoredFacts;
+use crate::activity::{Incident, RejectionCount};
 use crate::admin::dashboard::words::explain_rejection;
-use crate::admin::error::OperationError;
-use crate::outcome::TOO_MANY_COPIES;
+use crate::outcome::{Disposition, TOO_MANY_COPIES};
 use crate::problems::{
-    self, GatewayFacts, LastFailure, Problem, ProblemChange, ProblemCode, RejectedKind,
-    RemovedRoute, RouteFacts,
+    self, EndReason, Ending, GatewayFacts, LastFailure, ListedSince, Problem, ProblemChange,
+    ProblemCode, RejectedKind, RemovedRoute, RouteFacts, RunningIncident, Undelivered,
 };
 use crate::providers;
 use crate::route::DeliveryMode;
@@ -22,9 +22,6 @@ use crate::store::StoreError;
 
 /// The time between two looks at the problems when nobody asks.
 const INTERVAL: Duration = Duration::from_secs(2);
-
-/// The time within which the store says when the last deliveries of failing routes succeeded.
-const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The time over which a provider retries if that is not known.
 const USUAL_PROVIDER_HORIZON: Duration = Duration::from_secs(72 * 3600);
@@ -34,8 +31,7 @@ pub(in crate::admin) struct ProblemReport {
     pub problems: Vec<Problem>,
     /// In the order of the routes.
     pub statuses: Vec<RouteStatus>,
-    /// The routes that are no longer configured and have stored events; none while the store can't
-    /// say it in time.
+    /// The routes that are no longer configured and have stored events, as the store said it last.
     pub removed: Vec<RemovedRoute>,
 }
 
@@ -47,91 +43,78 @@ impl Operations {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // Fails only while the process ends.
-            let _ = self.problem_report().await;
+            self.problem_report().await;
         }
     }
 
     /// Returns the current problems, the worst first.
-    pub(in crate::admin) async fn problems(&self) -> Result<Vec<Problem>, OperationError> {
-        Ok(self.problem_report().await?.problems)
+    pub(in crate::admin) async fn problems(&self) -> Vec<Problem> {
+        self.problem_report().await.problems
     }
 
-    /// Returns the current problems and the statuses of all routes.
-    pub(in crate::admin) async fn problem_report(&self) -> Result<ProblemReport, OperationError> {
-        let statuses = self.route_statuses().await?;
-        let (now, wall) = (Instant::now(), Timestamp::now());
-        let mut routes = Vec::with_capacity(statuses.len());
-        let deadline = tokio::time::Instant::now() + STORE_TIMEOUT;
-        for status in &statuses {
-            routes.push(RouteFacts {
-                last_success: self.last_success(status, deadline).await,
+    /// Returns the current problems and the statuses of all routes. Waits for the store, but not
+    /// for long.
+    pub(in crate::admin) async fn problem_report(&self) -> ProblemReport {
+        let mut statuses = self.route_statuses();
+        let stored = self.stored.read(&statuses).await;
+        for status in &mut statuses {
+            let oldest = stored.oldest_waiting.get(&status.route.name);
+            status.oldest_waiting = oldest.filter(|_| status.pending > 0).copied();
+        }
+        let routes: Vec<_> = statuses
+            .iter()
+            .map(|status| RouteFacts {
+                last_success: stored.last_success.get(&status.route.name).copied(),
+                undelivered: stored.undelivered(&status.route.name),
+                listed_since: self.listed_since(&status.route.name),
                 ..facts(status)
-            });
-        }
-        let gateway = self.gateway_facts(deadline).await;
+            })
+            .collect();
+        let wall = Timestamp::now();
+        let gateway = self.gateway_facts(&stored);
         let mut problems = problems::problems(&gateway, &routes, wall);
-        let changes = self
-            .tracker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(&mut problems, now, wall);
-        for change in &changes {
-            log(change);
-        }
-        if let Some(announcer) = &self.announcer {
-            let (announcer, store) = (Arc::clone(announcer), self.state.store.clone());
-            let present = problems.clone();
-            // A task of its own: the changes are told once, also if nobody waits for this report.
-            let announcing = tokio::spawn(async move {
-                announcer.announce(&store, &changes, &present, now).await;
-            });
-            let _ = announcing.await;
-        }
-        Ok(ProblemReport {
+        self.track(&mut problems, wall, &routes);
+        ProblemReport {
             problems,
             statuses,
             removed: gateway.removed,
-        })
-    }
-
-    async fn gateway_facts(&self, deadline: tokio::time::Instant) -> GatewayFacts {
-        let state = &self.state;
-        let removed = self.removed_in_time(deadline).await;
-        GatewayFacts {
-            refused_configuration: state.configuration.refused(),
-            store_unavailable: state
-                .store
-                .check_open()
-                .err()
-                .map(|error| error.to_string()),
-            store_full: state.store.check_room(None) == Err(StoreError::Full),
-            draining: *state.draining.borrow(),
-            unmatched: self.unmatched_in_last_hour(),
-            removed,
         }
     }
 
-    /// Returns the routes that are no longer configured; none while the store can't say it by
-    /// `deadline`.
-    async fn removed_in_time(&self, deadline: tokio::time::Instant) -> Vec<RemovedRoute> {
-        let removed = timeout_at(deadline, self.removed_routes()).await;
-        removed.ok().and_then(Result::ok).unwrap_or_default()
+    /// Sets since when the problems are there, and logs and announces what has changed.
+    fn track(&self, problems: &mut [Problem], wall: Timestamp, routes: &[RouteFacts]) {
+        let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let changes = tracker.observe(problems, now, wall, |problem, present| {
+            problems::ending(problem, present, routes)
+        });
+        if let Some(announcer) = &self.announcer {
+            announcer.publish(now, tracker.serious());
+        }
+        drop(tracker);
+        for change in &changes {
+            log(change);
+        }
     }
 
-    /// Returns when a route's last delivery succeeded, if its attempts fail and the store says it
-    /// by `deadline`.
-    async fn last_success(
-        &self,
-        status: &RouteStatus,
-        deadline: tokio::time::Instant,
-    ) -> Option<Timestamp> {
-        status.failing?;
-        let totals = self
-            .state
-            .store
-            .route_stats(status.route.name.clone(), i64::MAX);
-        timeout_at(deadline, totals).await.ok()?.ok()?.last_success
+    fn gateway_facts(&self, stored: &StoredFacts) -> GatewayFacts {
+        let state = &self.state;
+        GatewayFacts {
+            refused_configuration: state.configuration.refused(),
+            store_unavailable: self.stored.trouble(),
+            store_full: state.store.check_room(None) == Err(StoreError::Full),
+            draining: *state.draining.borrow(),
+            unmatched: self.unmatched_in_last_hour(),
+            removed: stored.removed.clone(),
+        }
+    }
+
+    fn listed_since(&self, route: &Arc<str>) -> ListedSince {
+        let tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        ListedSince {
+            failing: tracker.since(route, ProblemCode::UpstreamFailing),
+            rejecting: tracker.since(route, ProblemCode::RequestsRejected),
+        }
     }
 }
 
@@ -143,23 +126,27 @@ fn facts(status: &RouteStatus) -> RouteFacts {
     RouteFacts {
         name: route.name.clone(),
         stores_events: route.delivery_mode != DeliveryMode::Proxy,
-        // The query may hold a credential, and problems are logged and sent.
-        upstream: route.url.split('?').next().unwrap_or_default().into(),
+        upstream: without_query(&route.url),
         active: route.active,
         off_line: route.off_line.clone(),
         paused: status.paused,
         hour: status.hour,
         minute_began: status.minute_began,
-        failing: status.failing,
-        rejecting: status.rejecting,
-        last_failure: status.last_failure.as_ref().and_then(|attempt| {
-            Some(LastFailure {
-                cause: attempt.cause?,
-                status: attempt.status,
-                address: attempt.address.clone(),
-            })
+        failing: status.failing.map(running),
+        rejecting: status.rejecting.map(running),
+        listed_since: ListedSince::default(),
+        attempt_succeeded: status.attempt_succeeded,
+        request_verified: status.request_verified,
+        last_failure: status.last_failure.as_ref().map(|failure| LastFailure {
+            cause: failure.attempt.cause,
+            status: failure.attempt.status,
+            address: failure.attempt.address.clone(),
+            upstream: without_query(&failure.attempt.upstream),
+            other_cause_at: failure.other_cause_at,
         }),
         last_success: None,
+        undelivered: Undelivered::default(),
+        refused: status.refused,
         pending: status.pending,
         dead: status.dead,
         oldest_waiting: status.oldest_waiting,
@@ -173,15 +160,26 @@ fn facts(status: &RouteStatus) -> RouteFacts {
         rejected: status
             .rejected_lately
             .iter()
-            .filter(|group| !is_copies(group))
+            .filter(|group| is_rejected(group))
             .map(explained)
             .collect(),
+        last_rejected: status
+            .rejected_lately
+            .iter()
+            .filter(|group| is_rejected(group))
+            .map(|group| group.last_at)
+            .max(),
         copies: status
             .rejected
             .iter()
             .find(|group| is_copies(group))
             .map(explained),
         explanation: status.explanation.as_deref().map(Into::into),
+        cause_found: status.cause_found_at.is_some_and(|at| {
+            let began = status.rejecting.map(|incident| incident.began);
+            // The request arrived before it was rejected.
+            began.is_some_and(|began| at + status.budget >= began)
+        }),
         expiring_secrets: status
             .secrets
             .iter()
@@ -189,6 +187,27 @@ fn facts(status: &RouteStatus) -> RouteFacts {
             .filter_map(|secret| Some((secret.name.clone(), secret.expires?)))
             .collect(),
     }
+}
+
+/// Returns the URL of an upstream without its query, which may hold a credential: problems are logged
+/// and sent.
+fn without_query(url: &str) -> String {
+    url.split('?').next().unwrap_or_default().into()
+}
+
+fn running(incident: Incident) -> RunningIncident {
+    RunningIncident {
+        began: incident.began,
+        failed: incident.failed,
+        familiar: incident.familiar,
+        in_a_row: incident.in_a_row,
+        in_a_row_since: incident.in_a_row_since,
+        usual_per_second: incident.usual_per_second,
+    }
+}
+
+fn is_rejected(group: &RejectionCount) -> bool {
+    group.kind.code.disposition() == Disposition::Rejected
 }
 
 fn is_copies(group: &RejectionCount) -> bool {
@@ -206,33 +225,50 @@ fn explained(group: &RejectionCount) -> RejectedKind {
 /// Logs an outage of a route when it begins and when it is over. Others have log lines of their
 /// own where they happen.
 fn log(change: &ProblemChange) {
-    let (ProblemChange::Appeared(problem) | ProblemChange::Disappeared(problem)) = change else {
-        return;
-    };
-    let is_there = matches!(change, ProblemChange::Appeared(_));
+    match change {
+        ProblemChange::Appeared(problem) => log_appeared(problem),
+        ProblemChange::Disappeared(problem, ending) => log_disappeared(problem, *ending),
+    }
+}
+
+fn log_appeared(problem: &Problem) {
+    let (route, summary) = (problem.route.as_deref(), &*problem.summary);
+    match problem.code {
+        ProblemCode::UpstreamFailing => {
+            tracing::warn!(route, summary, "the route's upstream fails");
+        }
+        ProblemCode::RequestsRejected => {
+            tracing::warn!(route, summary, "requests of the route are rejected");
+        }
+        _ => {}
+    }
+}
+
+fn log_disappeared(problem: &Problem, Ending { reason, summary }: Ending) {
     let route = problem.route.as_deref();
-    let summary = is_there.then_some(problem.summary.as_str());
     let lasted = problem
         .since
         .map(|since| Timestamp::now().duration_since(since))
-        .filter(|lasted| !is_there && *lasted > SignedDuration::ZERO)
-        .map(|lasted| lasted.as_secs());
-    match (problem.code, is_there) {
-        (ProblemCode::UpstreamFailing, true) => {
-            tracing::warn!(route, summary, "the route's upstream fails");
-        }
-        (ProblemCode::UpstreamFailing, false) => tracing::warn!(
+        .filter(|lasted| *lasted > SignedDuration::ZERO);
+    let lasted_seconds = lasted.map(|lasted| lasted.as_secs());
+    match (problem.code, reason) {
+        (ProblemCode::UpstreamFailing, EndReason::Recovered) => tracing::warn!(
             route,
-            lasted_seconds = lasted,
+            lasted_seconds,
             "the route's upstream accepts events again"
         ),
-        (ProblemCode::RequestsRejected, true) => {
-            tracing::warn!(route, summary, "requests of the route are rejected");
-        }
-        (ProblemCode::RequestsRejected, false) => tracing::warn!(
+        (ProblemCode::RequestsRejected, EndReason::Recovered) => tracing::warn!(
             route,
-            lasted_seconds = lasted,
+            lasted_seconds,
             "requests of the route are accepted again"
+        ),
+        (ProblemCode::UpstreamFailing | ProblemCode::RequestsRejected, _) => tracing::warn!(
+            route,
+            problem = problem.code.as_str(),
+            reason = reason.as_str(),
+            summary,
+            lasted_seconds,
+            "a problem of the route is no longer listed"
         ),
         _ => {}
     }

@@ -1,5 +1,5 @@
-//! The current status of routes. It is polled often, so it reads only one thing from the disk: the
-//! age of the oldest waiting event.
+//! The current status of routes. It is polled often, and needed most while the store hangs, so all of
+//! it is in memory but one thing: the arrival of the oldest waiting event.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::Operations;
 use super::routes::ServedRoute;
 use crate::activity::{
-    Incident, MINUTES, MinuteBucket, RejectionCount, RejectionHistory, RequestCounts,
+    Incident, LastFailure, MINUTES, MinuteBucket, RefusedRequests, RejectionCount,
+    RejectionHistory, RequestCounts,
 };
-use crate::admin::error::OperationError;
 use crate::admin::state::AdminState;
-use crate::problems::{RunningIncident, WINDOW_MIN, WINDOWS};
-use crate::store::{AttemptRecord, StoreError};
+use crate::problems::{WINDOW_MIN, WINDOWS};
+use crate::route::DeliveryMode;
 use crate::webhooks::ActiveRoute;
 
 /// The current status of a route.
@@ -25,16 +25,24 @@ pub(in crate::admin) struct RouteStatus {
     /// The start of the last of these minutes.
     pub minute_began: Timestamp,
     /// The incident of the delivery attempts, if one goes on.
-    pub failing: Option<RunningIncident>,
+    pub failing: Option<Incident>,
+    /// Set if an attempt has succeeded since the last one that failed.
+    pub attempt_succeeded: bool,
     /// The incident of the rejected requests, if one goes on.
-    pub rejecting: Option<RunningIncident>,
+    pub rejecting: Option<Incident>,
+    /// Set if a request was verified since the last one that was rejected.
+    pub request_verified: bool,
     /// The last attempt that did not succeed.
-    pub last_failure: Option<AttemptRecord>,
+    pub last_failure: Option<LastFailure>,
+    /// The requests that were refused since the route accepted any.
+    pub refused: RefusedRequests,
+    /// The longest time that a request of the route may take.
+    pub budget: Duration,
     /// The rate over the last minute.
     pub requests_per_second: f64,
     pub pending: u64,
     pub dead: u64,
-    /// The arrival of the oldest event that waits in the queue.
+    /// The arrival of the oldest event that waits in the queue, as the store said it last.
     pub oldest_waiting: Option<Timestamp>,
     pub paused: bool,
     pub expect_every: Option<Duration>,
@@ -47,6 +55,8 @@ pub(in crate::admin) struct RouteStatus {
     pub rejected_lately: Vec<RejectionCount>,
     /// The explanation of the latest request that did not verify.
     pub explanation: Option<Arc<str>>,
+    /// The time of that request, if the explanation shows that its sender has a secret.
+    pub cause_found_at: Option<Timestamp>,
     /// The time from a stored event's arrival after which it is not retried.
     pub retry_horizon: Duration,
     pub secrets: Vec<SecretUse>,
@@ -61,18 +71,14 @@ pub(in crate::admin) struct SecretUse {
 }
 
 impl Operations {
-    /// Returns the current status of all routes, in their order.
-    pub(crate) async fn route_statuses(&self) -> Result<Vec<RouteStatus>, OperationError> {
-        let state = self.state.clone();
-        let statuses = tokio::task::spawn_blocking(move || {
-            let now = Instant::now();
-            let active = state.registry.active_routes();
-            active
-                .iter()
-                .filter_map(|active| RouteStatus::read(&state, active, now))
-                .collect()
-        });
-        Ok(statuses.await.map_err(|_| StoreError::Unavailable)?)
+    /// Returns the current status of all routes, in their order, without what the store knows.
+    pub(super) fn route_statuses(&self) -> Vec<RouteStatus> {
+        let now = Instant::now();
+        let active = self.state.registry.active_routes();
+        active
+            .iter()
+            .filter_map(|active| RouteStatus::read(&self.state, active, now))
+            .collect()
     }
 
     /// Counts the requests of the last hour that matched no route.
@@ -84,19 +90,21 @@ impl Operations {
 }
 
 impl RouteStatus {
-    /// Reads a route's status. Blocks on the store.
+    /// Reads a route's status, without what the store knows.
     fn read(state: &AdminState, active: &ActiveRoute, now: Instant) -> Option<Self> {
         let name = &*active.route.name;
         let activity = state.activity.route(name)?;
         activity.sample(now);
         let sender = activity.sender.as_ref()?;
         let wall = Timestamp::now();
-        let at = |then: Instant| wall - now.saturating_duration_since(then);
-        let running = |incident: Incident| RunningIncident {
-            began: at(incident.began),
-            in_a_row: incident.in_a_row,
-            in_a_row_since: at(incident.in_a_row_since),
-        };
+        let paused = state.queue.is_paused(name);
+        let is_proxy = active.route.delivery_mode == DeliveryMode::Proxy;
+        if active.route.active && !(is_proxy && paused) {
+            sender.history.accepts_requests();
+        }
+        let explanation = activity.explanations.latest().filter(|explanation| {
+            wall.duration_since(explanation.at) < SignedDuration::from_hours(1)
+        });
         let hour = sender.history.last_hour(now);
         let metrics = sender.history.metrics();
         let (pending, dead) = state.store.queue_counts(name);
@@ -114,29 +122,27 @@ impl RouteStatus {
             hour,
             pending,
             dead,
-            oldest_waiting: if pending > 0 {
-                state.store.oldest_waiting(name)
-            } else {
-                None
-            },
-            paused: state.queue.is_paused(name),
+            oldest_waiting: None,
+            paused,
             expect_every: sender.idle.expected_every(),
             silent: sender.idle.is_idle(now),
             last_verified: metrics.last_verified(),
             rejected: activity.rejections.last_hour(now),
-            explanation: activity
-                .explanations
-                .latest()
-                .filter(|explanation| {
-                    wall.duration_since(explanation.at) < SignedDuration::from_hours(1)
-                })
-                .map(|explanation| explanation.text),
+            cause_found_at: explanation
+                .as_ref()
+                .filter(|explanation| explanation.names_cause)
+                .map(|explanation| explanation.at),
+            explanation: explanation.map(|explanation| explanation.text),
             rejected_lately: rejected_lately(&activity.rejections, now),
             retry_horizon: active.route.retry.horizon,
-            minute_began: wall - sender.history.elapsed_of_minute(now),
-            failing: sender.history.failing_attempts(now).map(running),
-            rejecting: sender.history.rejected_requests(now).map(running),
-            last_failure: active.route.upstream.last_failure(),
+            minute_began: sender.history.minute_began(now),
+            failing: sender.history.failing_attempts(now),
+            attempt_succeeded: sender.history.has_attempt_succeeded(),
+            rejecting: sender.history.rejected_requests(now),
+            request_verified: sender.history.has_verified(),
+            last_failure: sender.history.failed_attempts.last(),
+            refused: sender.history.refused_requests(),
+            budget: active.route.budget.total,
             secrets: secrets.collect(),
             route: active.into(),
         })

@@ -42,7 +42,7 @@ async fn status(State(operations): Shared) -> Response {
         (
             status = 422,
             description = "`invalid_configuration`: the previous one stays active. `problems` \
-                           lists what is wrong.",
+                           lists its errors and warnings.",
         ),
         (status = 503, description = "`draining`: the gateway is stopping."),
     )

@@ -1,7 +1,6 @@
 //! Captured requests, as JSON.
 
-use std::net::IpAddr;
-
+use async_graphql::SimpleObject;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
@@ -21,12 +20,12 @@ pub(crate) struct Captures {
     /// The number of captured requests that are kept.
     pub total: usize,
     pub has_more: bool,
-    /// The webhooks that capture rejected requests.
+    /// The webhooks that capture requests.
     pub webhooks: Vec<CapturingWebhook>,
 }
 
 /// A captured request, without its headers and body.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub(crate) struct ListedCapture {
     #[schema(pattern = "^cap_[0-9a-f]{16}$")]
     pub id: String,
@@ -37,17 +36,21 @@ pub(crate) struct ListedCapture {
     pub outcome: String,
     /// The reason within the outcome.
     pub reason: Option<String>,
+    /// Set if the request was forwarded nevertheless, because the route has `enforce: false`.
+    /// `outcome` is the one that it would have had, and `status` is what its sender got.
+    #[serde(default)]
+    #[schema(required)]
+    pub let_pass: bool,
     pub status: u16,
     pub method: String,
     /// The path without the query.
     pub path: String,
-    #[schema(value_type = Option<String>)]
-    pub peer: Option<IpAddr>,
+    pub peer: Option<String>,
     pub body_bytes: usize,
 }
 
 /// The bounds of the requests that a webhook captures: its key `capture`.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub(crate) struct CapturingWebhook {
     pub webhook_id: String,
     pub route: String,
@@ -68,9 +71,9 @@ pub(crate) struct OneCapture {
     pub capture: Capture,
 }
 
-/// A rejected request as it was received. Its signature may be valid, so it is as secret as the
+/// A request as it was received, that was rejected or let pass unverified. Its signature may be valid, so it is as secret as the
 /// event.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub(crate) struct Capture {
     #[schema(pattern = "^cap_[0-9a-f]{16}$")]
     pub id: String,
@@ -81,9 +84,13 @@ pub(crate) struct Capture {
     pub outcome: String,
     /// The reason within the outcome.
     pub reason: Option<String>,
+    /// Set if the request was forwarded nevertheless, because the route has `enforce: false`.
+    /// `outcome` is the one that it would have had, and `status` is what its sender got.
+    #[serde(default)]
+    #[schema(required)]
+    pub let_pass: bool,
     pub status: u16,
-    #[schema(value_type = Option<String>)]
-    pub peer: Option<IpAddr>,
+    pub peer: Option<String>,
     pub trace_id: Option<String>,
     pub method: String,
     /// The path with the query, as it was sent.
@@ -97,7 +104,7 @@ pub(crate) struct Capture {
 }
 
 /// A header of a captured request.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub(crate) struct CapturedHeader {
     pub name: String,
     /// The value. Bytes that are not UTF-8 are replaced.
@@ -140,10 +147,11 @@ impl From<RouteCapture> for ListedCapture {
             received_at: request.received_at,
             outcome: request.kind.code.as_str().into(),
             reason: request.kind.reason.map(Into::into),
+            let_pass: request.kind.let_pass,
             status: request.status,
             method: (*request.method).into(),
             path: path.into(),
-            peer: request.peer,
+            peer: request.peer.map(|peer| peer.to_string()),
             body_bytes: request.body.len(),
         }
     }
@@ -166,8 +174,9 @@ impl From<RouteCapture> for OneCapture {
                 received_at: request.received_at,
                 outcome: request.kind.code.as_str().into(),
                 reason: request.kind.reason.map(Into::into),
+                let_pass: request.kind.let_pass,
                 status: request.status,
-                peer: request.peer,
+                peer: request.peer.map(|peer| peer.to_string()),
                 trace_id: request.trace_id.as_deref().map(Into::into),
                 method: (*request.method).into(),
                 target: (*request.target).into(),

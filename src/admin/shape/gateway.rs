@@ -1,5 +1,6 @@
 //! The gateway as a whole, as JSON.
 
+use async_graphql::SimpleObject;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,6 +11,7 @@ use super::removed::RemovedRoute;
 use super::webhooks::{LongStats, Webhook};
 use crate::admin::operations::gateway::{Health, Overview};
 use crate::admin::reload;
+use crate::diagnostic::LocatedDiagnostic;
 
 /// A success without a result to show.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -47,12 +49,11 @@ pub(crate) struct Status {
 }
 
 /// A configuration that was accepted.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub(crate) struct Reloaded {
     pub success: bool,
     pub routes: usize,
-    /// Warnings, each on one line, with the place in the file.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<LocatedDiagnostic>,
 }
 
 impl From<reload::Reloaded> for Reloaded {

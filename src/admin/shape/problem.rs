@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::diagnostic::LocatedDiagnostic;
+
 /// An error response (RFC 9457).
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Problem {
@@ -19,9 +21,9 @@ pub(crate) struct Problem {
     pub code: String,
     /// Always `false`.
     pub success: bool,
-    /// The problems of a configuration, each on one line.
+    /// The errors and warnings of a configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
+    pub problems: Vec<LocatedDiagnostic>,
 }
 
 impl fmt::Display for Problem {

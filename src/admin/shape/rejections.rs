@@ -12,7 +12,7 @@ use crate::admin::operations::rejections::{RejectedRequest, RejectionList};
 use crate::admin::webhook_id::webhook_id;
 use crate::outcome::Code;
 
-/// The last requests that were rejected, or verified and not delivered.
+/// The last requests that were rejected, verified and not delivered, or let pass unverified.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Rejections {
     pub success: bool,
@@ -24,7 +24,8 @@ pub(crate) struct Rejections {
 }
 
 /// A request that was rejected, or verified and not delivered: a duplicate, another body with a
-/// known ID, or an event of a type that the route ignores.
+/// known ID, or an event of a type that the route ignores. Or one that did not verify and was let
+/// pass.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Rejection {
     pub at: Timestamp,
@@ -35,6 +36,11 @@ pub(crate) struct Rejection {
     pub outcome: String,
     /// The reason within the outcome.
     pub reason: Option<String>,
+    /// Set if the request was forwarded nevertheless, because the route has `enforce: false`.
+    /// `outcome` is the one that it would have had, and `status` is what its sender got.
+    #[serde(default)]
+    #[schema(required)]
+    pub let_pass: bool,
     pub status: u16,
     /// Empty, as `path` is, if the head could not be read.
     pub method: String,
@@ -95,6 +101,7 @@ impl From<RejectedRequest> for Rejection {
             route: route.as_deref().map(Into::into),
             outcome: rejection.kind.code.as_str().into(),
             reason: rejection.kind.reason.map(Into::into),
+            let_pass: rejection.kind.let_pass,
             status: rejection.status,
             method: (*rejection.method).into(),
             path: (*rejection.path).into(),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::selection::Selection;
 use super::{CommandError, DeliverySourceArgs, PAGE_SIZE, next_cursor, one_line};
@@ -13,7 +13,7 @@ use crate::store::DeliveryFilter;
 /// List deliveries, newest first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookstile events list --status dead --route billing
+  hookstile events list --dead --route billing
   hookstile events list --status failed --since 2h
   hookstile events list --event-id evt_123 --json | jq '.deliveries[].status'
   hookstile events list --offline -c /etc/hookstile/hookstile.yaml")]
@@ -46,8 +46,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let mut first = true;
     loop {
         let page = match source.page(&filter) {
-            // The document has begun.
-            Err(error) if !first => return Ok(error.exit()),
+            // The document has begun, and is ended.
+            Err(error) if !first => {
+                if args.json {
+                    end_json(&error.to_json())?;
+                }
+                return Ok(error.exit());
+            }
             page => page?,
         };
         remaining = remaining.saturating_sub(page.deliveries.len());
@@ -60,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
             Some(before) if remaining > 0 => {
                 (filter.before, filter.limit) = (Some(before), remaining.min(PAGE_SIZE));
             }
-            _ if args.json => break end_json(&page)?,
+            _ if args.json => break end_json(&end_of(&page))?,
             _ if first && page.deliveries.is_empty() => {
                 break terminal::print_message("no deliveries");
             }
@@ -75,7 +80,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
 /// arrive, so memory does not grow with the limit.
 fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), CommandError> {
     if first {
-        terminal::print(r#"{"success":true,"deliveries":["#)?;
+        terminal::print(r#"{"deliveries":["#)?;
     }
     for (number, delivery) in deliveries.iter().enumerate() {
         let comma = if first && number == 0 { "" } else { "," };
@@ -84,10 +89,19 @@ fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), CommandEr
     Ok(())
 }
 
-fn end_json(last: &Deliveries) -> Result<(), CommandError> {
-    let rest = terminal::json_line(
-        &json!({"total": last.total, "has_more": last.has_more, "next_cursor": last.next_cursor}),
-    );
+/// Returns the other members of the document, if all pages were read.
+fn end_of(last: &Deliveries) -> Value {
+    json!({
+        "success": true,
+        "total": last.total,
+        "has_more": last.has_more,
+        "next_cursor": last.next_cursor,
+    })
+}
+
+/// Ends the document with the members of an object.
+fn end_json(rest: &Value) -> Result<(), CommandError> {
+    let rest = terminal::json_line(rest);
     Ok(terminal::print(&format!(
         "],{}",
         rest.trim_start_matches('{')

@@ -11,7 +11,6 @@ use crate::admin::Pace;
 use crate::admin::shape::{OneDelivery, Redelivered, webhook_id};
 use crate::cli::check::plural;
 use crate::cli::{FAILED, terminal};
-use crate::store::DeliveryState;
 
 /// Redeliver events whose payload is kept
 ///
@@ -35,9 +34,6 @@ pub struct Args {
     ids: Vec<String>,
     #[command(flatten)]
     selection: Selection,
-    /// Same as --status dead
-    #[arg(long, conflicts_with = "status")]
-    dead: bool,
     /// Only print how many deliveries match, and how many of them can be redelivered
     #[arg(long)]
     dry_run: bool,
@@ -55,7 +51,7 @@ pub struct Args {
 const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
-    if args.ids.is_empty() && !args.dead && args.selection.is_empty() {
+    if args.ids.is_empty() && args.selection.is_empty() {
         return Err(CommandError::Usage(NOTHING_SELECTED.into()));
     }
     let admin = args.gateway.admin()?;
@@ -81,11 +77,6 @@ fn parse_pace(text: &str) -> Result<f64, String> {
 
 fn redeliver_matching(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
     let filter = args.selection.filter();
-    let state = if args.dead {
-        Some(DeliveryState::Dead)
-    } else {
-        filter.state
-    };
     let optional = [
         (
             "webhook_id",
@@ -94,7 +85,7 @@ fn redeliver_matching(args: &Args, admin: &AdminClient) -> Result<ExitCode, Comm
                 .as_deref()
                 .map(|route| json!(webhook_id(route))),
         ),
-        ("status", state.map(|state| json!(state.as_str()))),
+        ("status", filter.state.map(|state| json!(state.as_str()))),
         ("event_type", filter.event_type.map(Into::into)),
         ("event_id", filter.event_id.map(Into::into)),
         ("since", filter.since.map(|at| json!(at))),

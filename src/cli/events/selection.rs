@@ -12,8 +12,11 @@ pub(super) struct Selection {
     #[arg(long, value_name = "NAME")]
     pub route: Option<String>,
     /// Only deliveries with this status
-    #[arg(long, value_name = "STATUS", value_parser = input::delivery_status())]
+    #[arg(long, alias = "state", value_name = "STATUS", value_parser = input::delivery_status())]
     pub status: Option<String>,
+    /// Same as --status dead
+    #[arg(long, conflicts_with = "status")]
+    pub dead: bool,
     /// Only deliveries of this event
     #[arg(long, value_name = "ID")]
     pub event_id: Option<String>,
@@ -36,9 +39,14 @@ impl Selection {
 
     /// Returns the conditions as a filter of the store.
     pub(super) fn filter(&self) -> DeliveryFilter {
+        let state = if self.dead {
+            Some(DeliveryState::Dead)
+        } else {
+            self.status.as_deref().and_then(DeliveryState::parse)
+        };
         DeliveryFilter {
             route: self.route.clone(),
-            state: self.status.as_deref().and_then(DeliveryState::parse),
+            state,
             event_type: self.event_type.clone(),
             event_id: self.event_id.clone(),
             since: self.since,

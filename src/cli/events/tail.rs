@@ -28,8 +28,11 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
     /// Only deliveries with this status
-    #[arg(long, value_name = "STATUS", value_parser = input::delivery_status())]
+    #[arg(long, alias = "state", value_name = "STATUS", value_parser = input::delivery_status())]
     status: Option<String>,
+    /// Same as --status dead
+    #[arg(long, conflicts_with = "status")]
+    dead: bool,
     /// Start after this delivery, by number or ID; 0 lists all that are kept [default: only new
     /// deliveries]
     #[arg(long, value_name = "N")]
@@ -37,6 +40,9 @@ pub struct Args {
     /// Print one JSON object per delivery, without the event
     #[arg(long)]
     pub(super) json: bool,
+    /// Has no effect: the command follows anyway
+    #[arg(long, short, hide = true)]
+    follow: bool,
 }
 
 /// The number of deliveries with the wanted status that each poll reads again: a delivery may reach
@@ -63,7 +69,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
 
 impl Tail {
     fn new(args: &Args) -> Result<Self, CommandError> {
-        let state = args.status.as_deref().and_then(DeliveryState::parse);
+        let state = if args.dead {
+            Some(DeliveryState::Dead)
+        } else {
+            args.status.as_deref().and_then(DeliveryState::parse)
+        };
         let rechecked = if state.is_some() { RECHECKED } else { 0 };
         let tracker = match args.since {
             Some(DeliveryId(number)) => DeliveryTracker::since(number, rechecked),

@@ -28,6 +28,9 @@ pub struct Args {
     /// Print one JSON object per request
     #[arg(long)]
     pub(super) json: bool,
+    /// Has no effect: the command follows anyway
+    #[arg(long, short, hide = true)]
+    follow: bool,
 }
 
 /// The requests that each poll reads: all that the API returns at once.
@@ -93,7 +96,7 @@ fn line(request: &Rejection) -> String {
         request.status.to_string(),
         kind(request),
         request.route.clone().unwrap_or_else(|| "-".into()),
-        format!("{} {}", request.method, request.path),
+        super::request(request),
     ];
     parts.extend(request.event_type.clone());
     parts.extend(request.event_id.clone());

@@ -102,7 +102,8 @@ impl Gateway {
         };
         exchange.log_line.attempt = Some(claim.attempt());
         let started_at = self.clock.wall();
-        let attempt = self.forward(exchange, matched, request, Some(claim), deadline);
+        let times = (started_at, deadline);
+        let attempt = self.forward(exchange, matched, request, Some(claim), times);
         let attempt = match attempt.await {
             Ok(attempt) => attempt,
             Err(error) => {
@@ -112,9 +113,7 @@ impl Gateway {
         };
         let outcome = claim_outcome(route, claim.attempt(), &attempt.end, &self.clock);
         let keeps_body = retains_payload(route, request, outcome);
-        let record = attempt.to_record(started_at, request, &route.upstream, keeps_body);
-        route.upstream.remember_failure(&record);
-        let record = Some(record);
+        let record = Some(attempt.to_record(started_at, request, &route.upstream, keeps_body));
         if let ClaimOutcome::Stored { .. } = outcome {
             return self.store(route, claimed, outcome, record).await;
         }

@@ -18,7 +18,7 @@ use crate::gateway::route_snapshot::MatchedRoute;
 use crate::gateway::verified_requests::CountedRequest;
 use crate::log::RequestLine;
 use crate::route::Route;
-use crate::signature::SignatureError;
+use crate::signature::{SignatureError, Unverified};
 
 /// The time in which the response to a request without a route must be written, counted from the
 /// first byte of its head.
@@ -51,6 +51,8 @@ pub(in crate::gateway) struct Exchange<'s> {
     /// The whole body of a request that was rejected after it was read, until the rejection is
     /// recorded.
     pub(super) rejected_body: Option<Bytes>,
+    /// The body that did not verify and was let pass, until that is recorded.
+    pub(super) let_pass: Option<Unverified>,
     /// The log line, filled in as its fields become known.
     pub(super) log_line: RequestLine,
 }
@@ -95,6 +97,7 @@ impl<'s> Exchange<'s> {
             forwarded: Forwarded::direct(peer),
             counted_unverified: false,
             rejected_body: None,
+            let_pass: None,
             log_line: RequestLine {
                 peer: Some(peer),
                 ..RequestLine::default()

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use jiff::Timestamp;
+
 use super::exchange::Exchange;
 use crate::delivery::OutboundRequest;
 use crate::gateway::Gateway;
@@ -12,8 +14,8 @@ use crate::store::StoreError;
 use crate::upstream::{AttemptEnd, AttemptReport};
 
 impl Gateway {
-    /// Sends `request` to the route's upstream and reads the response, ending by `deadline`. The
-    /// caller holds the permit of the route's concurrency, and settles `claim`.
+    /// Sends `request` to the route's upstream and reads the response, from now and ending by the
+    /// deadline. The caller holds the permit of the route's concurrency, and settles `claim`.
     ///
     /// # Errors
     /// When the start of a claimed attempt could not be recorded. Nothing has been sent then.
@@ -23,7 +25,7 @@ impl Gateway {
         matched: MatchedRoute<'_>,
         request: &OutboundRequest,
         claim: Option<&mut Claim>,
-        deadline: Instant,
+        (started_at, deadline): (Timestamp, Instant),
     ) -> Result<AttemptReport, StoreError> {
         let upstream = &matched.route.upstream;
         let report = match self.client.connect(upstream, deadline).await {
@@ -41,6 +43,12 @@ impl Gateway {
                     .await
             }
         };
+        if let (Some(cause), Some(sender)) = (report.cause, &matched.activity.sender) {
+            sender
+                .history
+                .failed_attempts
+                .record(report.to_failed_attempt(cause, started_at, upstream));
+        }
         matched.metrics.record_attempt(
             report.metric_result(),
             report.cause,

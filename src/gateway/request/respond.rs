@@ -19,6 +19,7 @@ use crate::gateway::listener::wait::shutdown_wait;
 use crate::gateway::response::{Outcome, Response};
 use crate::limits::Reservation;
 use crate::outcome::Code;
+use crate::signature::Unverified;
 
 /// The characters of a path or a method that are logged at most.
 const LOGGED_CHARACTERS_MAX: usize = 256;
@@ -46,10 +47,22 @@ impl Gateway {
         let requests = exchange
             .matched
             .map_or(&self.metrics.unmatched, |matched| &matched.metrics.requests);
+        if let Some(matched) = exchange.matched.filter(|_| code.is_rejection()) {
+            self.enter_rejection(exchange, matched.activity, code);
+        }
         // Counted before the response leaves, so that its reader finds it counted.
         requests.count_response(code, status);
-        if code.is_listed() {
-            self.record_rejection(exchange, RejectionKind { code, reason }, status);
+        // A request that was let pass may have been rejected for another reason since.
+        let let_pass = exchange.let_pass.take().filter(|_| !code.is_rejection());
+        if let Some(unverified) = let_pass {
+            self.record_let_pass(exchange, &unverified, status);
+        } else if code.is_listed() {
+            let kind = RejectionKind {
+                code,
+                reason,
+                let_pass: false,
+            };
+            self.record_rejection(exchange, kind, status);
         }
         let written = match response {
             Ok(response) => {
@@ -96,6 +109,34 @@ impl Gateway {
         self.log_sampler.admit(route, kind, Instant::now())
     }
 
+    /// Enters a rejection with its time, so that what is counted is known to have begun then.
+    fn enter_rejection(&self, exchange: &Exchange<'_>, activity: &RouteActivity, code: Code) {
+        let is_familiar = activity
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.clients.knows(exchange.holder()));
+        activity
+            .rejections
+            .enter(code, self.clock.wall(), is_familiar);
+    }
+
+    /// Records a request that did not verify and was let pass, as verification would have rejected
+    /// it. `status` is what its sender gets.
+    fn record_let_pass(
+        &self,
+        exchange: &mut Exchange<'_>,
+        unverified: &Unverified,
+        status: StatusCode,
+    ) {
+        exchange.rejected_body = Some(unverified.body().clone());
+        let kind = RejectionKind {
+            code: Code::InvalidSignature,
+            reason: Some(unverified.failure().label()),
+            let_pass: true,
+        };
+        self.record_rejection(exchange, kind, status);
+    }
+
     /// Records a request that was not delivered in the activity of its route, or of requests
     /// without a route. Captures and explains it, if its whole body is known and its route wants
     /// that.
@@ -138,6 +179,7 @@ impl Gateway {
                 activity: Arc::clone(activity),
                 id,
                 received_at: exchange.received_at,
+                let_pass: kind.let_pass,
                 request: Request {
                     target: Some(target(head).into_owned()),
                     headers: head.headers.clone(),

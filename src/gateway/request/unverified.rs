@@ -51,9 +51,9 @@ impl Gateway {
     ) -> Result<Outcome, Rejection> {
         matched.route.admission.count()?;
         let _permit = matched.route.admission.try_acquire()?;
-        let deadline = exchange.deadline(matched.route);
+        let times = (self.clock.wall(), exchange.deadline(matched.route));
         let attempt = self
-            .forward(exchange, matched, request, None, deadline)
+            .forward(exchange, matched, request, None, times)
             .await?;
         outcome_of(attempt.end)
     }

@@ -53,7 +53,9 @@ impl Gateway {
                 Err(unverified) => {
                     exchange.count_unverified(matched, unverified.failure())?;
                     metrics.count_signature_check(unverified.failure().into(), now);
-                    return Ok(super::unverified::check(exchange, route, &unverified));
+                    let checked = super::unverified::check(exchange, route, &unverified);
+                    exchange.let_pass = Some(unverified);
+                    return Ok(checked);
                 }
             },
         };
@@ -67,6 +69,9 @@ impl Gateway {
             }
         };
         metrics.count_signature_check(SignatureCheck::Ok(verified.secret()), now);
+        if let Some(sender) = &matched.activity.sender {
+            sender.clients.remember(exchange.holder());
+        }
         exchange.log_line.secret = Some(Arc::clone(verified.secret()));
         exchange.log_line.secrets_tried = None;
         match handshake::find_in_body(route, &verified) {

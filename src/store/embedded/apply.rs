@@ -8,13 +8,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::shared::Shared;
 use super::{
-    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId,
-    DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult, RowId,
-    Settlement, StoreRoute,
+    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange,
+    DeliveryId, DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult,
+    RowId, Settlement, StoreRoute,
 };
 use crate::store::delivery_state::{
     CountChanges, Progress, StateReason, StoreTime, StoredDelivery,
 };
+use crate::store::domain::{CREATION_KEPT, CREATIONS_MAX};
 use crate::store::uptime::Uptime;
 
 /// The next row numbers, and the IDs of the routes.
@@ -399,6 +400,7 @@ impl<'t> BatchWriter<'t> {
 
     /// Deletes up to `limit` ledger rows before `first`. Returns their number.
     pub(super) fn sweep_ledger(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
+        self.forget_expired_creations()?;
         self.cursor.next_row.retain(|bucket, _| *bucket >= first);
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM ledger WHERE row_id IN (SELECT row_id FROM ledger WHERE row_id < ?1
@@ -457,6 +459,35 @@ impl<'t> BatchWriter<'t> {
                 .execute([name]),
         }
         .map(drop)
+    }
+
+    /// Remembers a creation, and forgets those that are too old or too many.
+    pub(super) fn remember_creation(
+        &mut self,
+        name: &str,
+        definition: &str,
+        creation: &CreationKey,
+    ) -> rusqlite::Result<()> {
+        let CreationKey { key, request } = creation;
+        let ends = self.time.now.after(CREATION_KEPT);
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO creations VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![key, request, name, definition, ends.0])?;
+        self.forget_expired_creations()?;
+        self.connection
+            .prepare_cached(
+                "DELETE FROM creations WHERE key IN
+                 (SELECT key FROM creations ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([CREATIONS_MAX])
+            .map(drop)
+    }
+
+    fn forget_expired_creations(&mut self) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM creations WHERE ends_ms <= ?1")?
+            .execute([self.time.now.0])
+            .map(drop)
     }
 
     pub(super) fn update_routes(&mut self, routes: &[StoreRoute]) -> rusqlite::Result<()> {
