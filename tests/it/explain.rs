@@ -273,7 +273,7 @@ fn missing_header_is_not_blamed_on_secrets() {
         1,
         &[
             "the header X-VPN-Signature is missing (missing)",
-            "stripe-signature, in which `stripe` signs",
+            "the request has `stripe-signature`, in which `stripe` signs",
             "what to do: Send this request to a route whose `provider` is `stripe`",
         ],
     );
