@@ -129,7 +129,9 @@ impl App {
         self.tls_listeners.replace_settings(config.listen);
         self.admin_listener
             .replace_tokens(start::access(&config.admin));
-        self.store.apply_settings(config.store);
+        if !self.store.apply_settings(config.store) {
+            tracing::warn!("another store takes effect after a restart");
+        }
         log::apply(config.log);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
