@@ -35,7 +35,7 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     };
     let mut parts = vec![state.to_owned()];
     if refuses {
-        parts.push(refused(route, now).unwrap_or_else(|| "senders get 503".into()));
+        parts.push(refused(route, now));
     }
     parts.extend(waiting(route, now));
     if parts.len() == 1 {
@@ -54,7 +54,7 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         (false, _) => "Senders get 503 until it is active again.",
     };
     let problem = Problem {
-        at_risk: if refuses && route.refused.count + route.undelivered.events > 0 {
+        at_risk: if refuses && refused_requests(route).events > 0 {
             refused_requests(route)
         } else {
             waiting_events(route, now)
@@ -82,10 +82,11 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
 /// Returns how bad it is that senders are refused: it gets worse while their provider retries less
 /// and less.
 fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
-    let half = refused_requests(route)
+    let at_risk = refused_requests(route);
+    let half = at_risk
         .oldest
         .and_then(|oldest| later(oldest, route.provider_horizon / 2));
-    if route.refused.count < MIN_COUNT {
+    if at_risk.events < MIN_COUNT {
         Severity::Notice
     } else if half.is_some_and(|half| half <= now) {
         Severity::Critical
@@ -94,22 +95,23 @@ fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
     }
 }
 
-/// Says how many requests got 503, and until when their provider retries them.
-fn refused(route: &RouteFacts, now: Timestamp) -> Option<String> {
-    let since = route.refused.since?;
-    let failed = match route.undelivered.events {
-        0 => String::new(),
-        events => format!("; {} failed before", words::events(events)),
-    };
-    let at_risk = refused_requests(route);
-    let gives_up = at_risk.gives_up_at.map_or_else(String::new, |at| {
-        format!("; the provider gives up at {}", words::time(at, now))
-    });
-    Some(format!(
-        "senders get 503, {} since {}{failed}{gives_up}",
-        words::requests(route.refused.count),
-        words::time(since, now)
-    ))
+/// Says what senders get, and until when their provider retries it.
+fn refused(route: &RouteFacts, now: Timestamp) -> String {
+    let mut text = String::from("senders get 503");
+    if let Some(since) = route.refused.since {
+        let requests = words::requests(route.refused.count);
+        text += &format!(", {requests} since {}", words::time(since, now));
+    }
+    if route.undelivered.events > 0 {
+        text += &format!(
+            "; {} failed before",
+            words::events(route.undelivered.events)
+        );
+    }
+    if let Some(at) = refused_requests(route).gives_up_at {
+        text += &format!("; the provider gives up at {}", words::time(at, now));
+    }
+    text
 }
 
 /// Returns what is at risk while senders are refused, with the events that failed before.
@@ -126,10 +128,12 @@ fn refused_requests(route: &RouteFacts) -> AtRisk {
 fn off_line(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     let reason = route.off_line.as_ref()?;
     let mut parts = vec![format!("off line: {reason}")];
-    parts.extend(refused(route, now));
+    if refused_requests(route).events > 0 {
+        parts.push(refused(route, now));
+    }
     parts.extend(waiting(route, now));
     Some(Problem {
-        at_risk: if route.refused.count > 0 {
+        at_risk: if refused_requests(route).events > 0 {
             refused_requests(route)
         } else {
             waiting_events(route, now)

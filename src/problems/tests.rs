@@ -143,6 +143,12 @@ fn last_failure(cause: Cause, status: Option<u16>, address: Option<&str>) -> Las
     }
 }
 
+/// Returns why this problem is over, given the present facts of its route.
+fn ended_by(problem: &Problem, route: &RouteFacts) -> EndReason {
+    let routes = std::slice::from_ref(route);
+    ending(problem, &list(routes), routes).reason
+}
+
 fn list(routes: &[RouteFacts]) -> Vec<Problem> {
     problems(&GatewayFacts::default(), routes, at(NOW))
 }
@@ -422,7 +428,7 @@ fn wrong_secret_is_critical() {
         last_success: Some(at("2026-06-01T16:00:00Z")),
         ..base()
     };
-    for facts in [familiar, missing, silent, explained, restarted] {
+    for facts in vec![familiar, missing, silent, explained, restarted] {
         assert_eq!(severity(facts), Severity::Critical);
     }
     let new = RouteFacts {
@@ -617,12 +623,12 @@ fn listed_time_is_kept_in_the_words() {
 #[test]
 fn end_needs_a_success_to_be_a_recovery() {
     let failing = only(billing());
-    let end = |route: RouteFacts| ending(&failing, &list(&[route.clone()]), &[route]).reason;
+    let end = |route: RouteFacts| ended_by(&failing, &route);
     let over = || RouteFacts {
         failing: None,
         ..route("billing", true)
     };
-    let cases = [
+    let cases = vec![
         (
             RouteFacts {
                 attempt_succeeded: true,
@@ -661,7 +667,7 @@ fn end_needs_a_success_to_be_a_recovery() {
         assert_eq!(end(facts), reason, "case {number}");
     }
     let rejected = only(shopify());
-    let end = |route: RouteFacts| ending(&rejected, &list(&[route.clone()]), &[route]).reason;
+    let end = |route: RouteFacts| ended_by(&rejected, &route);
     let quiet = || route("shopify-orders", false);
     assert_eq!(end(quiet()), EndReason::NoEvents);
     let verified = RouteFacts {

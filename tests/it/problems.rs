@@ -431,7 +431,7 @@ async fn changed_refusal_is_one_problem() {
     let yaml = setup.yaml();
     let first = refused(
         yaml.replace("vpn-enterprise\n", "vpn-enterprize\n"),
-        "enterprize",
+        "unknown provider",
     )
     .await;
     let second = refused(yaml.replace("upstream:", "upstraem:"), "upstraem").await;
