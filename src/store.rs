@@ -168,17 +168,10 @@ impl Store {
     }
 
     /// Applies the part of newly loaded settings that needs no restart: the user, the password and
-    /// the certificates of a shared store's database.
+    /// the certificates of a shared store's database. Another store changes nothing.
     pub fn apply_settings(&self, settings: Settings) {
-        let is_same = match (&self.engine, settings) {
-            (Engine::Shared(store), Settings::Shared(settings)) => {
-                store.replace_database(settings.database)
-            }
-            (Engine::Embedded(_), Settings::Embedded(_)) => true,
-            _ => false,
-        };
-        if !is_same {
-            tracing::warn!("another store takes effect after a restart");
+        if let (Engine::Shared(store), Settings::Shared(settings)) = (&self.engine, settings) {
+            store.replace_database(settings.database);
         }
     }
 

@@ -74,12 +74,12 @@ pub(crate) struct WebhookLimits {
 pub(crate) struct Registry {
     publisher: Box<dyn RoutePublisher>,
     store: Store,
-    limits: WebhookLimits,
     state: Mutex<State>,
     active: watch::Sender<Arc<[ActiveRoute]>>,
 }
 
 struct State {
+    limits: WebhookLimits,
     file: Vec<Arc<Route>>,
     /// The time at which the file was last loaded.
     file_loaded_at: Timestamp,
@@ -114,6 +114,7 @@ impl Registry {
         limits: WebhookLimits,
     ) -> Result<Self, StoreError> {
         let state = State {
+            limits,
             file: file.into_iter().map(Arc::new).collect(),
             file_loaded_at: Timestamp::now(),
             stored: StoredWebhooks::read(&store).await?,
@@ -121,7 +122,6 @@ impl Registry {
         let registry = Self {
             publisher,
             store,
-            limits,
             state: Mutex::new(state),
             active: watch::Sender::new(Arc::from([])),
         };
@@ -146,9 +146,18 @@ impl Registry {
         self.active.borrow().clone()
     }
 
-    /// Replaces the routes of the file. They have precedence over those made over the API.
-    pub(crate) async fn replace_file(&self, routes: Vec<Route>) {
+    /// Replaces the routes of the file, which have precedence over those made over the API, and the
+    /// limits on the latter. Calls `prepare` when nothing else can be published any more before
+    /// these routes are.
+    pub(crate) async fn replace_file(
+        &self,
+        routes: Vec<Route>,
+        limits: WebhookLimits,
+        prepare: impl FnOnce(),
+    ) {
         let mut state = self.state.lock().await;
+        prepare();
+        state.limits = limits;
         state.file = routes.into_iter().map(Arc::new).collect();
         state.file_loaded_at = Timestamp::now();
         self.activate(&state);
@@ -162,7 +171,7 @@ impl Registry {
     pub(crate) async fn create(&self, new: NewWebhook) -> Result<ActiveRoute, WebhookError> {
         let (name, definition) = new.define().map_err(WebhookError::Invalid)?;
         let mut state = self.state.lock().await;
-        let most = self.limits.count;
+        let most = state.limits.count;
         self.put(&mut state, name.into(), |state| {
             if state.stored.count() >= most {
                 return Err(WebhookError::TooMany(most));
@@ -233,8 +242,8 @@ impl Registry {
         name: &Arc<str>,
         definition: Definition,
     ) -> Result<Option<ActiveRoute>, WebhookError> {
-        if let Some(problem) = check_url(&definition.url, self.limits.allowed_upstreams.as_deref())
-        {
+        let allowed = state.limits.allowed_upstreams.as_deref();
+        if let Some(problem) = check_url(&definition.url, allowed) {
             return Err(WebhookError::Invalid(vec![problem]));
         }
         let route = definition.compile(name).map_err(WebhookError::Invalid)?;

@@ -264,6 +264,17 @@ impl Compiler<'_> {
                 true
             }
             (_, SecretError::Unchecked) => true,
+            (_, SecretError::Unreadable(span, problem)) => {
+                self.report(
+                    Diagnostic::error(span, problem).help(if self.sources.strict_start {
+                        "with `strict_start`, a start and a reload fail until the file is there"
+                    } else {
+                        "a start would serve the other routes, with this one off line; with \
+                         `strict_start: true` it would fail"
+                    }),
+                );
+                false
+            }
             (_, error) => {
                 self.report_secret(error);
                 false
