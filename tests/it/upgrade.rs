@@ -323,12 +323,18 @@ async fn upgrade_keeps_added_listener() {
     gateway.rewrite(Setup::from(Route::to(&upstream)).with("listen", two));
     let answer = gateway.admin_post("/reload", &serde_json::json!({})).await;
     assert_eq!(answer.status, 200);
-    let listening = gateway
-        .lines()
-        .into_iter()
-        .filter(|line| line["message"] == "listening" && line["listener"] == "data");
-    let added = listening.last().expect("a new listener")["address"].clone();
-    let added = added.as_str().and_then(|text| text.parse().ok());
+    let mut added = None;
+    eventually("the new listener is logged", async || {
+        let lines = gateway.lines().into_iter();
+        let mut data = lines
+            .filter(|line| line["message"] == "listening" && line["listener"] == "data")
+            .skip(1);
+        added = data.next().map(|line| line["address"].clone());
+        added.is_some()
+    })
+    .await;
+    let added = added.as_ref().and_then(serde_json::Value::as_str);
+    let added = added.and_then(|text| text.parse().ok());
     let added: std::net::SocketAddr = added.expect("an address");
     installed.upgrade().await;
     for (id, address) in [("evt_1", gateway.public_address()), ("evt_2", added)] {

@@ -438,12 +438,12 @@ impl Compiler<'_> {
 
     /// Returns the content of a secret's file, or the last one if it cannot be read any more.
     fn secret_file(&self, path: &Located<String>) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-        let UnreadableSecret::Tolerate(kept) = self.sources.unreadable else {
-            let content = self.read_file(path);
-            return content.map_err(|problem| SecretError::Unreadable(path.span, problem));
-        };
         let at = self.sources.path(path);
-        let content = match (self.read_file(path), kept.get(&at)) {
+        let kept = match self.sources.unreadable {
+            UnreadableSecret::Tolerate(kept) => kept.get(&at),
+            UnreadableSecret::Refuse | UnreadableSecret::Unchecked => None,
+        };
+        let content = match (self.read_file(path), kept) {
             (Ok(content), _) => content,
             (Err(problem), None) => return Err(SecretError::Unreadable(path.span, problem)),
             (Err(problem), Some(last)) => {
