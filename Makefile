@@ -1,4 +1,4 @@
-.PHONY: demo test check deny advisories dist image release-check fuzz fuzz-coverage attack cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
+.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
@@ -48,6 +48,10 @@ image:
 RELEASE_CHECK ?=
 release-check:
 	@HOOKSTILE_BIN=$(DIST_BIN) scripts/release-check $(RELEASE_CHECK)
+
+# Compiles for macOS, as far as that works here; some 6 minutes.
+macos:
+	@scripts/check-macos
 
 # Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz. What is found is kept in fuzz/corpus.
 FUZZ_SECONDS ?= 60

@@ -8,10 +8,11 @@
 //!   read and write JSON.
 //! * `shape` is the JSON of responses.
 //! * `operations` is everything that an operator can do.
-//! * `parameters`, `query`, `audit`, `state` and `error` are what all of these share.
+//! * `parameters`, `conditions`, `query`, `audit`, `state` and `error` are what all of these share.
 
 mod audit;
 mod auth;
+mod conditions;
 mod dashboard;
 mod error;
 mod graphql;

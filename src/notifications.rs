@@ -1,16 +1,14 @@
 //! Notifications of problems: requests to an endpoint of the operator's, signed by the Standard
 //! Webhooks scheme.
 //!
-//! Owns the request, its retries and their bounds. All of it is in memory: the store may be the
-//! problem. Which problem begins and ends is decided in `problems`.
+//! Owns the request, and the pauses between attempts. Which problem has lasted is decided in
+//! `problems`; what is still to be sent is remembered where the store is known.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
@@ -41,25 +39,17 @@ pub(crate) struct Notification {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotificationKind {
+    /// A problem has begun, or has become worse.
     Began,
     Ended,
 }
 
-/// The way to the task that sends notifications.
-pub(crate) struct Notifier(mpsc::Sender<Notification>);
-
-/// The notifications that wait while the endpoint fails: about 1 KiB each.
-const WAITING_MAX: usize = 256;
-
 /// The time for one attempt, connecting included.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause after the first failed attempt, and the longest one. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// The time after which a notification is given up, since the next ones wait for it.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
 
 impl Settings {
     /// Returns the times of the tracker.
@@ -81,43 +71,24 @@ impl NotificationKind {
     }
 }
 
-impl Notifier {
-    /// Starts the task that sends. It ends when the notifier is dropped.
-    pub(crate) fn start(settings: Settings) -> Self {
-        let (sender, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(send_all(Arc::new(Endpoint::new(settings)), waiting));
-        Self(sender)
-    }
-
-    /// Sends a notification after those before it. Never waits.
-    pub(crate) fn send(&self, notification: Notification) {
-        if let Err(error) = self.0.try_send(notification) {
-            let dropped = error.into_inner();
-            tracing::warn!(
-                event_type = dropped.kind.as_str(),
-                "notification dropped: {WAITING_MAX} wait for the endpoint of `notify` already"
-            );
-        }
-    }
-}
-
 /// The names and values of the headers that sign a request.
 type SignatureHeaders = Vec<(String, String)>;
 
 /// The endpoint, with the client that sends to it.
-struct Endpoint {
-    settings: Settings,
+pub(crate) struct Endpoint {
+    client: Arc<Client>,
+    /// The pause after the next failure.
+    pause: Duration,
+}
+
+struct Client {
+    url: String,
+    secret: Secret,
     agent: Agent,
 }
 
-async fn send_all(endpoint: Arc<Endpoint>, mut waiting: mpsc::Receiver<Notification>) {
-    while let Some(notification) = waiting.recv().await {
-        endpoint.deliver(Arc::new(notification)).await;
-    }
-}
-
 impl Endpoint {
-    fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         let config = Agent::config_builder()
             .proxy(None)
             .max_redirects(0)
@@ -133,47 +104,46 @@ impl Endpoint {
             )
             .build();
         Self {
-            settings,
-            agent: config.into(),
+            client: Arc::new(Client {
+                url: settings.url,
+                secret: settings.secret,
+                agent: config.into(),
+            }),
+            pause: FIRST_PAUSE,
         }
     }
 
-    /// Sends a notification until it is accepted, or given up.
-    async fn deliver(self: &Arc<Self>, notification: Arc<Notification>) {
-        let began = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let (endpoint, sent) = (Arc::clone(self), Arc::clone(&notification));
-            let attempt = tokio::task::spawn_blocking(move || endpoint.attempt(&sent));
-            let error = match attempt.await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                // The process ends.
-                Err(_) => return,
-            };
-            let event_type = notification.kind.as_str();
-            if began.elapsed() + pause > GIVE_UP_AFTER {
-                tracing::error!(event_type, error, "notification given up");
-                return;
-            }
-            if pause == FIRST_PAUSE {
-                tracing::warn!(
-                    event_type,
-                    error,
-                    "notification not accepted; it is sent again for an hour"
-                );
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+    /// Makes one attempt to send a notification. Returns the pause before the next one if it is not
+    /// accepted.
+    pub(crate) async fn send(&mut self, notification: Notification) -> Result<(), Duration> {
+        let (client, event_type) = (Arc::clone(&self.client), notification.kind.as_str());
+        let attempt = tokio::task::spawn_blocking(move || client.attempt(&notification));
+        // A task that cannot be joined ends with the process.
+        let attempted = attempt.await.unwrap_or_else(|error| Err(error.to_string()));
+        let Err(error) = attempted else {
+            self.pause = FIRST_PAUSE;
+            return Ok(());
+        };
+        if self.pause == FIRST_PAUSE {
+            tracing::warn!(
+                event_type,
+                error,
+                "notification not accepted; it is sent again"
+            );
         }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Err(pause)
     }
+}
 
+impl Client {
     /// Makes one attempt. Blocks.
     fn attempt(&self, notification: &Notification) -> Result<(), String> {
         let (body, headers) = self.sign(notification, Timestamp::now())?;
         let mut request = self
             .agent
-            .post(&self.settings.url)
+            .post(&self.url)
             .header("content-type", "application/json");
         for (name, value) in &headers {
             request = request.header(name, value);
@@ -200,7 +170,7 @@ impl Endpoint {
         });
         let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
         let signed = presets::standard_webhooks()
-            .sign(&self.settings.secret, &body, now, Some(&notification.id))
+            .sign(&self.secret, &body, now, Some(&notification.id))
             .map_err(|error| error.to_string())?;
         let headers = signed
             .iter()

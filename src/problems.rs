@@ -23,7 +23,7 @@ use crate::activity::{MINUTES, MinuteBucket, RefusedRequests, RejectionKind};
 use crate::cause::Cause;
 
 pub(crate) use ending::{EndReason, Ending, ending};
-pub(crate) use tracker::{Delays, ProblemChange, ProblemTracker};
+pub(crate) use tracker::{Delays, ProblemChange, ProblemTracker, SeriousProblem};
 
 /// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -54,7 +54,7 @@ impl Secret {
 
 /// The SHA-256 digest of a secret. Comparing digests takes the same time for every presented value,
 /// whatever its length.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretDigest(CtOutput<Sha256>);
 
 impl SecretDigest {

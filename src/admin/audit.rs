@@ -91,6 +91,11 @@ impl Operator {
         self.0.audit(operation, subject, outcome);
         result
     }
+
+    /// Writes to the audit log that the answer to an earlier request was repeated.
+    pub(super) fn audit_repeated(self, operation: &'static str, subject: &str) {
+        self.0.audit(operation, subject, "repeated");
+    }
 }
 
 impl AuthMethod {

@@ -23,12 +23,12 @@ use tokio::task::spawn_blocking;
 
 use super::audit::{AuthMethod, Caller, Operator, Role};
 use super::error::ApiError;
+use super::http::MERGE_PATCH;
 use super::listen::Place;
 use super::peer_owner;
-use crate::secret::SecretDigest;
 use crate::signature::NamedSecret;
 use failed_logins::FailedLogins;
-use session::Sessions;
+use session::{LoginToken, Sessions};
 
 /// The duration of a login, unless its token expires earlier.
 pub(super) use session::DURATION as SESSION_DURATION;
@@ -71,28 +71,38 @@ pub(super) struct Authenticator {
     failed_logins: FailedLogins,
 }
 
+/// An accepted token, with the rights that it gives.
 struct Token {
-    digest: SecretDigest,
-    grant: Grant,
-}
-
-/// The rights that a token gives.
-#[derive(Clone, Copy)]
-struct Grant {
-    role: Role,
+    login: LoginToken,
     expires: Option<Timestamp>,
 }
 
 impl Token {
     fn new(token: &NamedSecret, role: Role) -> Self {
         Self {
-            digest: token.secret.digest(),
-            grant: Grant {
+            login: LoginToken {
+                digest: token.secret.digest(),
                 role,
-                expires: token.expires,
             },
+            expires: token.expires,
         }
     }
+
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
+}
+
+/// Finds the token with this text. Compares with every token, so that the time taken does not
+/// depend on which one matches.
+fn find_token<'t>(tokens: &'t [Token], text: &str, now: Timestamp) -> Option<&'t Token> {
+    tokens.iter().fold(None, |found, token| {
+        if token.login.digest.matches(text.as_bytes()) && token.is_valid(now) {
+            Some(token)
+        } else {
+            found
+        }
+    })
 }
 
 /// The addresses of a connection. The local one is specific, even if the listener is bound to all
@@ -207,25 +217,21 @@ impl Authenticator {
         access.is_open() == self.tokens().is_empty()
     }
 
-    /// Replaces the tokens. Ends the logins that were made with one that is gone. Returns `false`,
-    /// and changes nothing, if a token would be needed from now on, or none any more.
+    /// Replaces the tokens. Ends the logins that were made with one that is gone or has another role
+    /// now. Returns `false`, and changes nothing, if a token would be needed from now on, or none any
+    /// more.
     pub(super) fn replace_tokens(&self, access: Access<'_>) -> bool {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         if access.is_open() != tokens.is_empty() {
             return false;
         }
-        for old in &*tokens {
-            let is_kept = access.tokens().any(|(token, role)| {
-                role == old.grant.role && old.digest.matches(token.secret.expose())
-            });
-            if !is_kept {
-                self.sessions.end_all(old.grant.role);
-            }
-        }
         *tokens = access
             .tokens()
             .map(|(token, role)| Token::new(token, role))
             .collect();
+        // Otherwise a token that comes back later would bring its logins back.
+        self.sessions
+            .end_others(|login| tokens.iter().any(|token| token.login == *login));
         true
     }
 
@@ -268,8 +274,8 @@ impl Authenticator {
             .ok_or(ApiError::Unauthorized)?;
         if !method.is_safe() {
             check_origin(headers, &host)?;
-            if !is_plain_delete(method, headers) {
-                check_content_type(headers)?;
+            if !is_plain(method, headers) {
+                check_content_type(method, headers)?;
             }
         }
         Ok(caller)
@@ -293,13 +299,19 @@ impl Authenticator {
         addrs: ConnectionAddrs,
         now: Timestamp,
     ) -> Option<Caller> {
-        let (role, method) = if self.tokens().is_empty() {
+        let tokens = self.tokens();
+        let (role, method) = if tokens.is_empty() {
             (Role::Operator, AuthMethod::Open)
         } else if headers.contains_key(header::AUTHORIZATION) {
-            (self.token(bearer(headers)?, now)?.role, AuthMethod::Token)
+            let token = find_token(&tokens, bearer(headers)?, now)?;
+            (token.login.role, AuthMethod::Token)
         } else {
-            let role = self.sessions.role(cookie(headers)?, now)?;
-            (role, AuthMethod::Login)
+            let login = self.sessions.token(cookie(headers)?, now)?;
+            // The token as it is now: a login ends with it, whatever a reload has changed.
+            tokens
+                .iter()
+                .find(|token| token.login == login && token.is_valid(now))?;
+            (login.role, AuthMethod::Login)
         };
         Some(Caller {
             role,
@@ -317,10 +329,12 @@ impl Authenticator {
         token: &str,
         now: Timestamp,
     ) -> Option<Result<String, getrandom::Error>> {
-        let token = self.token(token, now)?;
+        // Held until the session is there, so that a reload either ends it or comes first.
+        let tokens = self.tokens();
+        let token = find_token(&tokens, token, now)?;
         let end = now.saturating_add(SESSION_DURATION).unwrap_or(now);
         Some(self.sessions.begin(
-            token.role,
+            token.login.clone(),
             token.expires.map_or(end, |expires| end.min(expires)),
         ))
     }
@@ -341,19 +355,6 @@ impl Authenticator {
         if let Some(id) = cookie(headers) {
             self.sessions.end(id);
         }
-    }
-
-    /// Finds the token with this text. Compares with every token, so that the time taken does not
-    /// depend on which one matches.
-    fn token(&self, text: &str, now: Timestamp) -> Option<Grant> {
-        self.tokens().iter().fold(None, |found, token| {
-            let is_valid = token.grant.expires.is_none_or(|end| now < end);
-            if token.digest.matches(text.as_bytes()) && is_valid {
-                Some(token.grant)
-            } else {
-                found
-            }
-        })
     }
 
     /// Returns whether a host is the listener's own. The port is ignored, since it may be
@@ -447,10 +448,10 @@ pub(super) fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), 
     }
 }
 
-/// Returns whether a request is a `DELETE` without a body, from no browser. It needs no content
-/// type: a page of another origin cannot send a `DELETE` without a CORS preflight, and a browser
-/// adds one of these headers.
-fn is_plain_delete(method: &Method, headers: &HeaderMap) -> bool {
+/// Returns whether a request is a `POST` or `DELETE` without a body, from no browser. It needs no
+/// content type. A browser can't be made to send one: it adds `Origin` to every `POST`, a form also
+/// has a content type, and a page of another origin can't send a `DELETE` without a CORS preflight.
+fn is_plain(method: &Method, headers: &HeaderMap) -> bool {
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers
             .get_all(header::CONTENT_LENGTH)
@@ -458,19 +459,24 @@ fn is_plain_delete(method: &Method, headers: &HeaderMap) -> bool {
             .any(|length| length != "0");
     let of_browser =
         |name: &HeaderName| *name == header::ORIGIN || name.as_str().starts_with("sec-fetch-");
-    method == Method::DELETE
+    [Method::POST, Method::DELETE].contains(method)
         && !has_body
         && !headers.contains_key(header::CONTENT_TYPE)
         && !headers.keys().any(of_browser)
 }
 
-/// Checks for JSON. A form can't send this type, so a page of another origin needs a CORS
-/// preflight, which is never granted.
-fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+/// Checks for JSON. A form can't send its types, so a page of another origin needs a CORS preflight,
+/// which is never granted.
+fn check_content_type(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
     let content_type = sole(headers, &header::CONTENT_TYPE).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    let is_patch = *method == Method::PATCH;
+    if essence.eq_ignore_ascii_case("application/json")
+        || (is_patch && essence.eq_ignore_ascii_case(MERGE_PATCH))
+    {
         Ok(())
+    } else if is_patch {
+        Err(ApiError::UnsupportedPatch)
     } else {
         Err(ApiError::UnsupportedMediaType)
     }
@@ -595,6 +601,65 @@ mod tests {
             token: Some(&new),
             ..none
         }));
+    }
+
+    #[test]
+    fn login_ends_with_its_token() {
+        let token = |secret: &str, expires: Option<&str>| NamedSecret {
+            name: "token".into(),
+            secret: Secret::new(secret).unwrap(),
+            expires: expires.map(|end| end.parse().unwrap()),
+        };
+        let access = |token, read_token| Access {
+            token,
+            read_token,
+            hosts: &[],
+        };
+        let (kept, other) = (token(TOKEN, None), token("other", None));
+        let later = token(TOKEN, Some("2026-06-01T00:00:01Z"));
+        let expired = token(TOKEN, Some("2026-06-01T00:00:00Z"));
+        let without_role = access(Some(&other), Some(&kept));
+        for (changed, is_logged_in) in [
+            (access(Some(&kept), None), true),
+            (access(Some(&later), None), true),
+            (access(Some(&expired), None), false),
+            (access(Some(&other), None), false),
+            (access(None, Some(&other)), false),
+            (without_role, false),
+        ] {
+            let authenticator = with_tokens(None);
+            let session = authenticator.log_in(TOKEN, now()).unwrap().unwrap();
+            let is_valid = || {
+                let cookie = format!("{COOKIE}={session}");
+                let headers = [("host", "localhost"), ("cookie", &*cookie)];
+                check(&authenticator, "GET", "/", &headers).is_ok()
+            };
+            assert!(is_valid());
+            assert!(authenticator.replace_tokens(changed));
+            assert_eq!(is_valid(), is_logged_in, "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn token_that_comes_back_revives_no_login() {
+        let authenticator = with_tokens(None);
+        let session = authenticator.log_in(TOKEN, now()).unwrap().unwrap();
+        let [gone, back] = ["other", TOKEN].map(|secret| NamedSecret {
+            name: "token".into(),
+            secret: Secret::new(secret).unwrap(),
+            expires: None,
+        });
+        for token in [&gone, &back] {
+            assert!(authenticator.replace_tokens(Access {
+                token: Some(token),
+                read_token: None,
+                hosts: &[],
+            }));
+        }
+        let cookie = format!("{COOKIE}={session}");
+        let headers = [("host", "localhost"), ("cookie", &*cookie)];
+        let checked = check(&authenticator, "GET", "/", &headers);
+        assert_eq!(checked, Err(ApiError::Unauthorized));
     }
 
     #[test]
@@ -764,28 +829,60 @@ mod tests {
     }
 
     #[test]
-    fn only_a_plain_delete_needs_no_content_type() {
+    fn only_a_plain_request_needs_no_content_type() {
         let authenticator = open();
         let send = |method: &str, headers: &[(&str, &str)]| {
             let headers = [&[("host", "localhost:9180")], headers].concat();
             check(&authenticator, method, "/x", &headers)
         };
-        assert_eq!(send("DELETE", &[]), Ok(()));
-        assert_eq!(send("DELETE", &[("content-length", "0")]), Ok(()));
         let refused = Err(ApiError::UnsupportedMediaType);
-        for header in [
-            ("content-length", "2"),
-            ("transfer-encoding", "chunked"),
-            ("content-type", "text/plain"),
-            ("origin", "http://localhost:9180"),
-            ("sec-fetch-site", "same-origin"),
-            ("sec-fetch-mode", "no-cors"),
+        for method in ["DELETE", "POST"] {
+            assert_eq!(send(method, &[]), Ok(()));
+            assert_eq!(send(method, &[("content-length", "0")]), Ok(()));
+            for header in [
+                ("content-length", "2"),
+                ("transfer-encoding", "chunked"),
+                ("content-type", "text/plain"),
+                ("content-type", ""),
+                ("content-type", "application/x-www-form-urlencoded"),
+                ("content-type", "application/merge-patch+json"),
+                ("origin", "http://localhost:9180"),
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-mode", "no-cors"),
+            ] {
+                let empty = ("content-length", "0");
+                assert_eq!(send(method, &[header]), refused, "{method} {header:?}");
+                if header.0 != empty.0 {
+                    assert_eq!(send(method, &[empty, header]), refused, "{header:?}");
+                }
+            }
+            let foreign = [("origin", "null"), ("content-length", "0")];
+            assert_eq!(send(method, &foreign), Err(ApiError::CrossOrigin));
+        }
+        assert_eq!(send("PUT", &[]), refused);
+        assert_eq!(send("PATCH", &[]), Err(ApiError::UnsupportedPatch));
+    }
+
+    #[test]
+    fn patch_takes_two_types() {
+        let authenticator = open();
+        let send = |method: &str, content_type: &str| {
+            let headers = [("host", "localhost"), ("content-type", content_type)];
+            check(&authenticator, method, "/x", &headers)
+        };
+        for content_type in [
+            "application/json",
+            "application/merge-patch+json",
+            "Application/Merge-Patch+JSON; charset=utf-8",
         ] {
-            assert_eq!(send("DELETE", &[header]), refused, "{header:?}");
+            assert_eq!(send("PATCH", content_type), Ok(()), "{content_type}");
         }
-        for method in ["POST", "PUT", "PATCH"] {
-            assert_eq!(send(method, &[]), refused, "{method}");
+        for content_type in ["application/json-patch+json", "text/plain", ""] {
+            let refused = Err(ApiError::UnsupportedPatch);
+            assert_eq!(send("PATCH", content_type), refused, "{content_type}");
         }
+        let merge_patch = send("PUT", "application/merge-patch+json");
+        assert_eq!(merge_patch, Err(ApiError::UnsupportedMediaType));
     }
 
     #[test]
@@ -801,7 +898,6 @@ mod tests {
         };
         let json = ("content-type", "application/json; charset=utf-8");
         assert_eq!(change(&[json]), Ok(()));
-        assert_eq!(change(&[]), Err(ApiError::UnsupportedMediaType));
         assert_eq!(
             change(&[("content-type", "text/plain")]),
             Err(ApiError::UnsupportedMediaType)

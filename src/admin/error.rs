@@ -23,10 +23,13 @@ pub(super) enum ApiError {
     /// Without a token: the connection is not one of the gateway's own user or of root.
     OtherUser,
     UnsupportedMediaType,
+    /// The same for a `PATCH`, which takes one more type.
+    UnsupportedPatch,
     UnknownPath,
     MethodNotAllowed,
     InvalidParameter(String),
     InvalidBody(String),
+    InvalidHeader(String),
     BodyTooLarge,
     BodyTimeout,
     /// All places for connections are taken by others with a token.
@@ -104,10 +107,14 @@ impl ApiError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::CrossOrigin | Self::ReadOnly | Self::OtherUser => StatusCode::FORBIDDEN,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedMediaType | Self::UnsupportedPatch => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::InvalidParameter(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
+            Self::InvalidParameter(_) | Self::InvalidBody(_) | Self::InvalidHeader(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
@@ -122,11 +129,12 @@ impl ApiError {
             Self::CrossOrigin => "cross_origin",
             Self::ReadOnly => "read_only",
             Self::OtherUser => "other_user",
-            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UnsupportedMediaType | Self::UnsupportedPatch => "unsupported_media_type",
             Self::UnknownPath => "unknown_path",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::InvalidParameter(_) => "invalid_parameter",
             Self::InvalidBody(_) => "invalid_body",
+            Self::InvalidHeader(_) => "invalid_header",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
             Self::Busy => "busy",
@@ -148,9 +156,14 @@ impl ApiError {
                  for others."
             }
             Self::UnsupportedMediaType => "A change needs `Content-Type: application/json`.",
+            Self::UnsupportedPatch => {
+                "A patch needs `Content-Type: application/merge-patch+json` or `application/json`."
+            }
             Self::UnknownPath => "There is nothing at this path.",
             Self::MethodNotAllowed => "This path does not take this method.",
-            Self::InvalidParameter(detail) | Self::InvalidBody(detail) => detail,
+            Self::InvalidParameter(detail)
+            | Self::InvalidBody(detail)
+            | Self::InvalidHeader(detail) => detail,
             Self::BodyTooLarge => "The body is larger than 64 KiB.",
             Self::BodyTimeout => "The body did not arrive in time.",
             Self::Busy => "Too many connections of clients with a token are open.",
@@ -191,9 +204,13 @@ impl OperationError {
             | Self::CannotSign
             | Self::CannotBuildEvent
             | Self::Webhook(
-                WebhookError::InFile | WebhookError::Taken(_) | WebhookError::TooMany(_),
+                WebhookError::InFile
+                | WebhookError::Taken(_)
+                | WebhookError::TooMany(_)
+                | WebhookError::KeyInFlight,
             ) => StatusCode::CONFLICT,
-            Self::Webhook(WebhookError::Invalid(_))
+            Self::Webhook(WebhookError::OtherVersion) => StatusCode::PRECONDITION_FAILED,
+            Self::Webhook(WebhookError::Invalid(_) | WebhookError::KeyReused)
             | Self::PaceTooSlow
             | Self::SameRoute
             | Self::UnknownTarget
@@ -214,6 +231,9 @@ impl OperationError {
             Self::Webhook(WebhookError::Taken(_)) => "taken",
             Self::Webhook(WebhookError::TooMany(_)) => "too_many_webhooks",
             Self::Webhook(WebhookError::Invalid(_)) => "invalid_webhook",
+            Self::Webhook(WebhookError::OtherVersion) => "precondition_failed",
+            Self::Webhook(WebhookError::KeyInFlight) => "idempotency_key_in_flight",
+            Self::Webhook(WebhookError::KeyReused) => "idempotency_key_reused",
             Self::CannotSign => "cannot_sign",
             Self::CannotBuildEvent => "cannot_make_event",
             Self::NotInHeader => "not_in_header",

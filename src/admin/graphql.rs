@@ -37,7 +37,7 @@ use super::shape::problems::{GatewayProblem, Problems};
 use super::shape::removed::{MovedEvents, RemovedRoute};
 use super::shape::webhooks::TestResult;
 use crate::store::DeliveryFilter;
-use crate::webhooks::NewWebhook;
+use crate::webhooks::{Change, NewWebhook, Precondition};
 use bounds::check_bounds;
 use captures::CaptureList;
 use delivery::{Delivery, DeliveryList, DeliveryStatus};
@@ -264,7 +264,7 @@ impl Query {
     #[graphql(complexity = "LIST_COST + child_complexity")]
     async fn problems(&self, context: &Context<'_>) -> Nullable<Vec<GatewayProblem>> {
         field(async {
-            let problems = operations(context).problems().await.map_err(failed)?;
+            let problems = operations(context).problems().await;
             Ok(Problems::new(problems, Timestamp::now()).problems)
         })
         .await
@@ -343,30 +343,42 @@ impl Mutation {
     ) -> Nullable<Webhook> {
         field(async {
             let operator = operator(context)?;
-            let (id, mut given) = webhook.split();
+            let (id, version, mut given) = webhook.split();
             if let Some(id) = id {
+                let (change, precondition) = (Change::Keys(given), Precondition::version(version));
                 let route = operations(context)
-                    .update_webhook(operator, route_name(&id)?, given)
+                    .update_webhook(operator, route_name(&id)?, &change, &precondition)
                     .await;
                 return Ok(route.map_err(failed)?.into());
             }
+            if version.is_some() {
+                let detail = "`version` is that of a webhook to change: give its `id`.";
+                return Err(ApiError::InvalidBody(detail.into()).into());
+            }
             given.provider.get_or_insert_with(|| "orbvpn".into());
-            let (route, definition) = operations(context)
-                .create_webhook(operator, NewWebhook { given })
+            let created = operations(context)
+                .create_webhook(operator, NewWebhook { given }, None)
                 .await
                 .map_err(failed)?;
             // The only response that shows the secret.
-            Ok(Webhook::from(route).with_secret(definition.secret()))
+            Ok(Webhook::from(created.summary).with_secret(created.definition.secret()))
         })
         .await
     }
 
     /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
-    /// same name exists again, or until they are moved to another route.
-    async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<bool> {
+    /// same name exists again, or until they are moved to another route. With a `version`, it is
+    /// removed only if it has that version.
+    async fn delete_webhook(
+        &self,
+        context: &Context<'_>,
+        id: ID,
+        version: Option<String>,
+    ) -> Nullable<bool> {
         field(async {
+            let precondition = Precondition::version(version);
             operations(context)
-                .delete_webhook(operator(context)?, route_name(&id)?)
+                .delete_webhook(operator(context)?, route_name(&id)?, &precondition)
                 .await
                 .map_err(failed)?;
             Ok(true)

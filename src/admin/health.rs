@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -110,6 +111,9 @@ struct Rendered {
     paid_until: Instant,
 }
 
+/// The time for which a rendering waits for the store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
+
 fn removed_queues(routes: &[RemovedRoute]) -> Vec<RemovedQueue> {
     let now = Timestamp::now();
     let age = |at: Timestamp| now.duration_since(at).as_secs_f64().max(0.0);
@@ -139,8 +143,9 @@ impl MetricsPage {
             }
         }
         let at = Instant::now();
-        // The store has logged an error. What is known from before is then shown again.
-        let removed = state.store.removed_routes().await.ok();
+        // While the store fails or hangs, what is known from before is shown again.
+        let removed = timeout(STORE_TIMEOUT, state.store.removed_routes()).await;
+        let removed = removed.ok().and_then(Result::ok);
         let rendered = tokio::task::spawn_blocking(move || {
             state.queue.update_gauges();
             if let Some(removed) = removed {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +21,15 @@ pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// The `Retry-After` of an unavailable store; it may have been reopened by then.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+/// The header that lists the types of a `PATCH` (RFC 5789 §3.1).
+pub(super) const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+
+/// The media type of a JSON Merge Patch.
+pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// The types that a `PATCH` takes.
+const PATCH_TYPES: &str = "application/merge-patch+json, application/json";
 
 /// Parses a body, which must be a JSON object.
 pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
@@ -81,6 +90,9 @@ impl IntoResponse for ApiError {
                 OperationError::Store(_) | OperationError::Webhook(WebhookError::Store(_)),
             ) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+            }
+            Self::UnsupportedPatch => {
+                headers.insert(ACCEPT_PATCH, HeaderValue::from_static(PATCH_TYPES));
             }
             _ => {}
         }

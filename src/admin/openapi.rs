@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use axum::http::header;
 use axum::response::{IntoResponse, Response as HttpResponse};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -44,6 +44,9 @@ const NAMES: [(&str, &str); 4] = [
     ("Webhook_LongStats", "Webhook"),
     ("Webhook_ShortStats", "ListedWebhook"),
 ];
+
+/// The path of the only operation that reads a body and does not need one.
+const BODY_MAY_BE_EMPTY: &str = "/webhooks/{id}/test";
 
 /// The name of the token's security scheme.
 const TOKEN: &str = "token";
@@ -120,6 +123,9 @@ fn build() -> utoipa::openapi::OpenApi {
             new.description(Some("A webhook to create.")).into(),
         );
     }
+    if let Some(RefOr::T(Schema::Object(patch))) = components.schemas.get_mut("WebhookPatch") {
+        patch.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    }
     for schema in components.schemas.values_mut() {
         require_nullable(schema);
     }
@@ -132,6 +138,8 @@ fn build() -> utoipa::openapi::OpenApi {
 
 /// Adds what all operations of a path share: authentication, and error responses.
 fn add_common(path: &str, item: &mut PathItem) {
+    /// The error of a change with another media type.
+    const CHANGE: Option<ApiError> = Some(ApiError::UnsupportedMediaType);
     let mut unknown = None;
     if path.contains("{id}") {
         let (description, pattern, error) = if path.starts_with("/deliveries/") {
@@ -165,42 +173,49 @@ fn add_common(path: &str, item: &mut PathItem) {
         item.parameters = Some(vec![id.build().into()]);
         unknown = Some(ApiError::from(error));
     }
-    for (operation, changes, required) in [
-        (&mut item.get, false, Required::False),
-        (&mut item.post, true, Required::True),
-        (&mut item.put, true, Required::True),
-        (&mut item.delete, true, Required::False),
+    for (operation, media_type) in [
+        (&mut item.get, None),
+        (&mut item.post, CHANGE),
+        (&mut item.put, CHANGE),
+        (&mut item.patch, Some(ApiError::UnsupportedPatch)),
+        (&mut item.delete, CHANGE),
     ] {
         let Some(operation) = operation else { continue };
         operation.security = Some(vec![SecurityRequirement::new(TOKEN, [""; 0])]);
-        let errors = common_errors(operation, changes);
+        let (changes, patches) = (
+            media_type.is_some(),
+            media_type == Some(ApiError::UnsupportedPatch),
+        );
+        if path == BODY_MAY_BE_EMPTY
+            && let Some(RefOr::T(body)) = &mut operation.request_body
+        {
+            body.required = Some(Required::False);
+        }
+        let errors = common_errors(operation, media_type);
         if changes && operation.request_body.is_none() {
-            add_ignored_body(operation, &required);
+            add_ignored_body(operation);
         }
         for error in errors.iter().chain(&unknown) {
             add_error(operation, error);
         }
         for (status, response) in &mut operation.responses.responses {
             if let RefOr::T(response) = response {
-                complete(status, response);
+                complete(status, patches, response);
             }
         }
     }
 }
 
 /// Returns the errors that any operation of this kind can be answered with.
-fn common_errors(operation: &Operation, changes: bool) -> Vec<ApiError> {
+/// `media_type` is that of a change with another media type.
+fn common_errors(operation: &Operation, media_type: Option<ApiError>) -> Vec<ApiError> {
     let mut errors = vec![
         ApiError::Unauthorized,
         ApiError::OtherUser,
         ApiError::Misdirected,
     ];
-    if changes {
-        errors.extend([
-            ApiError::CrossOrigin,
-            ApiError::ReadOnly,
-            ApiError::UnsupportedMediaType,
-        ]);
+    if let Some(media_type) = media_type {
+        errors.extend([ApiError::CrossOrigin, ApiError::ReadOnly, media_type]);
     }
     if operation.request_body.is_some() {
         errors.extend([
@@ -208,10 +223,20 @@ fn common_errors(operation: &Operation, changes: bool) -> Vec<ApiError> {
             ApiError::BodyTooLarge,
         ]);
     }
-    if operation.parameters.is_some() {
+    let parameters = operation.parameters.iter().flatten();
+    let places: Vec<_> = parameters
+        .filter_map(|parameter| match parameter {
+            RefOr::T(parameter) => Some(&parameter.parameter_in),
+            RefOr::Ref(_) => None,
+        })
+        .collect();
+    if places.contains(&&ParameterIn::Query) {
         errors.push(ApiError::InvalidParameter(
             "A parameter is unknown or invalid.".into(),
         ));
+    }
+    if places.contains(&&ParameterIn::Header) {
+        errors.push(ApiError::InvalidHeader("A header is malformed.".into()));
     }
     errors
 }
@@ -230,28 +255,24 @@ fn add_error(operation: &mut Operation, error: &ApiError) {
     }
 }
 
-/// Documents a body that is ignored. Where one is `required`, it is for the content type, which a
-/// form can't send.
-fn add_ignored_body(operation: &mut Operation, required: &Required) {
+/// Documents a body that is ignored.
+fn add_ignored_body(operation: &mut Operation) {
     let any = ContentBuilder::new().schema(Some(Schema::Object(Object::with_type(
         SchemaType::AnyValue,
     ))));
     let body = RequestBodyBuilder::new()
         .content("application/json", any.build())
-        .required(Some(required.clone()));
-    let body = body.description(Some(match required {
-        Required::True => "Ignored, and may be empty; but the content type is required.",
-        Required::False => {
-            "Ignored. A request with a body, or from a browser, needs the content type."
-        }
-    }));
+        .required(Some(Required::False));
+    let body = body.description(Some(
+        "Ignored. A request with a body, or from a browser, needs the content type.",
+    ));
     operation.request_body = Some(body.build().into());
 }
 
 /// Completes a response with what its annotation leaves out: the description, and for an error the
 /// headers and the problem document.
-fn complete(status: &str, response: &mut Response) {
-    if status.starts_with('2') {
+fn complete(status: &str, patches: bool, response: &mut Response) {
+    if status.starts_with('2') || status == "304" {
         if response.description.is_empty() {
             response.description = "Done.".into();
         }
@@ -263,6 +284,7 @@ fn complete(status: &str, response: &mut Response) {
     }
     let header_type = match status {
         "401" => Some(("WWW-Authenticate", Type::String)),
+        "415" if patches => Some(("Accept-Patch", Type::String)),
         "503" => Some(("Retry-After", Type::Integer)),
         _ => None,
     };
@@ -320,6 +342,16 @@ fn add_route_keys(schemas: &mut Value) {
             .expect("an object's schema");
         properties.extend(keys.clone());
     }
+    // A part of a value is not valid by itself, so any value is allowed.
+    let described = keys.into_iter().map(|(key, schema)| {
+        let description = schema["description"].as_str().unwrap_or_default();
+        let merged = format!("{description} `null` removes it. Objects are merged.");
+        (key, json!({ "description": merged.trim() }))
+    });
+    let properties = schemas["WebhookPatch"]["properties"]
+        .as_object_mut()
+        .expect("an object's schema");
+    properties.extend(described);
     schemas
         .as_object_mut()
         .expect("schemas by name")

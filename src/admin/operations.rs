@@ -4,6 +4,7 @@ mod announcements;
 pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod gateway;
+mod incidents;
 pub(super) mod numbers;
 pub(super) mod obstacle;
 pub(super) mod problems;
@@ -12,6 +13,7 @@ pub(super) mod rejections;
 pub(super) mod removed;
 pub(super) mod routes;
 pub(super) mod status;
+mod stored_facts;
 pub(super) mod test_event;
 pub(super) mod webhooks;
 
@@ -26,6 +28,7 @@ use crate::problems::ProblemTracker;
 use crate::store::DeliveryFilter;
 use crate::webhooks::ActiveRoute;
 use announcements::Announcer;
+use stored_facts::StoreReader;
 
 /// The operations on a running gateway.
 pub(super) struct Operations {
@@ -35,7 +38,8 @@ pub(super) struct Operations {
     /// The problems that were there a short time ago.
     tracker: StdMutex<ProblemTracker>,
     /// `None` if nobody is notified of problems.
-    announcer: Option<Arc<Announcer>>,
+    announcer: Option<Announcer>,
+    stored: Arc<StoreReader>,
 }
 
 impl Operations {
@@ -43,7 +47,8 @@ impl Operations {
     pub(super) fn new(state: AdminState, notify: Option<notifications::Settings>) -> Self {
         let delays = notify.as_ref().map(notifications::Settings::delays);
         Self {
-            announcer: notify.map(|settings| Arc::new(Announcer::new(settings))),
+            announcer: notify.map(|settings| Announcer::start(settings, state.store.clone())),
+            stored: Arc::new(StoreReader::new(state.clone())),
             state,
             redelivery: Mutex::default(),
             tracker: StdMutex::new(ProblemTracker::new(delays.unwrap_or_default())),
@@ -58,6 +63,15 @@ impl Operations {
             .find(|active| *active.route.name == *name)
             .cloned()
             .ok_or(OperationError::NoSuchWebhook)
+    }
+
+    /// Finds an active route. Reads the store again if that is needed to know it.
+    async fn find_current(&self, name: &str) -> Result<ActiveRoute, OperationError> {
+        if let Ok(active) = self.find(name) {
+            return Ok(active);
+        }
+        self.state.registry.refresh().await?;
+        self.find(name)
     }
 
     /// Checks that a filter which selected no delivery names no unknown route.

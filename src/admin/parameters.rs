@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::error::ApiError;
-use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, invalid};
+use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, WebhookQuery, invalid};
 use crate::outcome::Code;
 use crate::store::{DeliveryFilter, DeliveryState};
 
@@ -55,6 +55,31 @@ pub(super) fn delivery_query(pairs: Pairs, any_webhook: bool) -> Result<Delivery
         ..selection.into_filter()?
     };
     Ok(DeliveryQuery { filter, search })
+}
+
+/// Parses the parameters of the list of webhooks. Without any, all are listed at once.
+pub(super) fn webhook_query(pairs: &Pairs) -> Result<Option<WebhookQuery>, ApiError> {
+    let (mut limit, mut after) = (None, None);
+    for (name, value) in pairs {
+        let is_new = match name.as_str() {
+            "limit" => limit
+                .replace(query::limit(value.parse().unwrap_or(0))?)
+                .is_none(),
+            "cursor" => {
+                let route = query::route_name(value)
+                    .map_err(|_| invalid("cursor", "a `next_cursor` of an earlier answer"))?;
+                after.replace(route.to_owned()).is_none()
+            }
+            _ => return Err(unknown(name)),
+        };
+        if !is_new {
+            return Err(invalid(name, "given once"));
+        }
+    }
+    Ok((!pairs.is_empty()).then(|| WebhookQuery {
+        limit: limit.unwrap_or(query::LIMIT_DEFAULT),
+        after,
+    }))
 }
 
 /// Parses the parameters of a list of rejected requests: the limit and the outcome.
@@ -114,6 +139,34 @@ mod tests {
             .unwrap();
         let Query(pairs) = Query::<Pairs>::try_from_uri(&uri).unwrap();
         delivery_query(pairs, true).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn page_of_webhooks_has_limit_and_cursor() {
+        let parse = |pairs: &[(&str, &str)]| {
+            let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
+            webhook_query(&pairs.iter().map(owned).collect())
+        };
+        let page = |limit, after: Option<&str>| {
+            let after = after.map(Into::into);
+            Ok(Some(WebhookQuery { limit, after }))
+        };
+        assert_eq!(parse(&[]), Ok(None));
+        assert_eq!(parse(&[("limit", "7")]), page(7, None));
+        assert_eq!(parse(&[("cursor", "wh_a")]), page(20, Some("a")));
+        for wrong in [
+            &[("limit", "0")][..],
+            &[("limit", "101")],
+            &[("limit", "")],
+            &[("cursor", "a")],
+            &[("cursor", "")],
+            &[("page", "1")],
+            &[("limit", "1"), ("limit", "1")],
+            &[("cursor", "wh_a"), ("cursor", "wh_b")],
+        ] {
+            let refused = matches!(parse(wrong), Err(ApiError::InvalidParameter(_)));
+            assert!(refused, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -42,6 +42,14 @@ pub(super) struct DeliveryQuery {
     pub search: Option<IdPrefix>,
 }
 
+/// The page of webhooks that is requested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WebhookQuery {
+    pub limit: usize,
+    /// The name of the last route on the page before.
+    pub after: Option<String>,
+}
+
 /// The beginning of an ID that is searched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum IdPrefix {

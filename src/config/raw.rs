@@ -188,16 +188,18 @@ pub(super) struct Postgres {
 
 /// The endpoint that is notified of problems, for those who have no Prometheus: it gets
 /// `hookstile.problem.began` and `hookstile.problem.ended`, signed by the Standard Webhooks scheme.
-/// Problems of severity `notice` are not sent. Of several gateways with one store, one sends.
+/// Problems of severity `notice` are not sent. A warning that becomes critical is sent again. Of
+/// several gateways with one store, one sends.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["url", "secret"]))]
 pub(super) struct Notify {
-    /// The URL that gets the notifications by POST. Anything but 2xx is retried for an hour.
+    /// The URL that gets the notifications by POST. Anything but 2xx is retried, until an hour after
+    /// the end of the problem.
     pub url: Field<String>,
     /// The secret that signs them: base64, with or without `whsec_` before it.
     pub secret: Field<Reference>,
-    /// The time for which a problem must be there before it is sent.
+    /// The time for which a problem must be there, or be critical, before that is sent.
     #[schemars(transform = facts::NOTIFY_BEGIN_AFTER.schema())]
     pub begin_after: Field<Duration>,
     /// The time for which a problem must be gone before its end is sent.

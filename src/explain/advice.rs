@@ -2,11 +2,15 @@
 
 use http::HeaderName;
 
+use super::quoted::Named;
 use super::{Case, finding};
 use crate::signature::{Scheme, SignatureError};
 
 /// The most providers that a note names for one header.
 const PROVIDERS_MAX: usize = 3;
+
+/// The most headers with a note each.
+const NOTES_MAX: usize = 3;
 
 /// Parts of the names of headers that hold signatures.
 const TELLING: [&str; 3] = ["signature", "hmac", "webhook-sign"];
@@ -21,18 +25,17 @@ struct OtherSignature<'a> {
 /// Returns a note for each header of the request that looks like the signature of another scheme.
 pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
     let others = other_signatures(case);
-    let notes = others.iter().map(|other| match &other.providers[..] {
-        [] => format!(
-            "the request has the header {}, which may be the signature of another scheme",
-            other.header
-        ),
-        providers => format!(
-            "the request has the header {}, in which {} signs",
-            other.header,
-            named(providers)
-        ),
+    let notes = others.iter().map(|other| {
+        let header = Named::header(other.header, case).as_subject();
+        match &other.providers[..] {
+            [] => format!("the request has {header}, which may be the signature of another scheme"),
+            providers => format!(
+                "the request has {header}, in which {} signs",
+                named(providers)
+            ),
+        }
     });
-    notes.collect()
+    notes.take(NOTES_MAX).collect()
 }
 
 /// Says what to do, one step a sentence.

@@ -36,8 +36,10 @@ pub(super) fn has_no_signature(case: &Case<'_>) -> bool {
     let headers = &case.request.headers;
     match signature_location(case.scheme, headers) {
         None => true,
-        Some(SignatureLocation::Header(header))
-        | Some(SignatureLocation::Fields(HeaderFields { header, .. })) => {
+        Some(
+            SignatureLocation::Header(header)
+            | SignatureLocation::Fields(HeaderFields { header, .. }),
+        ) => {
             let mut values = headers.get_all(&header.name).iter();
             values.all(|value| value.is_empty())
         }

@@ -54,10 +54,10 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         (false, _) => "Senders get 503 until it is active again.",
     };
     let problem = Problem {
-        at_risk: if refuses && route.refused.count > 0 {
+        at_risk: if refuses && route.refused.count + route.undelivered.events > 0 {
             refused_requests(route)
         } else {
-            waiting_events(route)
+            waiting_events(route, now)
         },
         evidence: Some(if refuses {
             Evidence::Rejections
@@ -82,10 +82,9 @@ pub(super) fn inactive(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
 /// Returns how bad it is that senders are refused: it gets worse while their provider retries less
 /// and less.
 fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
-    let half = route
-        .refused
-        .since
-        .and_then(|since| later(since, route.provider_horizon / 2));
+    let half = refused_requests(route)
+        .oldest
+        .and_then(|oldest| later(oldest, route.provider_horizon / 2));
     if route.refused.count < MIN_COUNT {
         Severity::Notice
     } else if half.is_some_and(|half| half <= now) {
@@ -98,25 +97,29 @@ fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
 /// Says how many requests got 503, and until when their provider retries them.
 fn refused(route: &RouteFacts, now: Timestamp) -> Option<String> {
     let since = route.refused.since?;
+    let failed = match route.undelivered.events {
+        0 => String::new(),
+        events => format!("; {} failed before", words::events(events)),
+    };
     let at_risk = refused_requests(route);
     let gives_up = at_risk.gives_up_at.map_or_else(String::new, |at| {
         format!("; the provider gives up at {}", words::time(at, now))
     });
     Some(format!(
-        "senders get 503, {} since {}{gives_up}",
-        words::requests(at_risk.events),
+        "senders get 503, {} since {}{failed}{gives_up}",
+        words::requests(route.refused.count),
         words::time(since, now)
     ))
 }
 
+/// Returns what is at risk while senders are refused, with the events that failed before.
 fn refused_requests(route: &RouteFacts) -> AtRisk {
+    let Undelivered { events, oldest } = route.undelivered;
+    let oldest = oldest.into_iter().chain(route.refused.since).min();
     AtRisk {
-        events: route.refused.count,
-        oldest: route.refused.since,
-        gives_up_at: route
-            .refused
-            .since
-            .and_then(|at| later(at, route.provider_horizon)),
+        events: route.refused.count + events,
+        oldest,
+        gives_up_at: oldest.and_then(|at| later(at, route.provider_horizon)),
     }
 }
 
@@ -129,7 +132,7 @@ fn off_line(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         at_risk: if route.refused.count > 0 {
             refused_requests(route)
         } else {
-            waiting_events(route)
+            waiting_events(route, now)
         },
         ..Problem::new(
             ProblemCode::RouteOffLine,
@@ -168,7 +171,7 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     } else {
         Severity::Notice
     };
-    let (at_risk, who) = endangered(route, since, recent.bad);
+    let (at_risk, who) = endangered(route, since, recent.bad, now);
     let mut parts = vec![if incident.in_a_row >= WINDOW_MIN {
         format!(
             "all {} attempts since {} failed",
@@ -238,10 +241,15 @@ fn failing(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
 /// Returns the events that an upstream's failure endangers, and who gives them up. Stored ones are
 /// the gateway's; others are in the hands of their provider, and so not counted with those that an
 /// operator redelivers.
-fn endangered(route: &RouteFacts, since: Timestamp, failed: u64) -> (AtRisk, &'static str) {
+fn endangered(
+    route: &RouteFacts,
+    since: Timestamp,
+    failed: u64,
+    now: Timestamp,
+) -> (AtRisk, &'static str) {
     let provider = "the provider gives up";
     if route.stores_events && route.pending > 0 {
-        return (waiting_events(route), "the horizon of the oldest ends");
+        return (waiting_events(route, now), "the horizon of the oldest ends");
     }
     let Undelivered { events, oldest } = route.undelivered;
     if events > 0 {
@@ -260,7 +268,7 @@ fn endangered(route: &RouteFacts, since: Timestamp, failed: u64) -> (AtRisk, &'s
         };
         return (at_risk, provider);
     }
-    (waiting_events(route), "the horizon of the oldest ends")
+    (waiting_events(route, now), "the horizon of the oldest ends")
 }
 
 /// Returns the problem of dead letters whose upstream does not fail now.
@@ -310,7 +318,7 @@ fn late(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
     }
     Some(Problem {
         since: route.oldest_waiting.and_then(|at| later(at, LATE)),
-        at_risk: waiting_events(route),
+        at_risk: waiting_events(route, now),
         evidence: Some(Evidence::Pending),
         impact: weight(route.pending),
         ..Problem::new(
@@ -357,16 +365,17 @@ fn waiting(route: &RouteFacts, now: Timestamp) -> Option<String> {
     Some(format!("{} {wait}{oldest}", words::events(route.pending)))
 }
 
-/// Returns the events that wait. The horizon of redelivered ones begins when they are redelivered,
-/// so it is not known from their arrival.
-fn waiting_events(route: &RouteFacts) -> AtRisk {
+/// Returns the events that wait. The horizon of a redelivered one begins again, and none advances
+/// while no gateway runs. So an end that is over is none.
+fn waiting_events(route: &RouteFacts, now: Timestamp) -> AtRisk {
     AtRisk {
         events: route.pending,
         oldest: route.oldest_waiting,
         gives_up_at: route
             .oldest_waiting
             .filter(|_| route.stores_events)
-            .and_then(|at| later(at, route.retry_horizon)),
+            .and_then(|at| later(at, route.retry_horizon))
+            .filter(|end| *end > now),
     }
 }
 

@@ -143,15 +143,15 @@ fn attempts(route: &RouteFacts, is_notice: bool) -> Ending {
         PAUSED
     } else if route.off_line.is_some() {
         OFF_LINE
-    } else if is_notice {
-        because(
-            EndReason::Subsided,
-            "some attempts fail, and retries deliver what is left",
-        )
     } else if route.attempt_succeeded {
         because(
             EndReason::Recovered,
             "the route's upstream accepts events again",
+        )
+    } else if is_notice {
+        because(
+            EndReason::Subsided,
+            "some attempts fail, and retries deliver what is left",
         )
     } else if route.paused {
         PAUSED

@@ -73,10 +73,12 @@ impl Origin {
         let last = route.last_rejected.unwrap_or(incident.began);
         let missing =
             incident.usual_per_second * last.duration_since(incident.in_a_row_since).as_secs_f64();
-        let is_proven = match top.kind.code {
+        let is_proven = match (top.kind.code, top.kind.reason) {
+            // Who captured a request can send it again, late.
+            (_, Some("stale")) => false,
             // Only a verified body is read.
-            Code::InvalidEvent => true,
-            Code::InvalidSignature => route.cause_found,
+            (Code::InvalidEvent, _) => true,
+            (Code::InvalidSignature, _) => route.cause_found,
             _ => false,
         };
         let is_familiar =

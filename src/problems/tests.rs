@@ -439,6 +439,17 @@ fn wrong_secret_is_critical() {
 }
 
 #[test]
+fn late_copies_are_no_alarm() {
+    for code in [Code::InvalidEvent, Code::InvalidSignature] {
+        let facts = RouteFacts {
+            cause_found: true,
+            ..route("r", false).rejected(5, 10, code, "stale")
+        };
+        assert_eq!(only(facts).severity, Severity::Notice, "who captured one");
+    }
+}
+
+#[test]
 fn unreadable_event_is_the_providers() {
     let facts = route("r", false).rejected(5, 10, Code::InvalidEvent, "id_missing");
     assert_eq!(only(facts).severity, Severity::Critical);
@@ -470,6 +481,23 @@ fn paused_proxy_route_says_what_it_refuses() {
             oldest: Some(at("2026-06-01T17:40:00Z")),
             gives_up_at: Some(at("2026-06-01T21:40:00Z")),
         }
+    );
+    let failed_before = only(RouteFacts {
+        paused: true,
+        refused: RefusedRequests {
+            count: 7,
+            since: Some(at("2026-06-01T17:40:00Z")),
+        },
+        undelivered: Undelivered {
+            events: 2,
+            oldest: Some(at("2026-06-01T17:30:00Z")),
+        },
+        ..route("r", false)
+    });
+    assert_eq!(failed_before.at_risk.events, 9);
+    assert_eq!(
+        failed_before.at_risk.gives_up_at,
+        Some(at("2026-06-01T21:30:00Z"))
     );
     let late = paused(7, "2026-06-01T15:45:00Z");
     assert_eq!(

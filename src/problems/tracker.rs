@@ -31,25 +31,44 @@ struct KnownProblem {
     problem: Problem,
     since: Timestamp,
     last_seen: Instant,
-    /// The first and the last time at which it was more than a notice.
-    serious: Option<(Instant, Instant)>,
+    /// The time in which it was more than a notice.
+    serious: Option<Period>,
+    /// The part of it in which it was critical.
+    critical: Option<Period>,
     is_logged: bool,
-    has_begun: bool,
+    /// The severity that it has had for long enough.
+    lasting: Option<Severity>,
     /// Why it is not there any more, or only a notice.
     ending: Option<Ending>,
 }
 
-/// A change of the list that is worth telling.
+/// The first and the last time of something that is interrupted for short times at most.
+#[derive(Debug, Clone, Copy)]
+struct Period {
+    first: Instant,
+    last: Instant,
+}
+
+/// A change of the list that is worth logging.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ProblemChange {
     /// A problem that is more than a notice was seen for the first time.
     Appeared(Problem),
     /// It is not there any more, or only a notice.
     Disappeared(Problem, Ending),
-    /// It has been there for long enough to notify somebody.
-    Began(Problem),
-    /// One that began has been gone for long enough.
-    Ended(Problem, Ending),
+}
+
+/// A problem that is more than a notice, or was a short time ago.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SeriousProblem {
+    /// The problem as it was when it was more than a notice for the last time.
+    pub problem: Problem,
+    /// The severity that it has had for long enough to notify somebody; `None` if it is too new.
+    pub lasting: Option<Severity>,
+    /// The last time at which it was more than a notice.
+    pub last_seen: Instant,
+    /// Why it is not there any more, or only a notice.
+    pub ending: Option<Ending>,
 }
 
 impl Default for Delays {
@@ -93,16 +112,19 @@ impl ProblemTracker {
                 since: began,
                 last_seen: now,
                 serious: None,
+                critical: None,
                 is_logged: false,
-                has_begun: false,
+                lasting: None,
                 ending: None,
             });
             known.last_seen = now;
             problem.since = Some(known.since);
             if problem.severity > Severity::Notice {
-                let first = known.serious.map_or(now, |(first, _)| first);
-                known.serious = Some((first, now));
+                known.serious = Some(Period::continued(known.serious, now));
                 known.problem = problem.clone();
+            }
+            if problem.severity == Severity::Critical {
+                known.critical = Some(Period::continued(known.critical, now));
             }
         }
         let delays = self.delays;
@@ -110,6 +132,40 @@ impl ProblemTracker {
         self.known
             .retain(|_, known| known.advance(now, delays, &ending, &mut changes));
         changes
+    }
+
+    /// Returns the problems that are more than a notice, or were a short time ago.
+    pub(crate) fn serious(&self) -> Vec<SeriousProblem> {
+        let known = self.known.values();
+        known
+            .filter_map(|known| {
+                Some(SeriousProblem {
+                    problem: known.problem.clone(),
+                    lasting: known.lasting,
+                    last_seen: known.serious?.last,
+                    ending: known.ending,
+                })
+            })
+            .collect()
+    }
+}
+
+impl Period {
+    fn continued(earlier: Option<Self>, now: Instant) -> Self {
+        Self {
+            first: earlier.map_or(now, |earlier| earlier.first),
+            last: now,
+        }
+    }
+
+    /// Returns whether it goes on and has lasted for long enough.
+    fn has_lasted(self, now: Instant, delays: Delays) -> bool {
+        self.last == now && now.saturating_duration_since(self.first) >= delays.begin_after
+    }
+
+    /// Returns whether it was over a short time ago at most.
+    fn is_recent(self, now: Instant, delays: Delays) -> bool {
+        now.saturating_duration_since(self.last) < delays.end_after
     }
 }
 
@@ -122,39 +178,38 @@ impl KnownProblem {
         ending: impl Fn(&Problem) -> Ending,
         changes: &mut Vec<ProblemChange>,
     ) -> bool {
-        let problem = || self.problem.clone();
-        let Some((first, last)) = self.serious else {
-            return now.saturating_duration_since(self.last_seen) < delays.end_after;
+        let was_seen = now.saturating_duration_since(self.last_seen) < delays.end_after;
+        self.critical = self.critical.filter(|it| it.is_recent(now, delays));
+        let Some(serious) = self.serious else {
+            return was_seen;
         };
-        let is_there = last == now;
+        let is_there = serious.last == now;
         if is_there != self.is_logged {
+            let problem = self.problem.clone();
             changes.push(if is_there {
-                self.ending = None;
-                ProblemChange::Appeared(problem())
+                ProblemChange::Appeared(problem)
             } else {
-                let ending = *self.ending.insert(ending(&self.problem));
-                ProblemChange::Disappeared(problem(), ending)
+                ProblemChange::Disappeared(problem, ending(&self.problem))
             });
             self.is_logged = is_there;
         }
-        if is_there && !self.has_begun && now.saturating_duration_since(first) >= delays.begin_after
-        {
-            changes.push(ProblemChange::Began(problem()));
-            self.has_begun = true;
+        self.ending = match self.ending {
+            _ if is_there => None,
+            // What it recovered by stays true; otherwise more may be known by now.
+            Some(recovered) if recovered.reason == EndReason::Recovered => self.ending,
+            _ => Some(ending(&self.problem)),
+        };
+        let has_lasted = |it: &Period| it.has_lasted(now, delays);
+        if self.critical.as_ref().is_some_and(has_lasted) {
+            self.lasting = Some(Severity::Critical);
+        } else if has_lasted(&serious) {
+            self.lasting = self.lasting.max(Some(Severity::Warning));
         }
-        if now.saturating_duration_since(last) < delays.end_after {
+        if serious.is_recent(now, delays) {
             return true;
         }
-        if self.has_begun {
-            // What it recovered by stays true; otherwise more may be known by now.
-            let ending = match self.ending {
-                Some(recovered) if recovered.reason == EndReason::Recovered => recovered,
-                _ => ending(&self.problem),
-            };
-            changes.push(ProblemChange::Ended(problem(), ending));
-        }
-        (self.serious, self.has_begun) = (None, false);
-        now.saturating_duration_since(self.last_seen) < delays.end_after
+        (self.serious, self.lasting) = (None, None);
+        was_seen
     }
 }
 
@@ -168,7 +223,8 @@ mod tests {
         wall: Timestamp,
         /// Why a problem ends now.
         ending: Ending,
-        ended: Vec<EndReason>,
+        /// Why the problem ended, as it is told.
+        told: Option<EndReason>,
     }
 
     fn ending(reason: EndReason) -> Ending {
@@ -187,12 +243,17 @@ mod tests {
                 start: Instant::now(),
                 wall: "2026-06-01T12:00:00Z".parse().unwrap(),
                 ending: ending(EndReason::NoEvents),
-                ended: Vec::new(),
+                told: None,
             }
         }
 
-        /// Observes at this second, and returns the kinds of the changes.
-        fn at(&mut self, second: u64, severity: Option<Severity>) -> Vec<&'static str> {
+        /// Observes at this second. Returns the kinds of the changes, and the severity that has
+        /// lasted.
+        fn at(
+            &mut self,
+            second: u64,
+            severity: Option<Severity>,
+        ) -> (Vec<&'static str>, Option<Severity>) {
             let by = Duration::from_secs(second);
             let mut problems: Vec<_> = severity.map(problem).into_iter().collect();
             let changes =
@@ -203,43 +264,42 @@ mod tests {
             if let [problem] = &*problems {
                 assert!(problem.since.is_some_and(|since| since <= self.wall + by));
             }
-            changes
-                .iter()
-                .map(|change| match change {
-                    ProblemChange::Appeared(_) => "appeared",
-                    ProblemChange::Disappeared(..) => "disappeared",
-                    ProblemChange::Began(_) => "began",
-                    ProblemChange::Ended(_, ending) => {
-                        self.ended.push(ending.reason);
-                        "ended"
-                    }
-                })
-                .collect()
+            let changes = changes.iter().map(|change| match change {
+                ProblemChange::Appeared(_) => "appeared",
+                ProblemChange::Disappeared(..) => "disappeared",
+            });
+            let serious = self.tracker.serious();
+            let known = serious.first();
+            self.told = known.and_then(|known| Some(known.ending?.reason));
+            let lasting = known.and_then(|known| known.lasting);
+            (changes.collect(), lasting)
         }
     }
 
+    const NOTICE: Option<Severity> = Some(Severity::Notice);
+    const WARNING: Option<Severity> = Some(Severity::Warning);
+    const CRITICAL: Option<Severity> = Some(Severity::Critical);
+
     #[test]
     fn problem_begins_and_ends_after_their_delays() {
-        let critical = Some(Severity::Critical);
         let mut test = Test::new();
-        assert_eq!(test.at(0, critical), ["appeared"]);
-        assert_eq!(test.at(29, critical), [""; 0]);
-        assert_eq!(test.at(30, critical), ["began"]);
-        assert_eq!(test.at(90, critical), [""; 0]);
-        assert_eq!(test.at(91, None), ["disappeared"]);
-        assert_eq!(test.at(200, None), [""; 0]);
-        assert_eq!(test.at(210, None), ["ended"]);
-        assert_eq!(test.at(211, None), [""; 0]);
-        assert_eq!(test.at(212, critical), ["appeared"]);
+        assert_eq!(test.at(0, CRITICAL), (vec!["appeared"], None));
+        assert_eq!(test.at(29, CRITICAL), (vec![], None));
+        assert_eq!(test.at(30, CRITICAL), (vec![], CRITICAL));
+        assert_eq!(test.at(90, CRITICAL), (vec![], CRITICAL));
+        assert_eq!(test.at(91, None), (vec!["disappeared"], CRITICAL));
+        assert_eq!(test.at(200, None), (vec![], CRITICAL));
+        assert_eq!(test.at(210, None), (vec![], None));
+        assert!(test.tracker.serious().is_empty());
+        assert_eq!(test.at(212, CRITICAL), (vec!["appeared"], None));
     }
 
     #[test]
     fn interrupted_problem_is_one_problem() {
-        let critical = Some(Severity::Critical);
         let mut test = Test::new();
-        test.at(0, critical);
-        assert_eq!(test.at(20, None), ["disappeared"]);
-        assert_eq!(test.at(100, critical), ["appeared", "began"]);
+        test.at(0, CRITICAL);
+        assert_eq!(test.at(20, None), (vec!["disappeared"], None));
+        assert_eq!(test.at(100, CRITICAL), (vec!["appeared"], CRITICAL));
         let mut again = [problem(Severity::Critical)];
         let (now, wall) = (test.start + Duration::from_secs(101), test.wall);
         test.tracker
@@ -248,23 +308,44 @@ mod tests {
     }
 
     #[test]
-    fn notice_is_no_change() {
+    fn warning_becomes_critical_after_the_same_delay() {
         let mut test = Test::new();
-        assert_eq!(test.at(0, Some(Severity::Notice)), [""; 0]);
-        assert_eq!(test.at(300, Some(Severity::Notice)), [""; 0]);
-        assert_eq!(test.at(301, Some(Severity::Warning)), ["appeared"]);
-        assert_eq!(test.at(302, Some(Severity::Notice)), ["disappeared"]);
-        assert_eq!(test.at(340, Some(Severity::Warning)), ["appeared", "began"]);
-        assert_eq!(test.at(341, Some(Severity::Notice)), ["disappeared"]);
-        assert_eq!(test.at(460, Some(Severity::Notice)), ["ended"]);
+        test.at(0, WARNING);
+        assert_eq!(test.at(30, WARNING).1, WARNING);
+        assert_eq!(test.at(100, CRITICAL).1, WARNING);
+        assert_eq!(test.at(129, CRITICAL).1, WARNING);
+        assert_eq!(test.at(130, CRITICAL).1, CRITICAL);
+        assert_eq!(test.at(131, WARNING).1, CRITICAL, "it was critical");
     }
 
     #[test]
-    fn short_problem_is_not_announced() {
+    fn short_critical_moments_are_no_critical_time() {
         let mut test = Test::new();
-        test.at(0, Some(Severity::Warning));
-        assert_eq!(test.at(10, None), ["disappeared"]);
-        assert_eq!(test.at(500, None), [""; 0]);
+        for second in (0..1000).step_by(125) {
+            test.at(second, CRITICAL);
+            test.at(second + 1, WARNING);
+            assert_eq!(test.at(second + 121, WARNING).1, WARNING);
+        }
+    }
+
+    #[test]
+    fn notice_is_no_change() {
+        let mut test = Test::new();
+        assert_eq!(test.at(0, NOTICE), (vec![], None));
+        assert_eq!(test.at(300, NOTICE), (vec![], None));
+        assert_eq!(test.at(301, WARNING), (vec!["appeared"], None));
+        assert_eq!(test.at(302, NOTICE), (vec!["disappeared"], None));
+        assert_eq!(test.at(340, WARNING), (vec!["appeared"], WARNING));
+        assert_eq!(test.at(341, NOTICE), (vec!["disappeared"], WARNING));
+        assert_eq!(test.at(460, NOTICE), (vec![], None));
+    }
+
+    #[test]
+    fn short_problem_does_not_last() {
+        let mut test = Test::new();
+        test.at(0, WARNING);
+        assert_eq!(test.at(10, None), (vec!["disappeared"], None));
+        assert_eq!(test.at(500, None), (vec![], None));
     }
 
     #[test]
@@ -299,13 +380,14 @@ mod tests {
             (EndReason::NoEvents, EndReason::Paused, EndReason::Paused),
         ] {
             let mut test = Test::new();
-            test.at(0, Some(Severity::Critical));
-            test.at(40, Some(Severity::Critical));
+            test.at(0, CRITICAL);
+            test.at(40, CRITICAL);
+            assert_eq!(test.told, None);
             test.ending = ending(first);
-            assert_eq!(test.at(41, None), ["disappeared"]);
+            assert_eq!(test.at(41, None), (vec!["disappeared"], CRITICAL));
             test.ending = ending(then);
-            assert_eq!(test.at(200, None), ["ended"]);
-            assert_eq!(test.ended, [told]);
+            test.at(100, None);
+            assert_eq!(test.told, Some(told));
         }
     }
 }

@@ -66,6 +66,10 @@ impl Queue {
             ..DeliveryFilter::default()
         };
         let left = self.store().count_deliveries(waiting).await?;
+        if left != Some(0) {
+            // Another gateway may have configured the route meanwhile: then its events stay.
+            self.check_removed(from).await?;
+        }
         Ok(MovedEvents {
             pending,
             dead,

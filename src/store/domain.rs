@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::records::{AttemptLog, AttemptRecord};
 use super::uptime::Uptime;
@@ -338,11 +339,6 @@ pub struct RemovedRoute {
     pub horizon_left: Option<SignedDuration>,
 }
 
-/// The `reason` of a pending delivery that the gateway redelivers by itself. If it becomes a dead
-/// letter again, its reason is `again`, and it is not redelivered automatically any more. So the
-/// gateway tries no dead letter for ever.
-pub(super) const AUTOMATIC: &str = "automatic";
-
 /// A request to deliver an event again.
 #[derive(Debug, Clone)]
 pub struct Requeue {
@@ -350,7 +346,8 @@ pub struct Requeue {
     /// The state that the delivery must still have; `None` accepts any.
     pub expected_state: Option<DeliveryState>,
     pub due: DueAt,
-    /// The gateway does this itself, which it does once. See [`AUTOMATIC`].
+    /// The gateway does this itself, which it does once: a delivery that becomes a dead letter again
+    /// is not redelivered automatically any more.
     pub automatic: bool,
     /// The event's keys that the ledger must mark as completed, because the event is queued again.
     pub completing: Vec<EventRow>,
@@ -384,6 +381,32 @@ pub enum RequeueResult {
     NoPayload,
     /// Another gateway is delivering a copy of the event.
     InFlight,
+}
+
+/// The time of uptime for which the creation of a webhook is remembered under its key.
+pub(super) const CREATION_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+/// The limit of creations that are remembered. Beyond it, the oldest are forgotten early. There are
+/// as many as webhooks by default.
+pub(super) const CREATIONS_MAX: i64 = 10_000;
+
+/// The key under which a client creates a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreationKey {
+    /// The client's own name for the creation.
+    pub key: Box<str>,
+    /// The digest of the request, by which a repetition is told from another request.
+    pub request: [u8; 32],
+}
+
+/// A creation that is remembered. It must not be printed, because the definition has the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Creation {
+    pub request: [u8; 32],
+    /// The name of the webhook.
+    pub webhook: String,
+    /// The definition that was stored.
+    pub definition: Zeroizing<String>,
 }
 
 /// A counter of operator changes, among gateways that share a store.

@@ -18,6 +18,7 @@ mod folder_lock;
 mod index;
 mod offline;
 mod opening;
+mod operator_settings;
 mod read;
 mod schema;
 mod shared;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
@@ -45,11 +47,11 @@ use write::Job;
 
 use super::{
     AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease,
-    ClaimResult, ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord,
-    DeliveryState, DueAt, DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow,
-    KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES,
-    REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
-    RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
+    ClaimResult, ClaimTerms, Creation, CreationKey, DeliveryChange, DeliveryFilter, DeliveryId,
+    DeliveryRecord, DeliveryState, DueAt, DueEvent, DueEvents, Durability, Engine, EventKey,
+    EventRow, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent,
+    RECORD_BYTES, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
+    RouteDeliveryStats, RowId, Settlement, StartedAttempt, StoreError, StoreRoute,
 };
 pub(super) use attempt_journal::JournalEntry;
 pub use offline::OfflineStore;
@@ -233,481 +235,19 @@ impl Store {
         Ok(Self { inner })
     }
 
-    /// Returns the random key of the ledger's hashes. It never changes during the life of a store.
-    pub(super) fn hash_key(&self) -> [u8; 16] {
-        self.inner.shared.hash_key
-    }
-
-    /// Checks that the store can currently be read and written.
-    ///
-    /// # Errors
-    /// Fails while it cannot.
-    pub(super) fn check_open(&self) -> Result<(), StoreError> {
-        self.inner.shared.check_open()
-    }
-
-    /// Checks that there is room for one more event of a route, or at all if `route` is `None`.
-    /// Called before an event is forwarded.
-    ///
-    /// # Errors
-    /// Fails when the store is full or not available, or when the route holds its share of it.
-    pub(super) fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
-        self.inner.shared.check_room(route)
-    }
-
-    /// Returns what is known of the event. No lease is needed, because no other gateway exists.
-    pub(super) async fn claim(
+    fn begin_journal_entry(
         &self,
-        key: EventKey,
-        _: ClaimTerms,
-    ) -> Result<ClaimResult, StoreError> {
+        attempt: InterruptedAttempt,
+    ) -> Result<StartedAttempt, StoreError> {
         let shared = &self.inner.shared;
-        let rows = shared.candidate_rows(key)?;
-        if rows.is_empty() {
-            return Ok(ClaimResult::Acquired(ClaimLease::default(), None));
-        }
-        let now = shared.uptime.now();
-        let found = self
-            .read(move |reader| reader.confirm(key, &rows, now))
-            .await?;
-        let (row, found) = found.unzip();
-        Ok(ClaimResult::Acquired(
-            ClaimLease { row, lease: None },
-            found,
-        ))
-    }
-
-    /// Returns the ledger rows of an event, under this key and under its other key if it has one.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn find_rows(
-        &self,
-        key: EventKey,
-    ) -> Result<Vec<(EventKey, RowId)>, StoreError> {
-        let shared = &self.inner.shared;
-        let (rows, now) = (shared.candidate_rows(key)?, shared.uptime.now());
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.event_rows(key, &rows, now)
-        })
-        .await
-    }
-
-    /// Deletes an event's ledger rows. `Ok` means that the deletion is as durable as the settings
-    /// promise.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    pub(super) async fn forget_event(
-        &self,
-        rows: Vec<(EventKey, RowId)>,
-    ) -> Result<(), StoreError> {
-        self.write(|done| Job::ForgetEvent { rows, done }).await
-    }
-
-    /// Journals that the event's attempt number `attempts` begins, so that a crash leaves it as an
-    /// attempt of unknown outcome. The caller clears the entry once the outcome is settled.
-    ///
-    /// # Errors
-    /// Fails when the journal cannot be written. Nothing may be sent then.
-    pub(super) fn begin_attempt(
-        &self,
-        key: EventKey,
-        attempts: u32,
-        window: Duration,
-    ) -> Result<JournalEntry, StoreError> {
-        let tried = AttemptHistory {
-            attempts,
-            possibly_delivered: true,
-        };
-        self.begin_journal_entry(InterruptedAttempt::Event {
-            key,
-            history: tried,
-            window,
-        })
-    }
-
-    /// Journals that an attempt at a queued event begins, like [`Store::begin_attempt`].
-    ///
-    /// # Errors
-    /// Fails when the journal cannot be written. Nothing may be sent then.
-    pub(super) fn begin_queued_attempt(&self, id: DeliveryId) -> Result<JournalEntry, StoreError> {
-        self.begin_journal_entry(InterruptedAttempt::Delivery(id))
-    }
-
-    fn begin_journal_entry(&self, attempt: InterruptedAttempt) -> Result<JournalEntry, StoreError> {
-        let shared = &self.inner.shared;
-        shared.journal.begin(attempt).map_err(|error| {
-            shared.metrics.count_error("claim");
-            tracing::error!(%error, "cannot write to the attempt journal");
-            StoreError::Unavailable
-        })
-    }
-
-    /// Settles a claim. `Ok` means that the settlement is as durable as the settings promise.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded. What applies then is
-    /// `settlement.if_lost`, or, if the write did reach the disk, what is found when the store is
-    /// read again.
-    pub(super) async fn settle(
-        &self,
-        settlement: Settlement,
-    ) -> Result<Option<DeliveryId>, StoreError> {
-        self.write(|done| Job::Settle(Box::new(settlement), done))
-            .await
-    }
-
-    /// Stores a webhook's definition, as durably as events.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    pub(super) async fn put_webhook(
-        &self,
-        name: Arc<str>,
-        definition: String,
-    ) -> Result<(), StoreError> {
-        self.write(|done| Job::SetWebhook {
-            name,
-            definition: Some(definition.into()),
-            done,
-        })
-        .await
-    }
-
-    /// Deletes a webhook's definition. The records of its events stay.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    pub(super) async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        self.write(|done| Job::SetWebhook {
-            name,
-            definition: None,
-            done,
-        })
-        .await
-    }
-
-    /// Returns the names and definitions of all webhooks.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
-        self.read_within(&self.inner.operator_reads, read::Reader::webhooks)
-            .await
-    }
-
-    /// Pauses or resumes the delivery of a route's queued events. A pause survives restarts.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    pub(super) async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        self.write(|done| Job::SetPaused {
-            route,
-            paused,
-            done,
-        })
-        .await
-    }
-
-    /// Returns the names of the paused routes.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        self.read_within(&self.inner.operator_reads, read::Reader::paused_routes)
-            .await
-    }
-
-    /// Returns the notifier of a route's queue. It is notified when an event is queued for this
-    /// route, and after the store is reopened.
-    pub(super) fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
-        self.inner.shared.notifier(route)
-    }
-
-    /// Sets the routes that are active from now on. Returns without waiting; the previous routes
-    /// apply until the writer has committed the change.
-    pub(super) fn update_routes(&self, routes: Vec<StoreRoute>) {
-        // The writer lives as long as this handle, unless the store was closed.
-        let _ = self.inner.send(Job::UpdateRoutes(routes));
-    }
-
-    /// Returns up to `limit` due events of a route, longest waiting first and without those
-    /// `in_flight`, and the time until the next one is due.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn due_events(
-        &self,
-        route: Arc<str>,
-        in_flight: &[DeliveryId],
-        limit: usize,
-    ) -> Result<DueEvents, StoreError> {
-        let now = self.inner.shared.uptime.now_due();
-        // Events in flight are due as well and come first, so this many rows always include the
-        // others.
-        let rows = limit.saturating_add(in_flight.len());
-        let mut due = self
-            .read(move |reader| reader.due_events(&route, now, rows))
-            .await?;
-        due.is_complete = due.events.len() < rows;
-        due.events.retain(|event| !in_flight.contains(&event.id));
-        due.events.truncate(limit);
-        Ok(due)
-    }
-
-    /// Loads a queued event with its payload. Returns `None` when it is no longer pending on this
-    /// route.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn load_event(
-        &self,
-        route: Arc<str>,
-        id: DeliveryId,
-    ) -> Result<Option<QueuedEvent>, StoreError> {
-        let now = self.inner.shared.uptime.now();
-        self.read(move |reader| reader.load_event(&route, id, now))
-            .await
-    }
-
-    /// Moves up to `limit` events in this state from one route to another, oldest first. Returns
-    /// their number.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    pub(super) async fn move_events(
-        &self,
-        from: Arc<str>,
-        to: Arc<str>,
-        state: DeliveryState,
-        limit: usize,
-    ) -> Result<usize, StoreError> {
-        self.write(|done| Job::MoveEvents {
-            from,
-            to,
-            state,
-            limit,
-            done,
-        })
-        .await
-    }
-
-    /// Returns the routes that are not active and have stored events.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError> {
-        let shared = &self.inner.shared;
-        let removed = shared.removed_routes();
-        if removed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now = shared.uptime.now();
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            let routes = removed.into_iter();
-            routes
-                .map(|(route, counts)| reader.removed_route(route, counts, now))
-                .collect()
-        })
-        .await
-    }
-
-    /// Records the outcome of attempt number `number` at a queued event.
-    ///
-    /// # Errors
-    /// Fails when the attempt is not certain to be recorded. The caller must then record it again.
-    pub(super) async fn record_attempt(
-        &self,
-        id: DeliveryId,
-        number: u32,
-        attempt: AttemptRecord,
-        next: AttemptOutcome,
-    ) -> Result<(), StoreError> {
-        self.write(|done| Job::RecordAttempt {
-            id,
-            number,
-            attempt,
-            next,
-            done,
-        })
-        .await
-    }
-
-    /// Returns a delivery's route and, until the event is delivered, the ledger keys of the event;
-    /// `None` if there is no such delivery.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn event_keys(
-        &self,
-        id: DeliveryId,
-    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.event_keys(id)
-        })
-        .await
-    }
-
-    /// Returns the current time on the clock that due times are measured with.
-    pub(super) fn now_due(&self) -> DueAt {
-        DueAt(self.inner.shared.uptime.now_due())
-    }
-
-    /// Makes deliveries pending again, in one transaction. Only deliveries whose payload is kept
-    /// can be requeued. Returns one result for each request, in order.
-    ///
-    /// # Errors
-    /// Fails when the write is not certain to have succeeded.
-    pub(super) async fn requeue(
-        &self,
-        requeues: Vec<Requeue>,
-    ) -> Result<Vec<RequeueResult>, StoreError> {
-        self.write(|done| Job::Requeue(requeues, done)).await
-    }
-
-    /// Returns the deliveries that match a filter, newest first.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn deliveries(
-        &self,
-        filter: DeliveryFilter,
-    ) -> Result<Vec<DeliveryRecord>, StoreError> {
-        let now = self.inner.shared.uptime.now_due();
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.deliveries(&filter, now)
-        })
-        .await
-    }
-
-    /// Counts the deliveries that match, ignoring `limit` and `before`. Returns `None` when there
-    /// are more than 10,000.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn count_deliveries(
-        &self,
-        filter: DeliveryFilter,
-    ) -> Result<Option<usize>, StoreError> {
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.count_deliveries(&filter)
-        })
-        .await
-    }
-
-    /// Returns up to `limit` deliveries that match and come after `after`, oldest first, each with
-    /// whether its payload is kept. Ignores the filter's own `limit` and `before`.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn matching_deliveries(
-        &self,
-        filter: DeliveryFilter,
-        after: DeliveryId,
-        limit: usize,
-    ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.matching_deliveries(&filter, after, limit)
-        })
-        .await
-    }
-
-    /// Returns up to `limit` dead letters of a route that may be redelivered automatically, oldest
-    /// first.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn automatic_redeliveries(
-        &self,
-        route: Arc<str>,
-        limit: usize,
-    ) -> Result<Vec<DeliveryId>, StoreError> {
-        self.read(move |reader| reader.automatic_redeliveries(&route, limit))
-            .await
-    }
-
-    /// Returns one delivery.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn delivery(
-        &self,
-        id: DeliveryId,
-    ) -> Result<Option<DeliveryRecord>, StoreError> {
-        let now = self.inner.shared.uptime.now_due();
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.delivery(id, now)
-        })
-        .await
-    }
-
-    /// Returns the totals of a route's deliveries. `since_day` is the first day of the recent
-    /// count, in days since 1970.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(super) async fn route_stats(
-        &self,
-        route: Arc<str>,
-        since_day: i64,
-    ) -> Result<RouteDeliveryStats, StoreError> {
-        let (pending, dead) = self.queue_counts(&route);
-        let record = self
-            .read_within(&self.inner.operator_reads, move |reader| {
-                reader.route_stats(&route, since_day)
+        let entry = shared.journal.begin(attempt);
+        entry
+            .map(|entry| StartedAttempt(Some(entry)))
+            .map_err(|error| {
+                shared.metrics.count_error("claim");
+                tracing::error!(%error, "cannot write to the attempt journal");
+                StoreError::Unavailable
             })
-            .await?;
-        Ok(RouteDeliveryStats {
-            pending,
-            dead,
-            ..record
-        })
-    }
-
-    /// Returns the number of a route's pending events and of its dead letters.
-    pub(super) fn queue_counts(&self, route: &str) -> (u64, u64) {
-        let counts = self.inner.shared.counts(route);
-        (counts.pending, counts.dead)
-    }
-
-    /// Returns the arrival time of a route's oldest pending event. Blocks for a query.
-    pub(super) fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
-        self.inner
-            .shared
-            .read(|reader| reader.oldest_waiting(route))
-            .ok()
-            .flatten()
-    }
-
-    /// Returns the number of remembered event IDs.
-    pub(super) fn remembered_ids(&self) -> usize {
-        self.inner.shared.index.len()
-    }
-
-    /// Returns the size of the store on disk, in bytes.
-    pub(super) fn size_bytes(&self) -> u64 {
-        self.inner.shared.file_bytes()
-    }
-
-    /// Writes the outstanding jobs and closes the file. Every later call fails. `clean` states that
-    /// no attempt is in progress whose outcome will be lost.
-    pub(super) async fn close(&self, clean: bool) {
-        let (done, closed) = oneshot::channel();
-        if self.inner.send(Job::Close { clean, done }).is_ok() {
-            let _ = closed.await;
-        }
-    }
-
-    /// Closes and reopens the database, as after a failed write.
-    #[cfg(test)]
-    pub(super) fn reopen_after_error(&self) {
-        let _ = self.inner.send(Job::Reopen);
-    }
-
-    /// Advances the store uptime, as the upkeep thread does. For tests with a manual clock.
-    pub(super) fn tick(&self) {
-        self.inner.shared.uptime.tick();
     }
 
     async fn write<T>(&self, job: impl FnOnce(write::Done<T>) -> Job) -> Result<T, StoreError> {
@@ -734,6 +274,292 @@ impl Store {
         tokio::task::spawn_blocking(move || shared.read(query))
             .await
             .unwrap_or(Err(StoreError::Unavailable))
+    }
+}
+
+#[async_trait]
+impl Engine for Store {
+    fn apply_settings(&self, settings: super::Settings) -> bool {
+        matches!(settings, super::Settings::Embedded(_))
+    }
+
+    fn hash_key(&self) -> [u8; 16] {
+        self.inner.shared.hash_key
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        self.inner.shared.check_open()
+    }
+
+    fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
+        self.inner.shared.check_room(route)
+    }
+
+    async fn claim(&self, key: EventKey, _: ClaimTerms) -> Result<ClaimResult, StoreError> {
+        let shared = &self.inner.shared;
+        let rows = shared.candidate_rows(key)?;
+        if rows.is_empty() {
+            return Ok(ClaimResult::Acquired(ClaimLease::default(), None));
+        }
+        let now = shared.uptime.now();
+        let found = self
+            .read(move |reader| reader.confirm(key, &rows, now))
+            .await?;
+        let (row, found) = found.unzip();
+        Ok(ClaimResult::Acquired(
+            ClaimLease { row, lease: None },
+            found,
+        ))
+    }
+
+    async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
+        let shared = &self.inner.shared;
+        let (rows, now) = (shared.candidate_rows(key)?, shared.uptime.now());
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.event_rows(key, &rows, now)
+        })
+        .await
+    }
+
+    async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
+        self.write(|done| Job::ForgetEvent { rows, done }).await
+    }
+
+    fn begin_attempt(
+        &self,
+        key: EventKey,
+        _: LeaseDeadline,
+        attempts: u32,
+        window: Duration,
+    ) -> Result<StartedAttempt, StoreError> {
+        let tried = AttemptHistory {
+            attempts,
+            possibly_delivered: true,
+        };
+        self.begin_journal_entry(InterruptedAttempt::Event {
+            key,
+            history: tried,
+            window,
+        })
+    }
+
+    fn begin_queued_attempt(
+        &self,
+        id: DeliveryId,
+        _: LeaseDeadline,
+    ) -> Result<StartedAttempt, StoreError> {
+        self.begin_journal_entry(InterruptedAttempt::Delivery(id))
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
+        self.write(|done| Job::Settle(Box::new(settlement), done))
+            .await
+    }
+
+    fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
+        self.inner.shared.notifier(route)
+    }
+
+    fn update_routes(&self, routes: Vec<StoreRoute>) {
+        // The writer lives as long as this handle, unless the store was closed.
+        let _ = self.inner.send(Job::UpdateRoutes(routes));
+    }
+
+    async fn due_events(
+        &self,
+        route: Arc<str>,
+        in_flight: &[DeliveryId],
+        limit: usize,
+    ) -> Result<DueEvents, StoreError> {
+        let now = self.inner.shared.uptime.now_due();
+        // Events in flight are due as well and come first, so this many rows always include the
+        // others.
+        let rows = limit.saturating_add(in_flight.len());
+        let mut due = self
+            .read(move |reader| reader.due_events(&route, now, rows))
+            .await?;
+        due.is_complete = due.events.len() < rows;
+        due.events.retain(|event| !in_flight.contains(&event.id));
+        due.events.truncate(limit);
+        Ok(due)
+    }
+
+    async fn load_event(
+        &self,
+        route: Arc<str>,
+        id: DeliveryId,
+        _: Duration,
+    ) -> Result<Option<QueuedEvent>, StoreError> {
+        let now = self.inner.shared.uptime.now();
+        self.read(move |reader| reader.load_event(&route, id, now))
+            .await
+    }
+
+    async fn move_events(
+        &self,
+        from: Arc<str>,
+        to: Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        self.write(|done| Job::MoveEvents {
+            from,
+            to,
+            state,
+            limit,
+            done,
+        })
+        .await
+    }
+
+    async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError> {
+        let shared = &self.inner.shared;
+        let removed = shared.removed_routes();
+        if removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = shared.uptime.now();
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            let routes = removed.into_iter();
+            routes
+                .map(|(route, counts)| reader.removed_route(route, counts, now))
+                .collect()
+        })
+        .await
+    }
+
+    async fn record_attempt(
+        &self,
+        id: DeliveryId,
+        number: u32,
+        attempt: AttemptRecord,
+        next: AttemptOutcome,
+    ) -> Result<(), StoreError> {
+        self.write(|done| Job::RecordAttempt {
+            id,
+            number,
+            attempt,
+            next,
+            done,
+        })
+        .await
+    }
+
+    async fn event_keys(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.event_keys(id)
+        })
+        .await
+    }
+
+    fn now_due(&self) -> DueAt {
+        DueAt(self.inner.shared.uptime.now_due())
+    }
+
+    async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
+        self.write(|done| Job::Requeue(requeues, done)).await
+    }
+
+    async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<DeliveryRecord>, StoreError> {
+        let now = self.inner.shared.uptime.now_due();
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.deliveries(&filter, now)
+        })
+        .await
+    }
+
+    async fn count_deliveries(&self, filter: DeliveryFilter) -> Result<Option<usize>, StoreError> {
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.count_deliveries(&filter)
+        })
+        .await
+    }
+
+    async fn matching_deliveries(
+        &self,
+        filter: DeliveryFilter,
+        after: DeliveryId,
+        limit: usize,
+    ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.matching_deliveries(&filter, after, limit)
+        })
+        .await
+    }
+
+    async fn automatic_redeliveries(
+        &self,
+        route: Arc<str>,
+        limit: usize,
+    ) -> Result<Vec<DeliveryId>, StoreError> {
+        self.read(move |reader| reader.automatic_redeliveries(&route, limit))
+            .await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
+        let now = self.inner.shared.uptime.now_due();
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.delivery(id, now)
+        })
+        .await
+    }
+
+    async fn route_stats(
+        &self,
+        route: Arc<str>,
+        since_day: i64,
+    ) -> Result<RouteDeliveryStats, StoreError> {
+        let (pending, dead) = self.queue_counts(&route);
+        let record = self
+            .read_within(&self.inner.operator_reads, move |reader| {
+                reader.route_stats(&route, since_day)
+            })
+            .await?;
+        Ok(RouteDeliveryStats {
+            pending,
+            dead,
+            ..record
+        })
+    }
+
+    fn queue_counts(&self, route: &str) -> (u64, u64) {
+        let counts = self.inner.shared.counts(route);
+        (counts.pending, counts.dead)
+    }
+
+    fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
+        self.inner
+            .shared
+            .read(|reader| reader.oldest_waiting(route))
+            .ok()
+            .flatten()
+    }
+
+    fn remembered_ids(&self) -> usize {
+        self.inner.shared.index.len()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.inner.shared.file_bytes()
+    }
+
+    async fn close(&self, clean: bool) {
+        let (done, closed) = oneshot::channel();
+        if self.inner.send(Job::Close { clean, done }).is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    #[cfg(test)]
+    fn reopen_after_error(&self) {
+        let _ = self.inner.send(Job::Reopen);
+    }
+
+    fn tick(&self) {
+        self.inner.shared.uptime.tick();
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::embedded::OfflineStore;
 use super::postgres::Import;
-use super::{EmbeddedSettings, OpenError, SharedSettings, Store};
+use super::{Creation, EmbeddedSettings, OpenError, SharedSettings, Store};
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 
@@ -95,6 +95,13 @@ pub(super) struct RouteSettings {
     pub horizon_ms: i64,
 }
 
+/// A creation of a webhook that is remembered under a client's key.
+pub(super) struct CreationRow {
+    pub key: String,
+    pub creation: Creation,
+    pub ends_ms: i64,
+}
+
 pub(super) struct DayRow {
     pub route: String,
     pub day: i64,
@@ -146,6 +153,7 @@ pub async fn move_into_shared(
     import
         .insert_operator_data(&webhooks, &from.paused_routes()?)
         .await?;
+    import.insert_creations(&from.creations()?).await?;
     import.insert_counts(&from.routes()?, &from.days()?).await?;
     import.commit().await?;
     drop(from);

@@ -7,6 +7,7 @@
 //! * `queue` leases queued events to one gateway; `query` runs operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
+//! * `incidents` remembers which problems somebody was notified of;
 //! * `import` fills empty tables with the contents of an embedded store;
 //! * `upkeep` counts uptime, polls for changes by other gateways, and deletes what has expired.
 //!
@@ -17,6 +18,8 @@ mod batch;
 mod claims;
 mod connect;
 mod import;
+mod incidents;
+mod operator_settings;
 mod pool;
 mod query;
 mod queue;
@@ -32,17 +35,18 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tokio_postgres::types::ToSql;
 
 use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryFilter, DeliveryId,
-    DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, EventKey, ProblemAnnouncement,
-    QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Revision,
-    RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
+    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, DeliveryFilter,
+    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, Engine, EventKey,
+    LeaseDeadline, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue,
+    RequeueResult, RouteDeliveryStats, RowId, SeenIncident, Settlement, StartedAttempt, StoreError,
+    StoreRoute,
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
@@ -338,6 +342,7 @@ impl Store {
             Arc::clone(&batch_shared).write_all(batch)
         });
         tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
@@ -357,431 +362,11 @@ impl Store {
         })
     }
 
-    pub(super) fn hash_key(&self) -> [u8; 16] {
-        self.inner.hash_key
-    }
-
-    /// Makes new connections with the credentials of `database`. Returns `false`, and changes
-    /// nothing, if it is another one.
-    pub(super) fn replace_database(&self, database: Database) -> bool {
-        self.shared().database.replace(database)
-    }
-
-    pub(super) fn check_open(&self) -> Result<(), StoreError> {
-        self.shared().pool.check_available()
-    }
-
-    pub(super) fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
-        self.check_open()?;
-        let shared = self.shared();
-        let backlog = self.inner.backlog.bytes.load(Ordering::Relaxed);
-        if backlog > BACKLOG_MAX_BYTES {
-            return Err(StoreError::Unavailable);
-        }
-        let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog as u64;
-        shared.pools(used).check_room(|| {
-            route
-                .filter(|_| lock(&shared.active).len() > 1)
-                .map(|route| shared.holding(route))
-        })
-    }
-
-    pub(super) async fn claim(
-        &self,
-        key: EventKey,
-        terms: ClaimTerms,
-    ) -> Result<ClaimResult, StoreError> {
-        self.check_open()?;
-        let (started, token) = (
-            Instant::now(),
-            self.inner.tokens.fetch_add(1, Ordering::Relaxed),
-        );
-        for _ in 0..RACE_TRIES {
-            let (done, reply) = oneshot::channel();
-            let queue = self.inner.claims.clone();
-            let claim = claims::Claim {
-                key,
-                token,
-                terms,
-                started,
-                queue,
-                done,
-            };
-            self.inner
-                .claims
-                .jobs
-                .send(claims::Job::Claim(claim))
-                .map_err(|_| StoreError::Unavailable)?;
-            match reply.await.unwrap_or(Err(StoreError::Unavailable))? {
-                claims::ClaimReply::Known(result) => return Ok(result),
-                claims::ClaimReply::Raced => tokio::time::sleep(RACE_PAUSE).await,
-            }
-        }
-        Ok(ClaimResult::HeldElsewhere)
-    }
-
-    pub(super) async fn settle(
-        &self,
-        settlement: Settlement,
-    ) -> Result<Option<DeliveryId>, StoreError> {
-        self.write(|done| write::Job::Settle(Box::new(settlement), done))
-            .await
-    }
-
-    pub(super) async fn record_attempt(
-        &self,
-        id: DeliveryId,
-        number: u32,
-        attempt: AttemptRecord,
-        next: AttemptOutcome,
-    ) -> Result<(), StoreError> {
-        self.write(|done| write::Job::RecordAttempt {
-            id,
-            number,
-            attempt,
-            next,
-            done,
-        })
-        .await
-    }
-
-    pub(super) async fn requeue(
-        &self,
-        requeues: Vec<Requeue>,
-    ) -> Result<Vec<RequeueResult>, StoreError> {
-        self.write(|done| write::Job::Requeue(requeues, done)).await
-    }
-
-    pub(super) async fn find_rows(
-        &self,
-        key: EventKey,
-    ) -> Result<Vec<(EventKey, RowId)>, StoreError> {
-        let rows = self
-            .query(on!(connection => query::event_rows(connection, key)))
-            .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(key, token)| (key, RowId(token)))
-            .collect())
-    }
-
-    pub(super) async fn forget_event(
-        &self,
-        rows: Vec<(EventKey, RowId)>,
-    ) -> Result<(), StoreError> {
-        let keys: Vec<_> = rows.iter().map(|(key, _)| claims::uuid(*key)).collect();
-        let tokens: Vec<_> = rows.iter().map(|(_, place)| place.0).collect();
-        let (keys, tokens) = (&keys, &tokens);
-        let sql =
-            "DELETE FROM hookstile.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
-            WHERE l.key = r.key AND l.token = r.token";
-        self.execute(
-            on!(connection => pool::with_timeout(connection.execute(sql, &[keys, tokens]))),
-        )
-        .await
-    }
-
-    pub(super) async fn put_webhook(
-        &self,
-        name: Arc<str>,
-        definition: String,
-        expected: Revision,
-    ) -> Result<Option<Revision>, StoreError> {
-        let (name, definition, expected) = (&*name, &definition, expected.0);
-        let sql = "
-            WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1
-                WHERE revision = $3 RETURNING revision),
-            stored AS (INSERT INTO hookstile.webhooks SELECT $1, $2 FROM bumped
-                ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
-            SELECT revision FROM bumped";
-        let params: [&(dyn ToSql + Sync); 3] = [&name, definition, &expected];
-        let query = on!(connection => connection.query_opt_cached(sql, &params));
-        let row = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(row.map(|row| Revision(row.get(0))))
-    }
-
-    pub(super) async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        let name = &name;
-        let sql = "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
-            DELETE FROM hookstile.webhooks WHERE name = $1";
-        self.execute(on!(connection => connection.execute_cached(sql, &[&&**name])))
-            .await
-    }
-
-    pub(super) async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
-        self.query(on!(connection => query::webhooks(connection)))
-            .await
-    }
-
-    pub(super) async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        let route = &route;
-        let sql = if paused {
-            "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
-             INSERT INTO hookstile.paused VALUES ($1) ON CONFLICT DO NOTHING"
-        } else {
-            "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
-             DELETE FROM hookstile.paused WHERE route = $1"
-        };
-        self.execute(on!(connection => connection.execute_cached(sql, &[&&**route])))
-            .await
-    }
-
-    pub(super) async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        self.query(on!(connection => query::paused_routes(connection)))
-            .await
-    }
-
-    pub(super) async fn announce_problem(
-        &self,
-        key: &str,
-        document: &str,
-    ) -> Result<ProblemAnnouncement, StoreError> {
-        // Of rows that are inserted, `xmax` is 0.
-        let sql = "
-            INSERT INTO hookstile.problems AS known (key, document, seen_at)
-            VALUES ($1, $2, clock_timestamp())
-            ON CONFLICT (key) DO UPDATE SET seen_at = excluded.seen_at
-            RETURNING id, known.xmax = 0";
-        let params: [&(dyn ToSql + Sync); 2] = [&key, &document];
-        let query = on!(connection => connection.query_one_cached(sql, &params));
-        let row = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(if row.get(1) {
-            ProblemAnnouncement::First(row.get(0))
-        } else {
-            ProblemAnnouncement::Known
-        })
-    }
-
-    pub(super) async fn withdraw_problems(
-        &self,
-        unseen_for: Duration,
-    ) -> Result<Vec<(String, String)>, StoreError> {
-        let sql = "
-            DELETE FROM hookstile.problems
-            WHERE seen_at < clock_timestamp() - make_interval(secs => $1)
-            RETURNING id, document";
-        let params: [&(dyn ToSql + Sync); 1] = [&unseen_for.as_secs_f64()];
-        let query = on!(connection => connection.query_cached(sql, &params));
-        let rows = self.run("commit", OnTimeout::Fail, query).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-    }
-
-    /// Returns a counter that changes when any gateway changes webhooks or pauses.
-    pub(super) fn revision(&self) -> watch::Receiver<i64> {
-        self.shared().revision.subscribe()
-    }
-
-    pub(super) fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
-        Arc::clone(
-            lock(&self.shared().notifiers)
-                .entry(Arc::clone(route))
-                .or_default(),
-        )
-    }
-
-    pub(super) fn update_routes(&self, routes: Vec<StoreRoute>) {
-        *lock(&self.shared().active) = routes
-            .into_iter()
-            .map(|route| (Arc::clone(&route.route), route))
-            .collect();
-        let store = self.clone();
-        tokio::spawn(async move {
-            while store.register_routes().await.is_err() {
-                if store.shared().pool.is_closed() {
-                    return;
-                }
-                tokio::time::sleep(UPDATE_ROUTES_RETRY).await;
-            }
-        });
-    }
-
     /// Registers the routes that are active now.
     async fn register_routes(&self) -> Result<(), StoreError> {
         let shared = self.shared();
         self.execute(on!(connection => shared.register(connection)))
             .await
-    }
-
-    pub(super) async fn move_events(
-        &self,
-        from: Arc<str>,
-        to: Arc<str>,
-        state: DeliveryState,
-        limit: usize,
-    ) -> Result<usize, StoreError> {
-        let route_names = (&*from, &*to);
-        let work = on!(connection => removed::move_events(connection, route_names, state, limit));
-        // Not repeated after a timeout, because its events would be missing in the count.
-        let moved = self.run("commit", OnTimeout::Fail, work).await?;
-        if moved > 0 && state == DeliveryState::Pending {
-            self.shared().notify_route(&to);
-        }
-        Ok(moved)
-    }
-
-    pub(super) async fn is_served_elsewhere(&self, route: &str) -> Result<bool, StoreError> {
-        let owner = self.shared().owner;
-        self.query(on!(connection => removed::is_served_elsewhere(connection, owner, route)))
-            .await
-    }
-
-    pub(super) async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError> {
-        let candidates = self.shared().unconfigured_routes();
-        if candidates.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (candidates, owner) = (&candidates, self.shared().owner);
-        let mut removed = self
-            .query(on!(connection => removed::removed_routes(connection, owner, candidates)))
-            .await?;
-        removed.truncate(REMOVED_ROUTES_MAX);
-        Ok(removed)
-    }
-
-    pub(super) async fn due_events(
-        &self,
-        route: Arc<str>,
-        in_flight: &[DeliveryId],
-        limit: usize,
-    ) -> Result<DueEvents, StoreError> {
-        let route = &route;
-        let owner = self.shared().owner;
-        self.run(
-            "read",
-            OnTimeout::Fail,
-            on!(connection => queue::lease_due_events(connection, route, in_flight, limit, owner)),
-        )
-        .await
-    }
-
-    pub(super) async fn release_events(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
-        let owner = self.shared().owner;
-        self.run(
-            "commit",
-            OnTimeout::Fail,
-            on!(connection => queue::release_events(connection, ids, owner)),
-        )
-        .await
-    }
-
-    pub(super) async fn load_event(
-        &self,
-        route: Arc<str>,
-        id: DeliveryId,
-        attempt_timeout: Duration,
-    ) -> Result<Option<QueuedEvent>, StoreError> {
-        let (route, owner) = (&*route, self.shared().owner);
-        self.run(
-            "read",
-            OnTimeout::Fail,
-            on!(connection => queue::load_event(connection, route, id, owner, attempt_timeout)),
-        )
-        .await
-    }
-
-    pub(super) async fn event_keys(
-        &self,
-        id: DeliveryId,
-    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.query(on!(connection => query::event_keys(connection, id)))
-            .await
-    }
-
-    pub(super) fn now_due(&self) -> DueAt {
-        let (due_ms, polled_at) = *lock(&self.shared().now_due);
-        DueAt(Uptime(due_ms.unsigned_abs()).after(polled_at.elapsed()))
-    }
-
-    pub(super) async fn deliveries(
-        &self,
-        filter: DeliveryFilter,
-    ) -> Result<Vec<DeliveryRecord>, StoreError> {
-        let filter = &filter;
-        self.query(on!(connection => query::deliveries(connection, filter)))
-            .await
-    }
-
-    pub(super) async fn count_deliveries(
-        &self,
-        filter: DeliveryFilter,
-    ) -> Result<Option<usize>, StoreError> {
-        let filter = &filter;
-        self.query(on!(connection => query::count_deliveries(connection, filter)))
-            .await
-    }
-
-    pub(super) async fn matching_deliveries(
-        &self,
-        filter: DeliveryFilter,
-        after: DeliveryId,
-        limit: usize,
-    ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        let filter = &filter;
-        self.query(on!(connection => query::matching_deliveries(connection, filter, after, limit)))
-            .await
-    }
-
-    pub(super) async fn automatic_redeliveries(
-        &self,
-        route: Arc<str>,
-        limit: usize,
-    ) -> Result<Vec<DeliveryId>, StoreError> {
-        let route = &*route;
-        self.query(on!(connection => query::automatic_redeliveries(connection, route, limit)))
-            .await
-    }
-
-    pub(super) async fn delivery(
-        &self,
-        id: DeliveryId,
-    ) -> Result<Option<DeliveryRecord>, StoreError> {
-        self.query(on!(connection => query::delivery(connection, id)))
-            .await
-    }
-
-    pub(super) async fn route_stats(
-        &self,
-        route: Arc<str>,
-        since_day: i64,
-    ) -> Result<RouteDeliveryStats, StoreError> {
-        let route = &route;
-        self.query(on!(connection => query::route_stats(connection, route, since_day)))
-            .await
-    }
-
-    /// Returns the last polled numbers of a route's pending events and of its dead letters.
-    pub(super) fn queue_counts(&self, route: &str) -> (u64, u64) {
-        let counts = self.route_counts(route);
-        (counts.pending, counts.dead)
-    }
-
-    pub(super) fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
-        self.route_counts(route).oldest_waiting
-    }
-
-    pub(super) fn remembered_ids(&self) -> usize {
-        usize::try_from(self.shared().ids.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
-    }
-
-    pub(super) fn size_bytes(&self) -> u64 {
-        self.shared().bytes.load(Ordering::Relaxed)
-    }
-
-    /// Writes the outstanding jobs, within the statement timeout, and closes the pool. Every later
-    /// call fails. Attempts in progress keep their leases; when these lapse, another gateway takes
-    /// over.
-    pub(super) async fn close(&self) {
-        let started = Instant::now();
-        while self.inner.backlog.jobs.load(Ordering::Acquire) > 0
-            && started.elapsed() < pool::STATEMENT_TIMEOUT
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let owner = self.shared().owner;
-        // Without this, its routes count as configured until it has not been seen for some time.
-        let work = on!(connection => removed::unregister(connection, owner));
-        let _ = tokio::time::timeout(UNREGISTER_TIMEOUT, self.execute(work)).await;
-        self.shared().pool.close();
     }
 
     fn route_counts(&self, route: &str) -> RouteCounts {
@@ -844,6 +429,367 @@ impl Store {
         pool.run(on_timeout, work)
             .await
             .map_err(|error| pool.log_failure(operation, &error))
+    }
+}
+
+#[async_trait]
+impl Engine for Store {
+    fn apply_settings(&self, settings: super::Settings) -> bool {
+        match settings {
+            super::Settings::Shared(settings) => self.shared().database.replace(settings.database),
+            super::Settings::Embedded(_) => false,
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    /// The claim itself records that the attempt begins.
+    fn begin_attempt(
+        &self,
+        _: EventKey,
+        lease: LeaseDeadline,
+        _: u32,
+        _: Duration,
+    ) -> Result<StartedAttempt, StoreError> {
+        lease.check_not_lapsed().map(|()| StartedAttempt(None))
+    }
+
+    fn begin_queued_attempt(
+        &self,
+        _: DeliveryId,
+        lease: LeaseDeadline,
+    ) -> Result<StartedAttempt, StoreError> {
+        lease.check_not_lapsed().map(|()| StartedAttempt(None))
+    }
+
+    fn hash_key(&self) -> [u8; 16] {
+        self.inner.hash_key
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        self.shared().pool.check_available()
+    }
+
+    fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
+        self.check_open()?;
+        let shared = self.shared();
+        let backlog = self.inner.backlog.bytes.load(Ordering::Relaxed);
+        if backlog > BACKLOG_MAX_BYTES {
+            return Err(StoreError::Unavailable);
+        }
+        let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog as u64;
+        shared.pools(used).check_room(|| {
+            route
+                .filter(|_| lock(&shared.active).len() > 1)
+                .map(|route| shared.holding(route))
+        })
+    }
+
+    async fn claim(&self, key: EventKey, terms: ClaimTerms) -> Result<ClaimResult, StoreError> {
+        self.check_open()?;
+        let (started, token) = (
+            Instant::now(),
+            self.inner.tokens.fetch_add(1, Ordering::Relaxed),
+        );
+        for _ in 0..RACE_TRIES {
+            let (done, reply) = oneshot::channel();
+            let queue = self.inner.claims.clone();
+            let claim = claims::Claim {
+                key,
+                token,
+                terms,
+                started,
+                queue,
+                done,
+            };
+            self.inner
+                .claims
+                .jobs
+                .send(claims::Job::Claim(claim))
+                .map_err(|_| StoreError::Unavailable)?;
+            match reply.await.unwrap_or(Err(StoreError::Unavailable))? {
+                claims::ClaimReply::Known(result) => return Ok(result),
+                claims::ClaimReply::Raced => tokio::time::sleep(RACE_PAUSE).await,
+            }
+        }
+        Ok(ClaimResult::HeldElsewhere)
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
+        self.write(|done| write::Job::Settle(Box::new(settlement), done))
+            .await
+    }
+
+    async fn record_attempt(
+        &self,
+        id: DeliveryId,
+        number: u32,
+        attempt: AttemptRecord,
+        next: AttemptOutcome,
+    ) -> Result<(), StoreError> {
+        self.write(|done| write::Job::RecordAttempt {
+            id,
+            number,
+            attempt,
+            next,
+            done,
+        })
+        .await
+    }
+
+    async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
+        self.write(|done| write::Job::Requeue(requeues, done)).await
+    }
+
+    async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
+        let rows = self
+            .query(on!(connection => query::event_rows(connection, key)))
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(key, token)| (key, RowId(token)))
+            .collect())
+    }
+
+    async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
+        let keys: Vec<_> = rows.iter().map(|(key, _)| claims::uuid(*key)).collect();
+        let tokens: Vec<_> = rows.iter().map(|(_, place)| place.0).collect();
+        let (keys, tokens) = (&keys, &tokens);
+        let sql =
+            "DELETE FROM hookstile.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
+            WHERE l.key = r.key AND l.token = r.token";
+        self.execute(
+            on!(connection => pool::with_timeout(connection.execute(sql, &[keys, tokens]))),
+        )
+        .await
+    }
+
+    async fn report_incidents(
+        &self,
+        seen: &[SeenIncident],
+        unseen_for: Duration,
+        within: Duration,
+    ) -> Result<u64, StoreError> {
+        let times = (unseen_for, within);
+        let work = on!(connection => incidents::report(connection, seen, times));
+        self.run("commit", OnTimeout::Fail, work).await
+    }
+
+    async fn claim_incident(&self, lease: Duration) -> Result<Option<ClaimedIncident>, StoreError> {
+        let work = on!(connection => incidents::claim(connection, lease));
+        self.run("commit", OnTimeout::Fail, work).await
+    }
+
+    async fn mark_incident_told(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        let work = on!(connection => incidents::mark_told(connection, incident));
+        self.run("commit", OnTimeout::Retry, work).await
+    }
+
+    async fn release_incident(&self, incident: &ClaimedIncident) -> Result<(), StoreError> {
+        let work = on!(connection => incidents::release(connection, incident));
+        self.run("commit", OnTimeout::Fail, work).await
+    }
+
+    fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
+        Arc::clone(
+            lock(&self.shared().notifiers)
+                .entry(Arc::clone(route))
+                .or_default(),
+        )
+    }
+
+    fn update_routes(&self, routes: Vec<StoreRoute>) {
+        *lock(&self.shared().active) = routes
+            .into_iter()
+            .map(|route| (Arc::clone(&route.route), route))
+            .collect();
+        let store = self.clone();
+        tokio::spawn(async move {
+            while store.register_routes().await.is_err() {
+                if store.shared().pool.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(UPDATE_ROUTES_RETRY).await;
+            }
+        });
+    }
+
+    async fn move_events(
+        &self,
+        from: Arc<str>,
+        to: Arc<str>,
+        state: DeliveryState,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        let (route_names, owner) = ((&*from, &*to), self.shared().owner);
+        let work = on!(connection =>
+            removed::move_events(connection, owner, route_names, state, limit));
+        // Not repeated after a timeout, because its events would be missing in the count.
+        let moved = self.run("commit", OnTimeout::Fail, work).await?;
+        if moved > 0 && state == DeliveryState::Pending {
+            self.shared().notify_route(&to);
+        }
+        Ok(moved)
+    }
+
+    async fn is_served_elsewhere(&self, route: &str) -> Result<bool, StoreError> {
+        let owner = self.shared().owner;
+        self.query(on!(connection => removed::is_served_elsewhere(connection, owner, route)))
+            .await
+    }
+
+    async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError> {
+        let candidates = self.shared().unconfigured_routes();
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (candidates, owner) = (&candidates, self.shared().owner);
+        let mut removed = self
+            .query(on!(connection => removed::removed_routes(connection, owner, candidates)))
+            .await?;
+        removed.truncate(REMOVED_ROUTES_MAX);
+        Ok(removed)
+    }
+
+    async fn due_events(
+        &self,
+        route: Arc<str>,
+        in_flight: &[DeliveryId],
+        limit: usize,
+    ) -> Result<DueEvents, StoreError> {
+        let route = &route;
+        let owner = self.shared().owner;
+        self.run(
+            "read",
+            OnTimeout::Fail,
+            on!(connection => queue::lease_due_events(connection, route, in_flight, limit, owner)),
+        )
+        .await
+    }
+
+    async fn release_events(&self, ids: &[DeliveryId]) {
+        let owner = self.shared().owner;
+        // On failure, the events become free when their leases lapse.
+        let _ = self
+            .run(
+                "commit",
+                OnTimeout::Fail,
+                on!(connection => queue::release_events(connection, ids, owner)),
+            )
+            .await;
+    }
+
+    async fn load_event(
+        &self,
+        route: Arc<str>,
+        id: DeliveryId,
+        attempt_timeout: Duration,
+    ) -> Result<Option<QueuedEvent>, StoreError> {
+        let (route, owner) = (&*route, self.shared().owner);
+        self.run(
+            "read",
+            OnTimeout::Fail,
+            on!(connection => queue::load_event(connection, route, id, owner, attempt_timeout)),
+        )
+        .await
+    }
+
+    async fn event_keys(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
+        self.query(on!(connection => query::event_keys(connection, id)))
+            .await
+    }
+
+    fn now_due(&self) -> DueAt {
+        let (due_ms, polled_at) = *lock(&self.shared().now_due);
+        DueAt(Uptime(due_ms.unsigned_abs()).after(polled_at.elapsed()))
+    }
+
+    async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<DeliveryRecord>, StoreError> {
+        let filter = &filter;
+        self.query(on!(connection => query::deliveries(connection, filter)))
+            .await
+    }
+
+    async fn count_deliveries(&self, filter: DeliveryFilter) -> Result<Option<usize>, StoreError> {
+        let filter = &filter;
+        self.query(on!(connection => query::count_deliveries(connection, filter)))
+            .await
+    }
+
+    async fn matching_deliveries(
+        &self,
+        filter: DeliveryFilter,
+        after: DeliveryId,
+        limit: usize,
+    ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
+        let filter = &filter;
+        self.query(on!(connection => query::matching_deliveries(connection, filter, after, limit)))
+            .await
+    }
+
+    async fn automatic_redeliveries(
+        &self,
+        route: Arc<str>,
+        limit: usize,
+    ) -> Result<Vec<DeliveryId>, StoreError> {
+        let route = &*route;
+        self.query(on!(connection => query::automatic_redeliveries(connection, route, limit)))
+            .await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
+        self.query(on!(connection => query::delivery(connection, id)))
+            .await
+    }
+
+    async fn route_stats(
+        &self,
+        route: Arc<str>,
+        since_day: i64,
+    ) -> Result<RouteDeliveryStats, StoreError> {
+        let route = &route;
+        self.query(on!(connection => query::route_stats(connection, route, since_day)))
+            .await
+    }
+
+    /// Returns the last polled numbers of a route's pending events and of its dead letters.
+    fn queue_counts(&self, route: &str) -> (u64, u64) {
+        let counts = self.route_counts(route);
+        (counts.pending, counts.dead)
+    }
+
+    fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
+        self.route_counts(route).oldest_waiting
+    }
+
+    fn remembered_ids(&self) -> usize {
+        usize::try_from(self.shared().ids.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.shared().bytes.load(Ordering::Relaxed)
+    }
+
+    /// Writes the outstanding jobs, within the statement timeout, and closes the pool. Every later
+    /// call fails. Attempts in progress keep their leases; when these lapse, another gateway takes
+    /// over.
+    async fn close(&self, _: bool) {
+        let started = Instant::now();
+        while self.inner.backlog.jobs.load(Ordering::Acquire) > 0
+            && started.elapsed() < pool::STATEMENT_TIMEOUT
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let owner = self.shared().owner;
+        // Without this, its routes count as configured until it has not been seen for some time.
+        let work = on!(connection => removed::unregister(connection, owner));
+        let _ = tokio::time::timeout(UNREGISTER_TIMEOUT, self.execute(work)).await;
+        self.shared().pool.close();
     }
 }
 

@@ -2,12 +2,13 @@
 
 #[path = "../../tests/it/harness/cluster.rs"]
 mod cluster;
-mod fixtures;
+pub(super) mod fixtures;
 #[path = "../../tests/it/harness/programs.rs"]
 mod programs;
 mod test_store;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -71,6 +72,72 @@ on_each_engine! {
     events_are_moved_oldest_first
     removed_route_is_listed_while_it_has_events
     removed_route_keeps_its_retention
+    creation_is_remembered_with_its_webhook
+    creation_is_forgotten_after_a_day
+    oldest_creations_are_forgotten
+}
+
+async fn oldest_creations_are_forgotten(test_store: &TestStore) {
+    let store = test_store.open().await;
+    put_with_key(&store, "a", "{}", creation_key("first", 1)).await;
+    // All of these are older.
+    test_store.sql(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)
+         INSERT INTO hookstile.creations (key, request, webhook, definition, ends_ms)
+         SELECT 'k' || n, request, webhook, definition, ends_ms - 60000 + n
+         FROM hookstile.creations, numbers",
+    );
+    assert!(store.creation("k1").await.unwrap().is_some());
+    put_with_key(&store, "b", "{}", creation_key("last", 1)).await;
+    for _ in 0..1_000 {
+        if store.creation("k1").await.unwrap().is_none() {
+            break;
+        }
+        // A shared store is swept every few seconds.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(store.creation("k1").await.unwrap().is_none());
+    for kept in ["k2", "k9999", "first", "last"] {
+        assert!(store.creation(kept).await.unwrap().is_some(), "{kept}");
+    }
+}
+
+async fn put_with_key(store: &Store, name: &str, definition: &str, key: CreationKey) {
+    let (revision, _) = store.webhooks().await.unwrap();
+    let put = store.put_webhook(name.into(), definition.into(), revision, Some(key));
+    assert!(put.await.unwrap().is_some());
+}
+
+async fn creation_is_remembered_with_its_webhook(test_store: &TestStore) {
+    let store = test_store.open().await;
+    assert!(store.creation("k").await.unwrap().is_none());
+    put_with_key(&store, "a", "first", creation_key("k", 1)).await;
+    // A later change or removal of the webhook leaves it as it was.
+    let (revision, _) = store.webhooks().await.unwrap();
+    let changed = store.put_webhook("a".into(), "second".into(), revision, None);
+    let revision = changed.await.unwrap().unwrap();
+    let removed = store.remove_webhook("a".into(), revision).await.unwrap();
+    assert!(removed.is_some());
+    let store = test_store.reopen(store).await;
+    assert!(store.webhooks().await.unwrap().1.is_empty());
+    let creation = store.creation("k").await.unwrap().unwrap();
+    assert_eq!(
+        (creation.request, &*creation.webhook, &**creation.definition),
+        ([1; 32], "a", "first")
+    );
+    assert!(store.creation("K").await.unwrap().is_none());
+}
+
+async fn creation_is_forgotten_after_a_day(test_store: &TestStore) {
+    let store = test_store.open().await;
+    put_with_key(&store, "a", "{}", creation_key("k", 1)).await;
+    test_store.advance(&store, domain::CREATION_KEPT.saturating_sub(TOLERANCE));
+    assert!(store.creation("k").await.unwrap().is_some());
+    test_store.advance(&store, TOLERANCE);
+    assert!(store.creation("k").await.unwrap().is_none());
+    put_with_key(&store, "b", "{}", creation_key("k", 2)).await;
+    let creation = store.creation("k").await.unwrap().unwrap();
+    assert_eq!((creation.request, &*creation.webhook), ([2; 32], "b"));
 }
 
 async fn settled_events_survive_a_restart(test_store: &TestStore) {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use super::patch::{self, WebhookPatch};
 use crate::config;
 use crate::route::Route;
 
@@ -114,29 +115,47 @@ pub(super) const MORE: [&str; 20] = [
 
 impl WebhookChange {
     /// Returns the problems that do not depend on other keys or routes.
-    pub(crate) fn problems(&self) -> Vec<String> {
-        let unknown = self.more.keys().filter(|key| !MORE.contains(&key.as_str()));
-        let mut problems: Vec<_> = unknown
-            .map(|key| {
-                format!(
-                    "`{}` cannot be set over the API; the keys are: {}.",
-                    key.escape_debug(),
-                    known_keys().join(", ")
-                )
-            })
-            .collect();
-        if self
-            .description
-            .as_ref()
-            .is_some_and(|text| text.len() > DESCRIPTION_MAX)
-        {
-            problems.push(format!(
-                "`description` must be at most {DESCRIPTION_MAX} bytes long."
-            ));
+    pub(super) fn problems(&self) -> Vec<String> {
+        key_problems(self.description.as_deref(), &self.more)
+    }
+}
+
+impl WebhookPatch {
+    /// Returns the problems that do not depend on other keys or routes.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let description = self.description.as_ref().and_then(Option::as_deref);
+        let mut problems = key_problems(description, &self.more);
+        if self.url == Some(None) {
+            problems.push(MISSING_URL.into());
         }
-        problems.extend(check_texts(&self.more));
+        if self.secret == Some(None) {
+            problems.push("`secret` cannot be removed; give another one.".into());
+        }
         problems
     }
+}
+
+/// The problem of a webhook without an upstream.
+const MISSING_URL: &str = "`url` is missing: the URL that events are delivered to.";
+
+fn key_problems(description: Option<&str>, more: &Map<String, Value>) -> Vec<String> {
+    let unknown = more.keys().filter(|key| !MORE.contains(&key.as_str()));
+    let mut problems: Vec<_> = unknown
+        .map(|key| {
+            format!(
+                "`{}` cannot be set over the API; the keys are: {}.",
+                key.escape_debug(),
+                known_keys().join(", ")
+            )
+        })
+        .collect();
+    if description.is_some_and(|text| text.len() > DESCRIPTION_MAX) {
+        problems.push(format!(
+            "`description` must be at most {DESCRIPTION_MAX} bytes long."
+        ));
+    }
+    problems.extend(check_texts(more));
+    problems
 }
 
 /// The keys, at any depth, whose value is any text. YAML accepts a number for it, but JSON must
@@ -188,7 +207,7 @@ impl NewWebhook {
             more,
         } = self.given;
         if url.is_none() {
-            problems.push("`url` is missing: the URL that events are delivered to.".into());
+            problems.push(MISSING_URL.into());
         }
         let random = random().ok_or_else(|| vec!["The system has no random bytes.".to_owned()])?;
         let name = hex::encode(&random[SECRET_BYTES..]);
@@ -198,7 +217,7 @@ impl NewWebhook {
             events: events.unwrap_or_default(),
             description: description.unwrap_or_default(),
             active: active.unwrap_or(true),
-            path: path.unwrap_or_else(|| format!("/webhooks/wh_{name}")),
+            path: path.unwrap_or_else(|| default_path(&name)),
             provider,
             secret: secret.unwrap_or_else(|| {
                 Zeroizing::new(format!("whsec_{}", BASE64.encode(&random[..SECRET_BYTES])))
@@ -214,6 +233,10 @@ impl NewWebhook {
             Err(problems)
         }
     }
+}
+
+fn default_path(name: &str) -> String {
+    format!("/webhooks/wh_{name}")
 }
 
 fn random() -> Option<Zeroizing<Vec<u8>>> {
@@ -265,6 +288,55 @@ impl Definition {
         kept.more.extend(more);
         kept.changed_at = Some(Timestamp::now());
         kept
+    }
+
+    /// Returns the definition of the webhook `name` with `patch` merged into it. The patch has no
+    /// problems.
+    pub(super) fn merged(&self, name: &str, patch: WebhookPatch) -> Self {
+        let WebhookPatch {
+            url,
+            events,
+            description,
+            active,
+            path,
+            provider,
+            secret,
+            headers,
+            more,
+        } = patch;
+        let mut merged = self.clone();
+        merged.url = url.flatten().unwrap_or(merged.url);
+        merged.secret = secret.flatten().unwrap_or(merged.secret);
+        if let Some(events) = events {
+            merged.events = events.unwrap_or_default();
+        }
+        if let Some(description) = description {
+            merged.description = description.unwrap_or_default();
+        }
+        if let Some(active) = active {
+            merged.active = active.unwrap_or(true);
+        }
+        if let Some(path) = path {
+            merged.path = path.unwrap_or_else(|| default_path(name));
+        }
+        if let Some(provider) = provider {
+            merged.provider = provider.unwrap_or_else(|| config::DEFAULT_PROVIDER.into());
+        }
+        match headers {
+            Some(Some(headers)) => {
+                for (header, value) in headers {
+                    match value {
+                        Some(value) => merged.headers.insert(header, value),
+                        None => merged.headers.remove(&header),
+                    };
+                }
+            }
+            Some(None) => merged.headers.clear(),
+            None => {}
+        }
+        patch::merge(&mut merged.more, more);
+        merged.changed_at = Some(Timestamp::now());
+        merged
     }
 
     /// Compiles the definition to a route.
@@ -386,6 +458,71 @@ mod tests {
             assert!(
                 problems[0].ends_with("must be text."),
                 "{keys}: {problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn patch_keeps_replaces_and_removes_keys() {
+        let (name, definition) = new(json!({
+            "url": "http://127.0.0.1/x", "path": "/a", "provider": "github", "active": false,
+            "description": "d", "events": ["a.*"], "headers": {"X-A": "1", "X-B": "2"},
+            "retry": {"initial": "1s", "horizon": "1h"}, "budget": "5s"
+        }))
+        .define()
+        .unwrap();
+        let patch = |document: Value| {
+            let patch: WebhookPatch = serde_json::from_value(document).unwrap();
+            assert_eq!(patch.problems(), [""; 0]);
+            definition.merged(&name, patch)
+        };
+        let same = patch(json!({}));
+        assert_eq!(
+            (&same.url, &same.more, same.secret()),
+            (&definition.url, &definition.more, definition.secret())
+        );
+        assert!(same.updated_at() >= definition.updated_at());
+        let merged = patch(json!({
+            "headers": {"X-A": null, "X-C": "3"}, "retry": {"initial": null, "factor": 2},
+            "budget": null, "events": ["b"]
+        }));
+        assert_eq!(
+            merged.headers,
+            BTreeMap::from([("X-B".into(), "2".into()), ("X-C".into(), "3".into())])
+        );
+        assert_eq!(
+            Value::Object(merged.more),
+            json!({"retry": {"horizon": "1h", "factor": 2}})
+        );
+        assert_eq!(
+            (&*merged.path, &*merged.events),
+            ("/a", &["b".to_owned()][..])
+        );
+        let removed = patch(json!({
+            "path": null, "provider": null, "active": null, "description": null, "events": null,
+            "headers": null
+        }));
+        assert_eq!(removed.path, format!("/webhooks/wh_{name}"));
+        assert_eq!(
+            (&*removed.provider, removed.active, &*removed.description),
+            ("vpn-enterprise", true, "")
+        );
+        assert!(removed.events.is_empty() && removed.headers.is_empty());
+    }
+
+    #[test]
+    fn patch_cannot_remove_url_or_secret() {
+        for (document, says) in [
+            (json!({"url": null}), "`url` is missing"),
+            (json!({"secret": null}), "`secret` cannot be removed"),
+            (json!({"enforce": null}), "`enforce` cannot be set"),
+            (json!({"host": 1}), "must be text"),
+        ] {
+            let patch: WebhookPatch = serde_json::from_value(document).unwrap();
+            let problems = patch.problems();
+            assert!(
+                problems.len() == 1 && problems[0].contains(says),
+                "{problems:?}"
             );
         }
     }

@@ -1,6 +1,8 @@
 //! Access to the admin listener: the host names and tokens it accepts, and the audit log of every
 //! change.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::command::{command, finish};
@@ -93,6 +95,37 @@ async fn token_file_is_watched() {
     })
     .await;
     assert_eq!(status(TOKEN).await, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn login_ends_when_its_token_does() {
+    let route = Route::to(&Upstream::ok());
+    let gateway = Gateway::start(guarded(route.clone())).await;
+    let log_in = async |token: &str| {
+        let form = Request::post(format!("token={token}").as_bytes()).at("/ui/login");
+        let response = send(&gateway, form.set("Host", "localhost")).await;
+        assert_eq!(response.status, 303, "{response:?}");
+        let cookie = response.header("set-cookie").expect("a cookie");
+        cookie.split(';').next().expect("a value").to_owned()
+    };
+    let (operator, reader) = (log_in(TOKEN).await, log_in(READ_TOKEN).await);
+    let status = async |cookie: &str| {
+        let request = Request::new("GET", "/webhooks").set("Host", "localhost");
+        send(&gateway, request.header("Cookie", cookie))
+            .await
+            .status
+    };
+    assert_eq!((status(&operator).await, status(&reader).await), (200, 200));
+    // A token that has expired already is refused.
+    let expires = jiff::Timestamp::now() + Duration::from_secs(5);
+    let expires = format!("{{env: ADMIN, expires: \"{expires}\"}}");
+    let earlier = guarded(route).yaml().replace("{env: ADMIN}", &expires);
+    gateway.rewrite_text(&earlier);
+    eventually("the operator is logged out", async || {
+        status(&operator).await == 401
+    })
+    .await;
+    assert_eq!(status(&reader).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -306,12 +306,18 @@ async fn capture_needs_the_admin_token_and_is_audited() {
         assert_eq!(response.text().contains("evt_canary"), code.is_null());
         assert_eq!(document["data"]["captures"]["total"], 1);
     }
-    let fetched = format!("{id} of hooks");
-    let lines = gateway.lines();
-    let fetches = lines
-        .iter()
-        .filter(|line| line["subject"] == fetched.as_str());
-    assert_eq!(fetches.count(), 2, "one over REST, one over GraphQL");
+    let subject = format!("{id} of hooks");
+    eventually(
+        "the fetches over REST and GraphQL are audited",
+        async || {
+            let lines = gateway.lines();
+            let fetches = lines
+                .iter()
+                .filter(|line| line["subject"] == subject.as_str());
+            fetches.count() == 2
+        },
+    )
+    .await;
     for outcome in ["read_only", "done", "unknown_capture"] {
         let audited = |line: &Value| line["message"] == "audit" && line["outcome"] == outcome;
         eventually(format!("{outcome} is audited"), async || {

@@ -6,7 +6,7 @@
 //! the providers' SDKs, playwright-core and axe-core), `HOOKSTILE_PYTHON` (a python3 with flask,
 //! the SDKs, schemathesis and kubernetes-validate), `HOOKSTILE_CHROMIUM`, `HOOKSTILE_PROMTOOL`,
 //! `HOOKSTILE_PROMETHEUS`, `HOOKSTILE_STRACE`, `HOOKSTILE_SQLITE3`, `HOOKSTILE_FAKETIME`,
-//! `HOOKSTILE_SSLSCAN`, `HOOKSTILE_HAPROXY` and `HOOKSTILE_POSTGRES` (the server, with `initdb`,
+//! `HOOKSTILE_SSLSCAN`, `HOOKSTILE_HAPROXY`, `HOOKSTILE_UNSHARE`, `HOOKSTILE_IP`, `HOOKSTILE_JQ` and `HOOKSTILE_POSTGRES` (the server, with `initdb`,
 //! `psql` and `pg_isready` beside it).
 //!
 //! Other variables set the amount of work: `HOOKSTILE_SEED` is the seed of schemathesis (1),
@@ -26,6 +26,7 @@ mod access; // the admin listener's tokens, host names and audit log
 mod admin_listener; // the admin listener under hostile clients
 mod admission; // limits that apply before a body is read
 mod attack; // attacks on the whole gateway, beside genuine senders
+mod automation; // the admin API for scripts: keys, entity tags, patches, pages
 mod bodies; // bodies of every size and framing, and the size limit
 mod budget; // every request is answered in time, whatever is slow
 mod capture; // rejected requests, explained and captured
@@ -39,6 +40,7 @@ mod delivery; // the request at the upstream, and the connections to it
 mod demo; // the demo, live and once
 mod deploy; // alerts, Grafana dashboard, manifests, supervisor notifications
 mod descriptors; // open files: raised, reserved, and run out of
+mod docs; // the documentation against the program
 mod durable; // completed events outlive the process
 mod envelope; // ambiguous events are rejected
 mod explain; // `hookstile verify` explains a bad request

@@ -1,10 +1,13 @@
 //! `notify`: an endpoint hears once that a problem begins, and once that it has ended. Here, the
 //! endpoint is another gateway, which verifies the signatures.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
+use crate::partition::wait_server_time;
 use crate::replicas::with_database;
 
 const KEY: &str = "whsec_bm90aWZ5LWl0LXNlY3JldC0wMTIzNDU2Nzg5";
@@ -147,8 +150,8 @@ async fn replicas_notify_once() {
         send(gateway, name, 502, "upstream_unreachable").await;
     }
     assert_eq!(endpoint.wait_for(1).await.0, "hookstile.problem.began");
-    let announced = "SELECT count(*) FROM hookstile.problems";
-    assert_eq!(postgres.sql(announced).trim(), "1");
+    let announced = "SELECT count(*) FROM hookstile.incidents";
+    assert_eq!(postgres.sql(announced), "1");
     let _upstream = closed.open([Reply::ok()]);
     for (gateway, name) in [(&one, "up_one"), (&two, "up_two")] {
         send(gateway, name, 200, "delivered").await;
@@ -156,5 +159,150 @@ async fn replicas_notify_once() {
     let (event_type, ended) = endpoint.wait_for(2).await;
     assert_eq!(event_type, "hookstile.problem.ended");
     assert_eq!(ended["ended"]["reason"], "recovered", "{ended}");
-    assert_eq!(postgres.sql(announced).trim(), "0");
+    eventually("the end is recorded", async || {
+        postgres.sql(announced) == "0"
+    })
+    .await;
+}
+
+/// Sends events to a gateway, of which every nth one fails.
+async fn send_failing(gateway: &Gateway, round: &str, nth: usize) {
+    for number in 0..12 {
+        let kind = if number % nth == 0 { "bad" } else { "good" };
+        let id = format!("{kind}_{round}_{number}_{}", gateway.pid());
+        gateway.send(Event::new(&id)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_notify_once_that_it_got_worse() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let endpoint = Endpoint::start().await;
+    let upstream = Upstream::deciding(|request, _| {
+        let id = request.header("Hookstile-Event-Id").unwrap_or_default();
+        Reply::status(if id.starts_with("bad") { 500 } else { 200 })
+    });
+    let setup = Setup::from(Route::to(&upstream)).stopping_at_once();
+    let setup = with_database(&postgres.url(), endpoint.notified_by(setup));
+    let (one, two) = (
+        Gateway::start(setup.clone()).await,
+        Gateway::start(setup).await,
+    );
+    for gateway in [&one, &two] {
+        send_failing(gateway, "a_quarter", 4).await;
+    }
+    let (event_type, problem) = endpoint.wait_for(1).await;
+    assert_eq!(event_type, "hookstile.problem.began");
+    assert_eq!(problem["severity"], "warning");
+    for round in ["all", "still_all", "all_to_the_end"] {
+        for gateway in [&one, &two] {
+            send_failing(gateway, round, 1).await;
+        }
+    }
+    let (event_type, worse) = endpoint.wait_for(2).await;
+    assert_eq!(event_type, "hookstile.problem.began");
+    assert_eq!(worse["severity"], "critical");
+    assert_eq!(worse["code"], problem["code"]);
+    let told = "SELECT told FROM hookstile.incidents";
+    eventually("that is recorded", async || postgres.sql(told) == "3").await;
+    assert_eq!(endpoint.received().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notification_of_killed_gateway_is_sent() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let gate = Gate::shut();
+    let held = gate.clone();
+    let sink = Upstream::deciding(move |_, _| Reply::ok().after(&held));
+    let closed = ClosedPort::new();
+    let notify = format!(
+        "{{url: \"{}\", secret: {{env: NOTIFY_SECRET}}, begin_after: 1s}}",
+        sink.url()
+    );
+    let setup = Setup::from(Route::to_url(&closed.url())).stopping_at_once();
+    let setup = setup.with("notify", &notify).env("NOTIFY_SECRET", KEY);
+    let setup = with_database(&postgres.url(), setup);
+    let mut killed = Gateway::start(setup.clone()).await;
+    send(&killed, "down", 502, "upstream_unreachable").await;
+    sink.wait_for_requests(1).await;
+    killed.kill().await;
+    gate.open();
+    // The lease of the killed gateway ends.
+    postgres.sql("UPDATE hookstile.store SET uptime_ms = uptime_ms + 20000");
+    let _other = Gateway::start(setup).await;
+    sink.wait_for_requests(2).await;
+    let sent = sink.requests();
+    let ids: Vec<_> = sent.iter().map(|it| it.header("webhook-id")).collect();
+    assert!(ids[0].is_some() && ids[0] == ids[1], "{ids:?}");
+    let bodies = sent
+        .iter()
+        .map(|it| serde_json::from_slice::<Value>(&it.body).expect("JSON"));
+    let data: Vec<_> = bodies.map(|body| body["data"].clone()).collect();
+    assert_eq!(data[0], data[1]);
+    let told = "SELECT told FROM hookstile.incidents";
+    eventually("that is recorded", async || postgres.sql(told) == "3").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn problem_of_one_gateway_ends_with_it() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let endpoint = Endpoint::start().await;
+    let (closed, upstream) = (ClosedPort::new(), Upstream::ok());
+    let setup = |url: &str| {
+        let setup = Setup::from(Route::to_url(url)).stopping_at_once();
+        with_database(&postgres.url(), endpoint.notified_by(setup))
+    };
+    let one = Gateway::start(setup(&closed.url())).await;
+    let other = Gateway::start(setup(&upstream.url())).await;
+    send(&one, "down", 502, "upstream_unreachable").await;
+    send(&other, "works", 200, "delivered").await;
+    assert_eq!(endpoint.wait_for(1).await.0, "hookstile.problem.began");
+    wait_server_time(&postgres, Duration::from_secs(12)).await;
+    assert_eq!(endpoint.received().len(), 1, "it goes on");
+    let _upstream = closed.open([Reply::ok()]);
+    send(&one, "up", 200, "delivered").await;
+    let (event_type, ended) = endpoint.wait_for(2).await;
+    assert_eq!(event_type, "hookstile.problem.ended");
+    assert_eq!(ended["code"], "upstream_failing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_database_is_notified_as_problem() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let endpoint = Endpoint::start().await;
+    let closed = ClosedPort::new();
+    let setup = Setup::from(Route::to_url(&closed.url()).with("delivery", "queue"));
+    let setup = with_database(&postgres.url(), endpoint.notified_by(setup)).stopping_at_once();
+    let gateway = Gateway::start(setup).await;
+    // Of a route whose attempts fail, the list has what only the store knows.
+    send(&gateway, "waits", 202, "queued").await;
+    let (_, problem) = endpoint.wait_for(1).await;
+    assert_eq!(problem["code"], "upstream_failing");
+    postgres.freeze().await;
+    let mut codes = Vec::new();
+    eventually("the store is a problem", async || {
+        let asked = Instant::now();
+        let document = gateway.api("/problems").await;
+        assert!(asked.elapsed() < Duration::from_secs(3), "{document}");
+        let problems = document["problems"].as_array().expect("a list");
+        codes = problems.iter().map(|it| it["code"].clone()).collect();
+        codes.contains(&"store_unavailable".into())
+    })
+    .await;
+    assert!(codes.contains(&"upstream_failing".into()), "{codes:?}");
+    let (event_type, problem) = endpoint.wait_for(2).await;
+    assert_eq!(event_type, "hookstile.problem.began");
+    assert_eq!(problem["code"], "store_unavailable");
+    postgres.resume();
+    let (event_type, problem) = endpoint.wait_for(3).await;
+    assert_eq!(event_type, "hookstile.problem.ended");
+    assert_eq!(problem["code"], "store_unavailable");
 }

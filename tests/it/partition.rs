@@ -38,7 +38,7 @@ async fn wait_until_idle(gateway: &Gateway) {
 }
 
 /// Waits for this time by the server's clock.
-async fn wait_server_time(postgres: &Postgres, time: Duration) {
+pub async fn wait_server_time(postgres: &Postgres, time: Duration) {
     let now = || {
         postgres
             .sql("select now from hookstile.clock")

@@ -1,6 +1,7 @@
 //! The problems of a gateway in trouble: worst first, one line for one incident, the same list
 //! everywhere.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::harness::command::run_cli;
@@ -239,6 +240,16 @@ async fn set_paused(gateway: &Gateway, action: &str) {
     assert_eq!(response.status, 200, "{}", response.text());
 }
 
+/// Returns when the first attempt at the oldest event began.
+async fn first_attempt(gateway: &Gateway) -> Timestamp {
+    let listed = gateway.api("/deliveries").await;
+    let oldest = listed["deliveries"].as_array().and_then(|list| list.last());
+    let id = text(oldest.expect("a delivery"), "id");
+    let path = format!("/deliveries/{id}");
+    let attempt = &gateway.api(&path).await["delivery"]["attempts"][0];
+    text(attempt, "at").parse().expect("a time")
+}
+
 /// Waits for the log line that says why a problem is no longer listed.
 async fn wait_for_end(gateway: &Gateway, code: &str, reason: &str) {
     eventually(format!("{code} is over: {reason}"), async || {
@@ -310,11 +321,9 @@ async fn reload_keeps_what_is_known() {
     let before = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
     assert!(text(&before, "summary").contains("refuses connections"));
     assert_eq!(before["at_risk"]["events"], 2, "{before}");
-    let deliveries = gateway.api("/deliveries").await;
-    let arrivals = deliveries["deliveries"].as_array().expect("a list");
-    let first = arrivals.last().expect("two")["attempts"][0]["at"].clone();
-    let milliseconds = |time: &Value| time.as_str().map(|time| time[..23].to_owned());
-    assert_eq!(milliseconds(&before["since"]), milliseconds(&first));
+    let first = first_attempt(&gateway).await;
+    let since = text(&before, "since").parse::<Timestamp>().expect("a time");
+    assert_eq!(since.as_millisecond(), first.as_millisecond());
     gateway.rewrite(route.with("budget", "8s"));
     let reload = gateway.admin_post("/reload", &json!({})).await;
     assert_eq!(reload.status, 200, "{}", reload.text());

@@ -110,7 +110,8 @@ async fn rejection_shows_sender_target_and_reason() {
     let refused = &list(&document)[3];
     let expected = json!({
         "at": refused["at"], "webhook_id": "wh_hooks", "route": "hooks", "outcome": "invalid_signature",
-        "reason": "mismatch", "status": 401, "method": "POST", "path": PATH, "peer": "127.0.0.1",
+        "reason": "mismatch", "let_pass": false, "status": 401, "method": "POST", "path": PATH,
+        "peer": "127.0.0.1",
         "body_bytes": event.body.len(), "trace_id": trace, "user_agent": "Sender/1.0", "event_id": null,
         "event_type": null, "left_out": 0, "capture_id": null, "explanation": refused["explanation"],
     });

@@ -36,6 +36,7 @@ print(docker["User"], *docker["Entrypoint"], "|".join(docker["Cmd"]), "|".join(c
 END
 )"
 [ "$user" = 65532:65532 ]
+[ "$(stat --format=%u:%a "$root/var/lib/hookstile")" = 65532:700 ]
 size=$(($(du --summarize --bytes "$root" | cut -f 1) / 1048576))
 [ "$size" -lt "$most" ] || { echo "the image has $size MiB, $most at most" >&2; exit 1; }
 

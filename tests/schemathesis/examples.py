@@ -26,7 +26,7 @@ EXAMPLES = {
 
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
-    for name in ("NewWebhook", "WebhookChange"):
+    for name in ("NewWebhook", "WebhookChange", "WebhookPatch"):
         properties = raw_schema["components"]["schemas"][name]["properties"]
         for key, example in EXAMPLES.items():
             properties[key]["examples"] = [example]

@@ -17,44 +17,55 @@ const SESSIONS_MAX: usize = 64;
 #[derive(Default)]
 pub(super) struct Sessions(Mutex<VecDeque<Session>>);
 
+/// The token that a browser has logged in with, and its role at that time.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct LoginToken {
+    pub digest: SecretDigest,
+    pub role: Role,
+}
+
 struct Session {
     digest: SecretDigest,
-    role: Role,
+    token: LoginToken,
     end: Timestamp,
 }
 
 impl Sessions {
-    /// Begins a session that lasts until `end`, and returns the cookie's value.
+    /// Begins a session that lasts until `end` at most, and returns the cookie's value.
     ///
     /// # Errors
     /// When the system has no random bytes.
-    pub(super) fn begin(&self, role: Role, end: Timestamp) -> Result<String, getrandom::Error> {
+    pub(super) fn begin(
+        &self,
+        token: LoginToken,
+        end: Timestamp,
+    ) -> Result<String, getrandom::Error> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
         let id = hex::encode(bytes);
         let mut sessions = self.lock();
-        let of_role = sessions.iter().filter(|session| session.role == role);
-        if of_role.count() >= SESSIONS_MAX
-            && let Some(oldest) = sessions.iter().position(|session| session.role == role)
+        let has_role = |session: &Session| session.token.role == token.role;
+        if sessions.iter().filter(|session| has_role(session)).count() >= SESSIONS_MAX
+            && let Some(oldest) = sessions.iter().position(has_role)
         {
             sessions.remove(oldest);
         }
         sessions.push_back(Session {
             digest: SecretDigest::new(id.as_bytes()),
-            role,
+            token,
             end,
         });
         Ok(id)
     }
 
-    /// Returns the role of the session with this cookie.
-    pub(super) fn role(&self, id: &str, now: Timestamp) -> Option<Role> {
+    /// Returns the token of the session with this cookie.
+    pub(super) fn token(&self, id: &str, now: Timestamp) -> Option<LoginToken> {
         let mut sessions = self.lock();
         sessions.retain(|session| now < session.end);
         sessions
             .iter()
             .find(|session| session.digest.matches(id.as_bytes()))
-            .map(|session| session.role)
+            .map(|session| session.token.clone())
     }
 
     pub(super) fn end(&self, id: &str) {
@@ -62,9 +73,9 @@ impl Sessions {
             .retain(|session| !session.digest.matches(id.as_bytes()));
     }
 
-    /// Ends all sessions of a role.
-    pub(super) fn end_all(&self, role: Role) {
-        self.lock().retain(|session| session.role != role);
+    /// Ends all sessions of other tokens than these.
+    pub(super) fn end_others(&self, is_accepted: impl Fn(&LoginToken) -> bool) {
+        self.lock().retain(|session| is_accepted(&session.token));
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Session>> {
@@ -78,43 +89,43 @@ mod tests {
 
     const END: Timestamp = Timestamp::UNIX_EPOCH;
 
+    fn token(role: Role) -> LoginToken {
+        LoginToken {
+            digest: SecretDigest::new(b"token"),
+            role,
+        }
+    }
+
     #[test]
     fn session_is_valid_until_its_end() {
         let (sessions, before) = (Sessions::default(), END - SignedDuration::from_secs(1));
+        let role = |id: &str, at| sessions.token(id, at).map(|token| token.role);
         let [reader, operator] =
-            [Role::Reader, Role::Operator].map(|role| sessions.begin(role, END).unwrap());
-        assert_eq!(sessions.role(&reader, before), Some(Role::Reader));
-        assert_eq!(sessions.role(&operator, before), Some(Role::Operator));
-        assert_eq!(sessions.role("", before), None);
-        assert_eq!(sessions.role(&operator[1..], before), None);
+            [Role::Reader, Role::Operator].map(|role| sessions.begin(token(role), END).unwrap());
+        assert_eq!(role(&reader, before), Some(Role::Reader));
+        assert_eq!(role(&operator, before), Some(Role::Operator));
+        assert_eq!(role("", before), None);
+        assert_eq!(role(&operator[1..], before), None);
         sessions.end(&reader);
         assert_eq!(
-            (
-                sessions.role(&reader, before),
-                sessions.role(&operator, before)
-            ),
+            (role(&reader, before), role(&operator, before)),
             (None, Some(Role::Operator))
         );
-        assert_eq!(sessions.role(&operator, END), None);
+        assert_eq!(role(&operator, END), None);
     }
 
     #[test]
     fn session_over_the_limit_ends_the_oldest() {
         let (sessions, before) = (Sessions::default(), END - SignedDuration::from_secs(1));
-        let operator = sessions.begin(Role::Operator, END).unwrap();
+        let role = |id: &str, at| sessions.token(id, at).map(|token| token.role);
+        let operator = sessions.begin(token(Role::Operator), END).unwrap();
         let ids: Vec<_> = (0..=SESSIONS_MAX)
-            .map(|_| sessions.begin(Role::Reader, END).unwrap())
+            .map(|_| sessions.begin(token(Role::Reader), END).unwrap())
             .collect();
-        let known = ids
-            .iter()
-            .filter(|id| sessions.role(id, before).is_some())
-            .count();
+        let known = ids.iter().filter(|id| role(id, before).is_some()).count();
+        assert_eq!((known, role(&ids[0], before)), (SESSIONS_MAX, None));
         assert_eq!(
-            (known, sessions.role(&ids[0], before)),
-            (SESSIONS_MAX, None)
-        );
-        assert_eq!(
-            sessions.role(&operator, before),
+            role(&operator, before),
             Some(Role::Operator),
             "readers push no operator out"
         );

@@ -69,7 +69,7 @@ pub(super) async fn page(
 
 impl Overview {
     async fn load(operations: &Operations, page: Page, all: bool) -> Result<Self, OperationError> {
-        let report = operations.problem_report().await?;
+        let report = operations.problem_report().await;
         let problems = report.problems;
         let (health, unmatched) = (operations.health(), operations.unmatched_in_last_hour());
         let severity = |status: &RouteStatus| {

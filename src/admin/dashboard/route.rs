@@ -95,7 +95,7 @@ pub(super) async fn page(
 impl Route {
     async fn load(operations: &Operations, page: Page, name: &str) -> Result<Self, OperationError> {
         let summary = operations.route(name).await?;
-        let report = operations.problem_report().await?;
+        let report = operations.problem_report().await;
         let of_route = |status: &RouteStatus| *status.route.name == *name;
         let status = report.statuses.into_iter().find(of_route);
         let status = status.ok_or(OperationError::NoSuchWebhook)?;

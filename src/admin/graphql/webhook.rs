@@ -26,6 +26,8 @@ pub(super) struct Webhook {
     /// The time of the last change; for a route of the file, the time at which the gateway last
     /// loaded the file.
     updated_at: Timestamp,
+    /// The version of the definition: another one after each change. A route of the file has none.
+    version: Option<String>,
     /// The secret, in the response to the `configureWebhook` that created the webhook; otherwise
     /// `null`.
     secret: Option<String>,
@@ -58,6 +60,7 @@ impl From<RouteSummary> for Webhook {
             status: shape.status,
             created_at: shape.created_at,
             updated_at: shape.updated_at,
+            version: shape.version,
             secret: None,
             name: shape.name,
             description: shape.description,
@@ -88,6 +91,9 @@ impl Webhook {
 pub(super) struct WebhookInput {
     /// The webhook to change; fields that are not given stay.
     id: Option<ID>,
+    /// The version that the webhook with this `id` must have; otherwise it is not changed
+    /// (`precondition_failed`).
+    version: Option<String>,
     /// The upstream's URL.
     url: String,
     /// Patterns of event types; an empty list, or `*`, accepts all.
@@ -108,8 +114,8 @@ pub(super) struct WebhookInput {
 }
 
 impl WebhookInput {
-    /// Returns the ID and the change.
-    pub(super) fn split(self) -> (Option<ID>, WebhookChange) {
+    /// Returns the ID, the version and the change.
+    pub(super) fn split(self) -> (Option<ID>, Option<String>, WebhookChange) {
         let change = WebhookChange {
             url: Some(self.url),
             events: Some(self.events),
@@ -124,6 +130,6 @@ impl WebhookInput {
                 .map(|Json(settings)| settings)
                 .unwrap_or_default(),
         };
-        (self.id, change)
+        (self.id, self.version, change)
     }
 }

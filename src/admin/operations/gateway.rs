@@ -29,8 +29,7 @@ pub(crate) struct Overview {
     pub routes: Vec<RouteSummary>,
     /// Rejections in the last hour by route; under `None` the requests that matched no route.
     pub rejected: Vec<(Option<Arc<str>>, Vec<RejectionCount>)>,
-    /// The routes that are no longer configured and have stored events; empty while the store can't
-    /// be read.
+    /// The routes that are no longer configured and have stored events, as the store said it last.
     pub removed: Vec<RemovedRoute>,
     pub problems: Vec<Problem>,
 }
@@ -61,16 +60,13 @@ impl Operations {
             .iter()
             .map(|activity| (activity.route.clone(), activity.rejections.last_hour(now)))
             .collect();
-        let (problems, removed) = match self.problem_report().await {
-            Ok(report) => (report.problems, report.removed),
-            Err(_) => Default::default(),
-        };
+        let report = self.problem_report().await;
         Overview {
             health,
             routes,
             rejected,
-            removed,
-            problems,
+            removed: report.removed,
+            problems: report.problems,
         }
     }
 

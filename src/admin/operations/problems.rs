@@ -4,13 +4,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{MissedTickBehavior, interval, timeout_at};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Operations;
 use super::status::RouteStatus;
+use super::stored_facts::StoredFacts;
 use crate::activity::{Incident, RejectionCount};
 use crate::admin::dashboard::words::explain_rejection;
-use crate::admin::error::OperationError;
 use crate::outcome::{Disposition, TOO_MANY_COPIES};
 use crate::problems::{
     self, EndReason, Ending, GatewayFacts, LastFailure, ListedSince, Problem, ProblemChange,
@@ -18,27 +18,20 @@ use crate::problems::{
 };
 use crate::providers;
 use crate::route::DeliveryMode;
-use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, StoreError};
+use crate::store::StoreError;
 
 /// The time between two looks at the problems when nobody asks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The time within which the store says when the last deliveries of failing routes succeeded.
-const STORE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// The time over which a provider retries if that is not known.
 const USUAL_PROVIDER_HORIZON: Duration = Duration::from_secs(72 * 3600);
-
-/// The highest number of deliveries that the store counts.
-const COUNTED_MAX: u64 = 10_000;
 
 /// The problems, the worst first, with the statuses of the routes that they were found in.
 pub(in crate::admin) struct ProblemReport {
     pub problems: Vec<Problem>,
     /// In the order of the routes.
     pub statuses: Vec<RouteStatus>,
-    /// The routes that are no longer configured and have stored events; none while the store can't
-    /// say it in time.
+    /// The routes that are no longer configured and have stored events, as the store said it last.
     pub removed: Vec<RemovedRoute>,
 }
 
@@ -50,140 +43,70 @@ impl Operations {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // Fails only while the process ends.
-            let _ = self.problem_report().await;
+            self.problem_report().await;
         }
     }
 
     /// Returns the current problems, the worst first.
-    pub(in crate::admin) async fn problems(&self) -> Result<Vec<Problem>, OperationError> {
-        Ok(self.problem_report().await?.problems)
+    pub(in crate::admin) async fn problems(&self) -> Vec<Problem> {
+        self.problem_report().await.problems
     }
 
-    /// Returns the current problems and the statuses of all routes.
-    pub(in crate::admin) async fn problem_report(&self) -> Result<ProblemReport, OperationError> {
-        let statuses = self.route_statuses().await?;
-        let (now, wall) = (Instant::now(), Timestamp::now());
-        let mut routes = Vec::with_capacity(statuses.len());
-        let deadline = tokio::time::Instant::now() + STORE_TIMEOUT;
-        for status in &statuses {
-            routes.push(RouteFacts {
-                last_success: self.last_success(status, deadline).await,
-                undelivered: self.undelivered(status, deadline).await,
+    /// Returns the current problems and the statuses of all routes. Waits for the store, but not
+    /// for long.
+    pub(in crate::admin) async fn problem_report(&self) -> ProblemReport {
+        let mut statuses = self.route_statuses();
+        let stored = self.stored.read(&statuses).await;
+        for status in &mut statuses {
+            let oldest = stored.oldest_waiting.get(&status.route.name);
+            status.oldest_waiting = oldest.filter(|_| status.pending > 0).copied();
+        }
+        let routes: Vec<_> = statuses
+            .iter()
+            .map(|status| RouteFacts {
+                last_success: stored.last_success.get(&status.route.name).copied(),
+                undelivered: stored.undelivered(&status.route.name),
                 listed_since: self.listed_since(&status.route.name),
                 ..facts(status)
-            });
-        }
-        let gateway = self.gateway_facts(deadline).await;
+            })
+            .collect();
+        let wall = Timestamp::now();
+        let gateway = self.gateway_facts(&stored);
         let mut problems = problems::problems(&gateway, &routes, wall);
-        let changes = self
-            .tracker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(&mut problems, now, wall, |problem, present| {
-                problems::ending(problem, present, &routes)
-            });
-        for change in &changes {
-            log(change);
-        }
-        if let Some(announcer) = &self.announcer {
-            let (announcer, store) = (Arc::clone(announcer), self.state.store.clone());
-            let present = problems.clone();
-            // A task of its own: the changes are told once, also if nobody waits for this report.
-            let announcing = tokio::spawn(async move {
-                announcer.announce(&store, &changes, &present, now).await;
-            });
-            let _ = announcing.await;
-        }
-        Ok(ProblemReport {
+        self.track(&mut problems, wall, &routes);
+        ProblemReport {
             problems,
             statuses,
             removed: gateway.removed,
-        })
+        }
     }
 
-    async fn gateway_facts(&self, deadline: tokio::time::Instant) -> GatewayFacts {
+    /// Sets since when the problems are there, and logs and announces what has changed.
+    fn track(&self, problems: &mut [Problem], wall: Timestamp, routes: &[RouteFacts]) {
+        let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let changes = tracker.observe(problems, now, wall, |problem, present| {
+            problems::ending(problem, present, routes)
+        });
+        if let Some(announcer) = &self.announcer {
+            announcer.publish(now, tracker.serious());
+        }
+        drop(tracker);
+        for change in &changes {
+            log(change);
+        }
+    }
+
+    fn gateway_facts(&self, stored: &StoredFacts) -> GatewayFacts {
         let state = &self.state;
-        let removed = self.removed_in_time(deadline).await;
         GatewayFacts {
             refused_configuration: state.configuration.refused(),
-            store_unavailable: state
-                .store
-                .check_open()
-                .err()
-                .map(|error| error.to_string()),
+            store_unavailable: self.stored.trouble(),
             store_full: state.store.check_room(None) == Err(StoreError::Full),
             draining: *state.draining.borrow(),
             unmatched: self.unmatched_in_last_hour(),
-            removed,
+            removed: stored.removed.clone(),
         }
-    }
-
-    /// Returns the routes that are no longer configured; none while the store can't say it by
-    /// `deadline`.
-    async fn removed_in_time(&self, deadline: tokio::time::Instant) -> Vec<RemovedRoute> {
-        let removed = timeout_at(deadline, self.removed_routes()).await;
-        removed.ok().and_then(Result::ok).unwrap_or_default()
-    }
-
-    /// Returns when a route's last delivery succeeded, if its attempts fail, or requests are rejected
-    /// and none was verified since the start; and if the store says it by `deadline`.
-    async fn last_success(
-        &self,
-        status: &RouteStatus,
-        deadline: tokio::time::Instant,
-    ) -> Option<Timestamp> {
-        if status.failing.is_none()
-            && (status.rejecting.is_none() || status.last_verified.is_some())
-        {
-            return None;
-        }
-        let totals = self
-            .state
-            .store
-            .route_stats(status.route.name.clone(), i64::MAX);
-        timeout_at(deadline, totals).await.ok()?.ok()?.last_success
-    }
-
-    /// Returns the events of a route's incident that only their provider has, as far as the store
-    /// says it by `deadline`.
-    async fn undelivered(
-        &self,
-        status: &RouteStatus,
-        deadline: tokio::time::Instant,
-    ) -> Undelivered {
-        let Some(incident) = status.failing else {
-            return Undelivered::default();
-        };
-        let found = timeout_at(deadline, self.undelivered_since(status, incident.began)).await;
-        found.ok().and_then(Result::ok).unwrap_or_default()
-    }
-
-    async fn undelivered_since(
-        &self,
-        status: &RouteStatus,
-        began: Timestamp,
-    ) -> Result<Undelivered, StoreError> {
-        let store = &self.state.store;
-        let filter = DeliveryFilter {
-            route: Some(status.route.name.to_string()),
-            state: Some(DeliveryState::Failed),
-            // The first one arrived before its attempt began.
-            since: began.checked_sub(status.budget).ok(),
-            ..DeliveryFilter::default()
-        };
-        let oldest = store
-            .matching_deliveries(filter.clone(), DeliveryId(0), 1)
-            .await?;
-        let Some((oldest, _)) = oldest.first() else {
-            return Ok(Undelivered::default());
-        };
-        let oldest = store.delivery(*oldest).await?;
-        let count = store.count_deliveries(filter).await?;
-        Ok(Undelivered {
-            events: count.map_or(COUNTED_MAX, |count| count as u64),
-            oldest: oldest.map(|delivery| delivery.received_at),
-        })
     }
 
     fn listed_since(&self, route: &Arc<str>) -> ListedSince {
@@ -305,7 +228,6 @@ fn log(change: &ProblemChange) {
     match change {
         ProblemChange::Appeared(problem) => log_appeared(problem),
         ProblemChange::Disappeared(problem, ending) => log_disappeared(problem, *ending),
-        ProblemChange::Began(_) | ProblemChange::Ended(..) => {}
     }
 }
 

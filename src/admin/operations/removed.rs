@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::Operations;
 use crate::admin::audit::Operator;
 use crate::admin::error::OperationError;
+use crate::admin::state::AdminState;
 use crate::problems::RemovedRoute;
 use crate::queue::{MoveError, MovedEvents};
 use crate::route::DeliveryMode;
@@ -28,23 +29,30 @@ fn estimated(removed: store::RemovedRoute, now: Timestamp) -> RemovedRoute {
     }
 }
 
+/// Returns the routes that no gateway has configured and that have stored events: those with the most
+/// waiting ones first.
+pub(super) async fn removed_routes(
+    state: &AdminState,
+) -> Result<Vec<RemovedRoute>, OperationError> {
+    let removed = state.store.removed_routes().await?;
+    if removed.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The store learns of a changed configuration a moment later.
+    let active = state.registry.active_routes();
+    let configured: HashSet<_> = active.iter().map(|active| &active.route.name).collect();
+    let now = Timestamp::now();
+    let routes = removed.into_iter();
+    Ok(routes
+        .filter(|removed| !configured.contains(&removed.route))
+        .map(|removed| estimated(removed, now))
+        .collect())
+}
+
 impl Operations {
-    /// Returns the routes that no gateway has configured and that have stored events: those with
-    /// the most waiting ones first.
+    /// Returns the removed routes, as the store says it now.
     pub(crate) async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, OperationError> {
-        let removed = self.state.store.removed_routes().await?;
-        if removed.is_empty() {
-            return Ok(Vec::new());
-        }
-        // The store learns of a changed configuration a moment later.
-        let active = self.state.registry.active_routes();
-        let configured: HashSet<_> = active.iter().map(|active| &active.route.name).collect();
-        let now = Timestamp::now();
-        let routes = removed.into_iter();
-        Ok(routes
-            .filter(|removed| !configured.contains(&removed.route))
-            .map(|removed| estimated(removed, now))
-            .collect())
+        removed_routes(&self.state).await
     }
 
     /// Moves the waiting events and dead letters of a removed route to another route.

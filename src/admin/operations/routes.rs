@@ -9,9 +9,10 @@ use super::Operations;
 use super::numbers::HourlyDeliveries;
 use crate::activity::IdleSender;
 use crate::admin::error::OperationError;
+use crate::admin::query::WebhookQuery;
 use crate::route::DeliveryMode;
 use crate::store::{RouteDeliveryStats, StoreError};
-use crate::webhooks::{ActiveRoute, Definition};
+use crate::webhooks::{ActiveRoute, Definition, Version};
 
 /// The definition of an active route.
 #[derive(Clone)]
@@ -34,6 +35,17 @@ pub(crate) struct ServedRoute {
     pub definition: Option<Arc<Definition>>,
     /// The last change of the definition, or the time at which the file was loaded.
     pub updated_at: Timestamp,
+    /// The version of the definition.
+    pub version: Option<Version>,
+}
+
+/// A page of routes, sorted by name.
+pub(crate) struct RoutePage {
+    pub routes: Vec<RouteSummary>,
+    /// The number of routes on all pages.
+    pub total: usize,
+    /// Set if there is a next page.
+    pub has_more: bool,
 }
 
 /// A route with the statistics of its deliveries.
@@ -61,6 +73,7 @@ impl From<&ActiveRoute> for ServedRoute {
             route,
             made_from,
             updated_at,
+            version,
         } = active;
         Self {
             name: Arc::clone(&route.name),
@@ -75,12 +88,29 @@ impl From<&ActiveRoute> for ServedRoute {
             off_line: route.off_line.clone(),
             definition: made_from.clone(),
             updated_at: *updated_at,
+            version: *version,
+        }
+    }
+}
+
+impl RouteSummary {
+    /// Summarizes a route that was just created, so that nothing was delivered.
+    pub(super) fn of_new(active: &ActiveRoute) -> Self {
+        Self {
+            route: active.into(),
+            stats: RouteDeliveryStats::default(),
+            oldest_waiting: None,
+            paused: false,
+            expect_every: active.route.expect_every,
+            silent: false,
+            last_hour: HourlyDeliveries::default(),
         }
     }
 }
 
 impl Operations {
     pub(crate) async fn routes(&self) -> Result<Vec<RouteSummary>, OperationError> {
+        self.state.registry.refresh().await?;
         let mut summaries = Vec::new();
         for active in self.state.registry.active_routes().iter() {
             summaries.push(self.summarize(active.into()).await?);
@@ -88,7 +118,35 @@ impl Operations {
         Ok(summaries)
     }
 
+    /// Returns a page of routes. A page begins behind a name, so a route that is there throughout is
+    /// on one page, whatever is created and removed meanwhile.
+    pub(crate) async fn route_page(
+        &self,
+        query: &WebhookQuery,
+    ) -> Result<RoutePage, OperationError> {
+        self.state.registry.refresh().await?;
+        let active = self.state.registry.active_routes();
+        let mut behind: Vec<_> = active
+            .iter()
+            .filter(|active| {
+                let after = query.after.as_deref();
+                after.is_none_or(|after| *active.route.name > *after)
+            })
+            .collect();
+        behind.sort_unstable_by(|one, other| one.route.name.cmp(&other.route.name));
+        let mut routes = Vec::new();
+        for active in behind.iter().take(query.limit) {
+            routes.push(self.summarize((*active).into()).await?);
+        }
+        Ok(RoutePage {
+            total: active.len(),
+            has_more: behind.len() > routes.len(),
+            routes,
+        })
+    }
+
     pub(crate) async fn route(&self, name: &str) -> Result<RouteSummary, OperationError> {
+        self.state.registry.refresh().await?;
         self.summarize((&self.find(name)?).into()).await
     }
 

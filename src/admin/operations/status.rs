@@ -1,5 +1,5 @@
-//! The current status of routes. It is polled often, so it reads only one thing from the disk: the
-//! age of the oldest waiting event.
+//! The current status of routes. It is polled often, and needed most while the store hangs, so all of
+//! it is in memory but one thing: the arrival of the oldest waiting event.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,9 @@ use crate::activity::{
     Incident, LastFailure, MINUTES, MinuteBucket, RefusedRequests, RejectionCount,
     RejectionHistory, RequestCounts,
 };
-use crate::admin::error::OperationError;
 use crate::admin::state::AdminState;
 use crate::problems::{WINDOW_MIN, WINDOWS};
 use crate::route::DeliveryMode;
-use crate::store::StoreError;
 use crate::webhooks::ActiveRoute;
 
 /// The current status of a route.
@@ -44,7 +42,7 @@ pub(in crate::admin) struct RouteStatus {
     pub requests_per_second: f64,
     pub pending: u64,
     pub dead: u64,
-    /// The arrival of the oldest event that waits in the queue.
+    /// The arrival of the oldest event that waits in the queue, as the store said it last.
     pub oldest_waiting: Option<Timestamp>,
     pub paused: bool,
     pub expect_every: Option<Duration>,
@@ -73,18 +71,14 @@ pub(in crate::admin) struct SecretUse {
 }
 
 impl Operations {
-    /// Returns the current status of all routes, in their order.
-    pub(crate) async fn route_statuses(&self) -> Result<Vec<RouteStatus>, OperationError> {
-        let state = self.state.clone();
-        let statuses = tokio::task::spawn_blocking(move || {
-            let now = Instant::now();
-            let active = state.registry.active_routes();
-            active
-                .iter()
-                .filter_map(|active| RouteStatus::read(&state, active, now))
-                .collect()
-        });
-        Ok(statuses.await.map_err(|_| StoreError::Unavailable)?)
+    /// Returns the current status of all routes, in their order, without what the store knows.
+    pub(super) fn route_statuses(&self) -> Vec<RouteStatus> {
+        let now = Instant::now();
+        let active = self.state.registry.active_routes();
+        active
+            .iter()
+            .filter_map(|active| RouteStatus::read(&self.state, active, now))
+            .collect()
     }
 
     /// Counts the requests of the last hour that matched no route.
@@ -96,7 +90,7 @@ impl Operations {
 }
 
 impl RouteStatus {
-    /// Reads a route's status. Blocks on the store.
+    /// Reads a route's status, without what the store knows.
     fn read(state: &AdminState, active: &ActiveRoute, now: Instant) -> Option<Self> {
         let name = &*active.route.name;
         let activity = state.activity.route(name)?;
@@ -128,11 +122,7 @@ impl RouteStatus {
             hour,
             pending,
             dead,
-            oldest_waiting: if pending > 0 {
-                state.store.oldest_waiting(name)
-            } else {
-                None
-            },
+            oldest_waiting: None,
             paused,
             expect_every: sender.idle.expected_every(),
             silent: sender.idle.is_idle(now),

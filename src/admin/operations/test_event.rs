@@ -74,7 +74,7 @@ impl Operations {
         name: &str,
         event: TestEvent,
     ) -> Result<TestOutcome, OperationError> {
-        let route = self.find(name)?.route;
+        let route = self.find_current(name).await?.route;
         let event_type = event.event_type.clone();
         let marks = TestMarks::new(self.state.store.hash_key());
         let request = TestRequest::build(&route, &marks, event)?;

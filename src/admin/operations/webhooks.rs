@@ -6,37 +6,55 @@ use super::Operations;
 use super::routes::{RouteSummary, ServedRoute};
 use crate::admin::audit::Operator;
 use crate::admin::error::OperationError;
-use crate::webhooks::{Definition, NewWebhook, WebhookChange};
+use crate::store::CreationKey;
+use crate::webhooks::{Change, Definition, NewWebhook, Precondition};
+
+/// A webhook as it was created.
+pub(crate) struct CreatedWebhook {
+    pub summary: RouteSummary,
+    /// The definition with the secret, which is shown in the answer to its creation only.
+    pub definition: Arc<Definition>,
+    /// Set if an earlier request with the same key created it.
+    pub is_repeated: bool,
+}
 
 impl Operations {
-    /// Creates a webhook, which is active when this returns. The definition holds its secret,
-    /// which is shown only this once.
+    /// Creates a webhook, which is active when this returns. With a key, a repetition of the request
+    /// returns the same and creates nothing.
     pub(crate) async fn create_webhook(
         &self,
         operator: Operator,
         new: NewWebhook,
-    ) -> Result<(RouteSummary, Arc<Definition>), OperationError> {
-        let created = self.state.registry.create(new).await;
-        let name = match &created {
-            Ok(active) => Arc::clone(&active.route.name),
-            Err(_) => "".into(),
+        key: Option<CreationKey>,
+    ) -> Result<CreatedWebhook, OperationError> {
+        const OPERATION: &str = "make_webhook";
+        let created = self.state.registry.create(new, key).await;
+        let created = match created {
+            Ok(created) if created.is_repeated => {
+                operator.audit_repeated(OPERATION, &created.active.route.name);
+                created
+            }
+            Ok(created) => {
+                let name = Arc::clone(&created.active.route.name);
+                operator.audited(OPERATION, &name, Ok(created))?
+            }
+            Err(error) => operator.audited(OPERATION, "", Err(error.into()))?,
         };
-        let created = created.map_err(OperationError::from);
-        let active = operator.audited("make_webhook", &name, created)?;
-        let definition = active
-            .made_from
-            .clone()
-            .ok_or(OperationError::NoSuchWebhook)?;
-        Ok((self.summarize((&active).into()).await?, definition))
+        Ok(CreatedWebhook {
+            summary: RouteSummary::of_new(&created.active),
+            definition: created.definition,
+            is_repeated: created.is_repeated,
+        })
     }
 
     pub(crate) async fn update_webhook(
         &self,
         operator: Operator,
         name: &str,
-        change: WebhookChange,
+        change: &Change,
+        precondition: &Precondition,
     ) -> Result<RouteSummary, OperationError> {
-        let updated = self.state.registry.update(name, change).await;
+        let updated = self.state.registry.update(name, change, precondition).await;
         let updated = updated.map_err(OperationError::from);
         let active = operator.audited("change_webhook", name, updated)?;
         self.summarize((&active).into()).await
@@ -46,8 +64,9 @@ impl Operations {
         &self,
         operator: Operator,
         name: &str,
+        precondition: &Precondition,
     ) -> Result<(), OperationError> {
-        let deleted = self.state.registry.delete(name).await;
+        let deleted = self.state.registry.delete(name, precondition).await;
         operator.audited(
             "remove_webhook",
             name,
@@ -69,7 +88,7 @@ impl Operations {
     }
 
     async fn store_paused(&self, name: &str, paused: bool) -> Result<ServedRoute, OperationError> {
-        let route = ServedRoute::from(&self.find(name)?);
+        let route = ServedRoute::from(&self.find_current(name).await?);
         self.state
             .queue
             .set_paused(Arc::clone(&route.name), paused)

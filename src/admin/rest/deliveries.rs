@@ -208,7 +208,7 @@ impl IntoParams for Limit {
     }
 }
 
-fn text() -> ObjectBuilder {
+pub(super) fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
@@ -217,9 +217,17 @@ fn time() -> ObjectBuilder {
 }
 
 fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
-    let parameter = ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Query);
+    parameter_in(ParameterIn::Query, name, description, schema)
+}
+
+/// Describes an optional parameter.
+pub(super) fn parameter_in(
+    place: ParameterIn,
+    name: &str,
+    description: &str,
+    schema: impl Into<RefOr<Schema>>,
+) -> Parameter {
+    let parameter = ParameterBuilder::new().name(name).parameter_in(place);
     parameter
         .required(utoipa::openapi::Required::False)
         .description(Some(description))

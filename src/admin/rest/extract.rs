@@ -6,11 +6,13 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 
+use crate::admin::conditions;
 use crate::admin::error::{ApiError, OperationError};
 use crate::admin::operations::Operations;
 use crate::admin::parameters::Pairs;
 use crate::admin::query;
 use crate::store::DeliveryId;
+use crate::webhooks::Precondition;
 
 pub(super) type Shared = State<Arc<Operations>>;
 
@@ -21,6 +23,12 @@ pub(super) struct RouteName(pub String);
 
 /// The delivery that the path names.
 pub(super) struct DeliveryPath(pub DeliveryId);
+
+/// The condition of a request, in `If-Match` and `If-None-Match`.
+pub(super) struct Condition(pub Precondition);
+
+/// The client's `Idempotency-Key`, if there is one.
+pub(super) struct IdempotencyKey(pub Option<Box<str>>);
 
 impl<S: Send + Sync> FromRequestParts<S> for RouteName {
     type Rejection = ApiError;
@@ -41,6 +49,22 @@ impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
         // A path that is not UTF-8 names no delivery.
         let Path(id) = id.map_err(|_| OperationError::NoSuchDelivery)?;
         Ok(Self(query::delivery_id(&id)?))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Condition {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        conditions::precondition(&parts.headers).map(Self)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        conditions::idempotency_key(&parts.headers).map(Self)
     }
 }
 

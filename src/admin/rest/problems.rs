@@ -10,7 +10,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::Shared;
-use crate::admin::error::ApiError;
 use crate::admin::http::json;
 use crate::admin::operations::Operations;
 use crate::admin::shape::problems::Problems;
@@ -27,10 +26,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     tag = "gateway",
     responses((status = 200, body = Problems), (status = 503))
 )]
-async fn problems(State(operations): Shared) -> Result<Response, ApiError> {
-    let problems = operations.problems().await?;
-    Ok(json(
-        StatusCode::OK,
-        &Problems::new(problems, Timestamp::now()),
-    ))
+async fn problems(State(operations): Shared) -> Response {
+    let problems = operations.problems().await;
+    json(StatusCode::OK, &Problems::new(problems, Timestamp::now()))
 }

@@ -35,6 +35,11 @@ pub(crate) struct Webhook<Stats> {
     #[serde(default)]
     #[schema(required)]
     pub updated_at: Timestamp,
+    /// The version of the definition, which is also its `ETag`: another one after each change. A
+    /// route of the file has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub version: Option<String>,
     /// The time at which a delivery last ended.
     pub last_delivery: Option<Timestamp>,
     pub delivery_stats: Stats,
@@ -140,12 +145,19 @@ pub(crate) struct QueueStats {
     pub paused: bool,
 }
 
-/// All active routes.
+/// The active routes: all of them, or a page.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Webhooks {
     pub success: bool,
     pub webhooks: Vec<Webhook<ShortStats>>,
+    /// The number of webhooks on all pages.
     pub total: usize,
+    #[serde(default)]
+    #[schema(required)]
+    pub has_more: bool,
+    /// The `cursor` of the next page.
+    #[serde(default)]
+    pub next_cursor: Option<String>,
 }
 
 /// A single route.
@@ -227,6 +239,7 @@ impl<Stats> Webhook<Stats> {
                 .map(|definition| definition.created_at)
                 .or(stats.created_at),
             updated_at: route.updated_at,
+            version: route.version.map(|version| version.to_string()),
             last_delivery: stats.last_success.max(stats.last_failure),
             delivery_stats: shape(&stats),
             name: route.name.to_string(),

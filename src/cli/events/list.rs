@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
             // The document has begun, and is ended.
             Err(error) if !first => {
                 if args.json {
-                    end_json(error.to_json())?;
+                    end_json(&error.to_json())?;
                 }
                 return Ok(error.exit());
             }
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
             Some(before) if remaining > 0 => {
                 (filter.before, filter.limit) = (Some(before), remaining.min(PAGE_SIZE));
             }
-            _ if args.json => break end_json(end_of(&page))?,
+            _ if args.json => break end_json(&end_of(&page))?,
             _ if first && page.deliveries.is_empty() => {
                 break terminal::print_message("no deliveries");
             }
@@ -100,8 +100,8 @@ fn end_of(last: &Deliveries) -> Value {
 }
 
 /// Ends the document with the members of an object.
-fn end_json(rest: Value) -> Result<(), CommandError> {
-    let rest = terminal::json_line(&rest);
+fn end_json(rest: &Value) -> Result<(), CommandError> {
+    let rest = terminal::json_line(rest);
     Ok(terminal::print(&format!(
         "],{}",
         rest.trim_start_matches('{')

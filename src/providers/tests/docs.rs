@@ -69,7 +69,10 @@ The signature is the HMAC-SHA256 of these bytes under the secret `SECRET`, in he
 ```sh
 printf '%s' 'PLAIN' |
   openssl dgst -sha256 -hmac SECRET
-# TAG
+```
+
+```text
+SHA2-256(stdin)= TAG
 ```
 
 With a header instead, the same body is sent unchanged, with `X-Signature: sha256=TAG`.

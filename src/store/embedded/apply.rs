@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::shared::{QueueCounts, Shared};
+use super::shared::Shared;
 use super::{
-    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId,
-    DeliveryState, EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES, Requeue,
-    RequeueResult, RowId, Settlement, StoreRoute,
+    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange,
+    DeliveryId, DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult,
+    RowId, Settlement, StoreRoute,
 };
-use crate::store::domain::AUTOMATIC;
+use crate::store::delivery_state::{
+    CountChanges, Progress, StateReason, StoreTime, StoredDelivery,
+};
+use crate::store::domain::{CREATION_KEPT, CREATIONS_MAX};
 use crate::store::uptime::Uptime;
-
-const DAY_MS: i64 = 86_400_000;
 
 /// The next row numbers, and the IDs of the routes.
 #[derive(Default)]
@@ -30,12 +31,9 @@ pub(super) struct Cursor {
 pub(super) struct BatchWriter<'t> {
     pub connection: &'t Connection,
     pub cursor: &'t mut Cursor,
-    pub now: Uptime,
-    pub now_due: Uptime,
+    pub time: StoreTime,
     pub wall_ms: i64,
     effects: Effects,
-    day_deltas: HashMap<(i64, i64), DayDelta>,
-    route_deltas: HashMap<i64, RouteDelta>,
 }
 
 /// The changes to the in-memory state that follow from a committed transaction.
@@ -43,11 +41,7 @@ pub(super) struct BatchWriter<'t> {
 pub(super) struct Effects {
     removed: Vec<LedgerChange>,
     added: Vec<LedgerChange>,
-    /// The changes of the bytes that each route holds, in the order of the jobs.
-    byte_changes: Vec<(Arc<str>, i64)>,
-    state_changes: Vec<(Arc<str>, Option<DeliveryState>, Option<DeliveryState>)>,
-    /// The routes of events whose due time has changed.
-    requeued: Vec<Arc<str>>,
+    counts: CountChanges,
 }
 
 /// A ledger row that was added or removed, with its route if that is known.
@@ -57,89 +51,58 @@ struct LedgerChange {
     route: Option<Arc<str>>,
 }
 
-#[derive(Default)]
-struct DayDelta {
-    successful: i64,
-    failed: i64,
-    total_ms: i64,
-}
-
-#[derive(Default)]
-struct RouteDelta {
-    last_success: bool,
-    last_failure: bool,
-    kept_bytes: i64,
-}
-
-/// A delivery as it is stored before a change.
-struct StoredDelivery {
-    route: Arc<str>,
-    route_id: i64,
-    received_ms: i64,
-    state: DeliveryState,
-    /// The bytes of the payload, and of the bodies of responses.
-    payload_bytes: i64,
-    event_id: String,
-    tried: u32,
-    attempts: AttemptLog,
-}
-
-impl StoredDelivery {
-    fn belongs_to(&self, event: &EventMetadata) -> bool {
-        self.event_id == *event.event_id && self.route == event.route
-    }
-}
-
 impl<'t> BatchWriter<'t> {
     pub(super) fn new(
         connection: &'t Connection,
         cursor: &'t mut Cursor,
-        now: Uptime,
-        now_due: Uptime,
+        time: StoreTime,
         wall_ms: i64,
     ) -> Self {
-        let effects = Effects::default();
         Self {
             connection,
             cursor,
-            now,
-            now_due,
+            time,
             wall_ms,
-            effects,
-            day_deltas: HashMap::new(),
-            route_deltas: HashMap::new(),
+            effects: Effects::default(),
         }
     }
 
     /// Writes the sums of all jobs. Called last.
-    pub(super) fn finish(self) -> rusqlite::Result<Effects> {
-        for ((route, day), delta) in self.day_deltas {
+    pub(super) fn finish(mut self) -> rusqlite::Result<Effects> {
+        let counts = std::mem::take(&mut self.effects.counts);
+        for ((route, day), change) in &counts.days {
+            let route_id = self.route_id(route)?;
             let mut count = self.connection.prepare_cached(
                 "INSERT INTO days VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
                  successful = successful + ?3, failed = failed + ?4, total_ms = total_ms + ?5",
             )?;
             count.execute(params![
-                route,
+                route_id,
                 day,
-                delta.successful,
-                delta.failed,
-                delta.total_ms
+                change.successful,
+                change.failed,
+                change.total_ms
             ])?;
         }
-        for (route, delta) in self.route_deltas {
+        for (route, change) in &counts.routes {
+            if !change.succeeded && !change.failed && change.kept_bytes == 0 {
+                continue;
+            }
+            let route_id = self.route_id(route)?;
             let mut update = self.connection.prepare_cached(
                 "UPDATE routes SET last_success_ms = iif(?2, ?4, last_success_ms),
                  last_failure_ms = iif(?3, ?4, last_failure_ms), kept_bytes = kept_bytes + ?5
                  WHERE id = ?1",
             )?;
             update.execute(params![
-                route,
-                delta.last_success,
-                delta.last_failure,
+                route_id,
+                change.succeeded,
+                change.failed,
                 self.wall_ms,
-                delta.kept_bytes
+                change.kept_bytes
             ])?;
         }
+        self.effects.counts = counts;
         Ok(self.effects)
     }
 
@@ -149,7 +112,7 @@ impl<'t> BatchWriter<'t> {
     ) -> rusqlite::Result<Option<DeliveryId>> {
         let delivery = settlement.delivery.as_ref();
         let id = delivery
-            .map(|delivery| self.record_delivery(delivery, settlement.keys_blob().as_deref()))
+            .map(|change| self.record_delivery(change, settlement.keys_blob()))
             .transpose()?;
         for settled in settlement.rows() {
             let route = delivery.map(|change| &change.event.route);
@@ -176,7 +139,7 @@ impl<'t> BatchWriter<'t> {
             .as_ref()
             .map(|route| self.route_id(route))
             .transpose()?;
-        let ends = self.now.after(window);
+        let ends = self.time.now.after(window);
         let bucket = RowId::first_of_bucket(ends);
         let number = self.cursor.next_row.entry(bucket).or_insert(0);
         let row_id = RowId(bucket.0 + *number);
@@ -212,102 +175,110 @@ impl<'t> BatchWriter<'t> {
     fn record_delivery(
         &mut self,
         change: &DeliveryChange,
-        keys: Option<&[u8]>,
+        keys: Option<Vec<u8>>,
     ) -> rusqlite::Result<DeliveryId> {
-        let due = (change.state == DeliveryState::Pending)
-            .then(|| self.now_due.after(change.due_after).0);
-        let queued = due.map(|_| self.now.0);
-        let ended = due.is_none().then_some(self.now.0);
-        if let Some(id) = change.earlier
-            && let Some(stored) = self
-                .stored_delivery(id)?
-                .filter(|stored| stored.belongs_to(&change.event))
-        {
-            let mut update = self.connection.prepare_cached(
-                "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3,
-                     possibly_delivered = ?4, due_ms = ?5, queued_ms = ?6, ended_ms = ?7, keys = ?8,
-                     attempts = ?9 WHERE id = ?1",
-            )?;
-            let attempts = change.attempts_after(&stored.attempts);
-            update.execute(params![
-                id.0,
-                change.state.as_str(),
-                change.history.attempts,
-                change.history.possibly_delivered,
-                due,
-                queued,
-                ended,
-                keys,
-                attempts.to_json(),
-            ])?;
-            let bodies = attempts.body_bytes();
-            let kept = self.store_payload(id, change, stored.payload_bytes, bodies)?;
-            self.count_change(&stored, change.state, change.attempt.as_ref(), kept);
-            return Ok(id);
+        let earlier = match change.earlier {
+            Some(id) => self.stored_delivery(id)?.map(|stored| (id, stored)),
+            None => None,
+        };
+        let earlier = earlier.filter(|(_, stored)| stored.belongs_to(&change.event));
+        let before = earlier.as_ref().map(|(_, stored)| &stored.progress);
+        let after = Progress::settled(before, change, keys, self.time);
+        let id = match earlier {
+            Some((id, stored)) => {
+                self.update(id, &stored, &after)?;
+                id
+            }
+            None => self.insert(change, &after)?,
+        };
+        if let Some(payload) = &change.payload {
+            self.store_payload(id, payload)?;
         }
+        Ok(id)
+    }
+
+    fn insert(
+        &mut self,
+        change: &DeliveryChange,
+        after: &Progress,
+    ) -> rusqlite::Result<DeliveryId> {
+        let event = &change.event;
         let id = DeliveryId(self.cursor.next_delivery);
         self.cursor.next_delivery += 1;
-        let route_id = self.route_id(&change.event.route)?;
-        let received_ms = change.event.received_at.as_millisecond();
-        let attempts = change.attempts_after(&AttemptLog::default());
+        let route_id = self.route_id(&event.route)?;
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11,
-             ?12, ?13, ?14, ?15)",
+            "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+             ?14, ?15, ?16, ?17)",
         )?;
         insert.execute(params![
             id.0,
             route_id,
-            change.event.event_id,
-            change.event.event_type,
-            received_ms,
-            change.state.as_str(),
-            change.history.attempts,
-            change.history.possibly_delivered,
-            attempts.to_json(),
-            due,
-            queued,
-            ended,
-            keys,
-            change.event.secret,
-            change.event.is_test,
+            event.event_id,
+            event.event_type,
+            event.received_at.as_millisecond(),
+            after.state.as_str(),
+            after.reason.map(StateReason::as_str),
+            after.tried,
+            after.possibly_delivered,
+            after.attempts.to_json(),
+            after.stored_bytes,
+            after.due.map(|due| due.0),
+            after.queued.map(|queued| queued.0),
+            after.ended.map(|ended| ended.0),
+            after.keys,
+            event.secret,
+            event.is_test,
         ])?;
-        let kept = self.store_payload(id, change, 0, attempts.body_bytes())?;
-        self.count_new(&change.event.route, route_id, received_ms, change, kept);
+        self.effects.counts.add(event, after);
         Ok(id)
     }
 
-    /// Stores a delivery's payload, or deletes the stored one. Returns the number of bytes that are
-    /// stored now: the payload's, and those of the bodies of responses.
-    fn store_payload(
+    /// Updates a delivery, and deletes its payload if it is no longer kept.
+    fn update(
         &mut self,
         id: DeliveryId,
-        change: &DeliveryChange,
-        stored_bytes: i64,
-        response_bytes: i64,
-    ) -> rusqlite::Result<i64> {
-        let kept = match &change.payload {
-            Some(payload) => {
-                let bytes =
-                    i64::try_from(payload.head.len() + payload.body.len()).unwrap_or(i64::MAX);
-                let mut insert = self
-                    .connection
-                    .prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
-                insert.execute(params![id.0, &payload.head[..], &payload.body[..]])?;
-                bytes.saturating_add(response_bytes)
-            }
-            None if stored_bytes > 0 => {
-                self.connection
-                    .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
-                    .execute([id.0])?;
-                0
-            }
-            None => return Ok(0),
-        };
-        let mut update = self
+        before: &StoredDelivery,
+        after: &Progress,
+    ) -> rusqlite::Result<()> {
+        let mut update = self.connection.prepare_cached(
+            "UPDATE deliveries SET state = ?2, reason = ?3, tried = ?4, possibly_delivered = ?5,
+                 attempts = ?6, payload_bytes = ?7, due_ms = ?8, queued_ms = ?9, ended_ms = ?10,
+                 keys = ?11 WHERE id = ?1",
+        )?;
+        update.execute(params![
+            id.0,
+            after.state.as_str(),
+            after.reason.map(StateReason::as_str),
+            after.tried,
+            after.possibly_delivered,
+            after.attempts.to_json(),
+            after.stored_bytes,
+            after.due.map(|due| due.0),
+            after.queued.map(|queued| queued.0),
+            after.ended.map(|ended| ended.0),
+            after.keys,
+        ])?;
+        if after.stored_bytes == 0 && before.progress.stored_bytes > 0 {
+            self.delete_payload(id)?;
+        }
+        self.effects.counts.change(before, after);
+        Ok(())
+    }
+
+    fn store_payload(&self, id: DeliveryId, payload: &Payload) -> rusqlite::Result<()> {
+        let mut insert = self
             .connection
-            .prepare_cached("UPDATE deliveries SET payload_bytes = ?2 WHERE id = ?1")?;
-        update.execute(params![id.0, kept])?;
-        Ok(kept)
+            .prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
+        insert
+            .execute(params![id.0, &payload.head[..], &payload.body[..]])
+            .map(drop)
+    }
+
+    fn delete_payload(&self, id: DeliveryId) -> rusqlite::Result<()> {
+        let mut delete = self
+            .connection
+            .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?;
+        delete.execute([id.0]).map(drop)
     }
 
     /// Records an attempt. Recording the same attempt again changes nothing: the caller repeats it
@@ -317,113 +288,45 @@ impl<'t> BatchWriter<'t> {
         id: DeliveryId,
         number: u32,
         attempt: &AttemptRecord,
-        next: AttemptOutcome,
+        outcome: AttemptOutcome,
     ) -> rusqlite::Result<()> {
-        let is_next = |stored: &StoredDelivery| {
-            stored.state == DeliveryState::Pending && stored.tried < number
+        let is_next = |progress: &Progress| {
+            progress.state == DeliveryState::Pending && progress.tried < number
         };
-        let Some(stored) = self.stored_delivery(id)?.filter(is_next) else {
-            return Ok(());
-        };
-        let (state, due, unknown, reason) = match next {
-            AttemptOutcome::Delivered { .. } => (DeliveryState::Success, None, false, None),
-            AttemptOutcome::Retry {
-                after,
-                possibly_delivered,
-            } => (
-                DeliveryState::Pending,
-                Some(self.now_due.after(after).0),
-                possibly_delivered,
-                None,
-            ),
-            AttemptOutcome::Dead(reason) => {
-                (DeliveryState::Dead, None, false, Some(reason.as_str()))
+        match self.stored_delivery(id)? {
+            Some(stored) if is_next(&stored.progress) => {
+                let before = stored.progress.clone();
+                let after = before.attempted(attempt, outcome, self.time);
+                self.update(id, &stored, &after)
             }
-        };
-        let ended = due.is_none().then_some(self.now.0);
-        let drops_payload = next
-            == (AttemptOutcome::Delivered {
-                keep_payload: false,
-            });
-        let mut attempts = stored.attempts.clone();
-        attempts.push(attempt.clone());
-        let kept = if drops_payload {
-            attempts.drop_bodies();
-            0
-        } else {
-            stored.payload_bytes - stored.attempts.body_bytes() + attempts.body_bytes()
-        };
-        let mut update = self.connection.prepare_cached(
-            // See `AUTOMATIC`.
-            "UPDATE deliveries SET state = ?2, tried = tried + 1, due_ms = ?4, ended_ms = ?5,
-                 reason = CASE WHEN reason IS NOT 'automatic' THEN ?3
-                     WHEN ?2 = 'pending' THEN reason WHEN ?2 = 'dead' THEN 'again' END,
-                 possibly_delivered = possibly_delivered OR ?6,
-                 keys = iif(?2 = 'success' AND length(keys) <= 16, NULL, keys), attempts = ?7,
-                 payload_bytes = ?8 WHERE id = ?1",
-        )?;
-        update.execute(params![
-            id.0,
-            state.as_str(),
-            reason,
-            due,
-            ended,
-            unknown,
-            attempts.to_json(),
-            kept,
-        ])?;
-        if drops_payload {
-            self.connection
-                .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
-                .execute([id.0])?;
+            _ => Ok(()),
         }
-        self.count_change(&stored, state, Some(attempt), kept);
-        Ok(())
     }
 
     pub(super) fn requeue(&mut self, requeue: &Requeue) -> rusqlite::Result<RequeueResult> {
-        let &Requeue {
-            id,
-            expected_state,
-            due,
-            automatic,
-            ref completing,
-            window,
-        } = requeue;
-        let is_wanted = |stored: &StoredDelivery| {
-            expected_state.is_none_or(|expected| expected == stored.state)
-        };
-        let Some(stored) = self.stored_delivery(id)?.filter(is_wanted) else {
+        let Some(stored) = self.stored_delivery(requeue.id)? else {
             return Ok(RequeueResult::Unknown);
         };
-        if stored.payload_bytes == 0 {
-            return Ok(RequeueResult::NoPayload);
-        }
-        let mut update = self.connection.prepare_cached(
-            "UPDATE deliveries SET state = 'pending', due_ms = ?2, queued_ms = ?3,
-             reason = iif(state = 'pending', reason, ?4), ended_ms = NULL,
-             possibly_delivered = possibly_delivered OR state = 'success'
-             WHERE id = ?1",
-        )?;
-        // The delivery horizon counts from the due time.
-        let queued = self.now.after(due.0.since(self.now_due));
-        let reason = automatic.then_some(AUTOMATIC);
-        update.execute(params![id.0, due.0.0, queued.0, reason])?;
-        for name in completing {
+        let after = match stored.progress.clone().requeued(requeue, self.time) {
+            Ok(after) => after,
+            Err(refused) => return Ok(refused),
+        };
+        self.update(requeue.id, &stored, &after)?;
+        for name in &requeue.completing {
             // The digest is unknown, so any body with this ID is a duplicate from now on.
             let digest = crate::signature::PayloadDigest::unknown();
             self.write_entry(
                 *name,
                 LedgerEntry::Completed { digest },
-                window,
-                Some(id),
+                requeue.window,
+                Some(requeue.id),
                 Some(&stored.route),
             )?;
         }
-        self.count_change(&stored, DeliveryState::Pending, None, stored.payload_bytes);
         // This includes deliveries that were pending: the route worker may sleep past the new due
         // time.
-        self.effects.requeued.push(Arc::clone(&stored.route));
+        let to_notify = &mut self.effects.counts.to_notify;
+        to_notify.push(Arc::clone(&stored.route));
         Ok(RequeueResult::Queued(stored.route))
     }
 
@@ -453,22 +356,15 @@ impl<'t> BatchWriter<'t> {
                 to_id,
                 state.as_str(),
                 limit,
-                self.now_due.0,
-                self.now.0
+                self.time.now_due.0,
+                self.time.now.0
             ],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         let moved: Vec<(i64, i64)> = rows.collect::<rusqlite::Result<_>>()?;
-        for (received_ms, payload_bytes) in &moved {
-            self.count_day(from_id, *received_ms, state, -1, 0);
-            self.count_day(to_id, *received_ms, state, 1, 0);
-            let bytes = RECORD_BYTES + payload_bytes;
-            for (route, by) in [(from, -bytes), (to, bytes)] {
-                self.effects.byte_changes.push((Arc::clone(route), by));
-            }
-            let changes = &mut self.effects.state_changes;
-            changes.push((Arc::clone(from), Some(state), None));
-            changes.push((Arc::clone(to), None, Some(state)));
+        for &(received_ms, stored_bytes) in &moved {
+            let counts = &mut self.effects.counts;
+            counts.move_open((from, to), received_ms, state, stored_bytes);
         }
         Ok(moved.len())
     }
@@ -504,6 +400,7 @@ impl<'t> BatchWriter<'t> {
 
     /// Deletes up to `limit` ledger rows before `first`. Returns their number.
     pub(super) fn sweep_ledger(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
+        self.forget_expired_creations()?;
         self.cursor.next_row.retain(|bucket, _| *bucket >= first);
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM ledger WHERE row_id IN (SELECT row_id FROM ledger WHERE row_id < ?1
@@ -515,25 +412,18 @@ impl<'t> BatchWriter<'t> {
     /// Deletes the records of deliveries that have ended.
     pub(super) fn delete_records(&mut self, ids: &[DeliveryId]) -> rusqlite::Result<()> {
         for &id in ids {
-            let ended = |stored: &StoredDelivery| {
-                matches!(stored.state, DeliveryState::Success | DeliveryState::Failed)
+            let has_ended = |stored: &StoredDelivery| {
+                let state = stored.progress.state;
+                matches!(state, DeliveryState::Success | DeliveryState::Failed)
             };
-            let Some(stored) = self.stored_delivery(id)?.filter(ended) else {
+            let Some(stored) = self.stored_delivery(id)?.filter(has_ended) else {
                 continue;
             };
-            self.connection
-                .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
-                .execute([id.0])?;
+            self.delete_payload(id)?;
             self.connection
                 .prepare_cached("DELETE FROM deliveries WHERE id = ?1")?
                 .execute([id.0])?;
-            self.route_deltas
-                .entry(stored.route_id)
-                .or_default()
-                .kept_bytes -= RECORD_BYTES + stored.payload_bytes;
-            self.effects
-                .byte_changes
-                .push((stored.route, -(RECORD_BYTES + stored.payload_bytes)));
+            self.effects.counts.delete_record(&stored);
         }
         Ok(())
     }
@@ -569,6 +459,35 @@ impl<'t> BatchWriter<'t> {
                 .execute([name]),
         }
         .map(drop)
+    }
+
+    /// Remembers a creation, and forgets those that are too old or too many.
+    pub(super) fn remember_creation(
+        &mut self,
+        name: &str,
+        definition: &str,
+        creation: &CreationKey,
+    ) -> rusqlite::Result<()> {
+        let CreationKey { key, request } = creation;
+        let ends = self.time.now.after(CREATION_KEPT);
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO creations VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![key, request, name, definition, ends.0])?;
+        self.forget_expired_creations()?;
+        self.connection
+            .prepare_cached(
+                "DELETE FROM creations WHERE key IN
+                 (SELECT key FROM creations ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([CREATIONS_MAX])
+            .map(drop)
+    }
+
+    fn forget_expired_creations(&mut self) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM creations WHERE ends_ms <= ?1")?
+            .execute([self.time.now.0])
+            .map(drop)
     }
 
     pub(super) fn update_routes(&mut self, routes: &[StoreRoute]) -> rusqlite::Result<()> {
@@ -611,107 +530,39 @@ impl<'t> BatchWriter<'t> {
 
     fn stored_delivery(&self, id: DeliveryId) -> rusqlite::Result<Option<StoredDelivery>> {
         let mut select = self.connection.prepare_cached(
-            "SELECT routes.name, route, received_ms, state, payload_bytes, event_id, tried,
-             attempts FROM deliveries
+            "SELECT routes.name, event_id, received_ms, state, reason, tried, possibly_delivered,
+             due_ms, queued_ms, ended_ms, keys, payload_bytes, attempts FROM deliveries
              JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
         )?;
-        let delivery = select.query_row([id.0], |row| {
-            Ok(StoredDelivery {
-                route: row.get::<_, String>(0)?.into(),
-                route_id: row.get(1)?,
-                received_ms: row.get(2)?,
-                state: super::read::read_state(row, 3)?,
-                payload_bytes: row.get(4)?,
-                event_id: row.get(5)?,
-                tried: row.get(6)?,
-                attempts: AttemptLog::parse(row.get_ref(7)?.as_str()?),
-            })
-        });
-        delivery.optional()
+        select.query_row([id.0], read_delivery).optional()
     }
+}
 
-    /// Counts a new delivery.
-    fn count_new(
-        &mut self,
-        route: &Arc<str>,
-        route_id: i64,
-        received_ms: i64,
-        change: &DeliveryChange,
-        kept: i64,
-    ) {
-        let last_ms = change.attempt.as_ref().map_or(0, |attempt| attempt.ms);
-        self.count_day(route_id, received_ms, change.state, 1, last_ms);
-        self.update_route(route_id, change.state, kept_bytes(change.state, kept));
-        self.effects
-            .byte_changes
-            .push((Arc::clone(route), RECORD_BYTES + kept));
-        self.effects
-            .state_changes
-            .push((Arc::clone(route), None, Some(change.state)));
-    }
-
-    /// Counts a delivery whose state has changed.
-    fn count_change(
-        &mut self,
-        stored: &StoredDelivery,
-        to: DeliveryState,
-        attempt: Option<&AttemptRecord>,
-        kept: i64,
-    ) {
-        self.count_day(
-            stored.route_id,
-            stored.received_ms,
-            stored.state,
-            -1,
-            stored.attempts.last_ms(),
-        );
-        self.count_day(
-            stored.route_id,
-            stored.received_ms,
-            to,
-            1,
-            attempt.map_or(0, |attempt| attempt.ms),
-        );
-        let growth = kept_bytes(to, kept) - kept_bytes(stored.state, stored.payload_bytes);
-        self.update_route(stored.route_id, to, growth);
-        self.effects
-            .byte_changes
-            .push((Arc::clone(&stored.route), kept - stored.payload_bytes));
-        self.effects
-            .state_changes
-            .push((Arc::clone(&stored.route), Some(stored.state), Some(to)));
-    }
-
-    /// Adds a delivery to its day's counts (`by` is 1) or subtracts it (-1). `last_ms` is the
-    /// duration of its last attempt.
-    fn count_day(
-        &mut self,
-        route: i64,
-        received_ms: i64,
-        state: DeliveryState,
-        by: i64,
-        last_ms: u64,
-    ) {
-        let delta = self
-            .day_deltas
-            .entry((route, received_ms.div_euclid(DAY_MS)))
-            .or_default();
-        match state {
-            DeliveryState::Success => {
-                delta.successful += by;
-                delta.total_ms += by * i64::try_from(last_ms).unwrap_or(0);
-            }
-            DeliveryState::Failed | DeliveryState::Dead => delta.failed += by,
-            DeliveryState::Pending => {}
-        }
-    }
-
-    fn update_route(&mut self, route: i64, state: DeliveryState, kept_bytes: i64) {
-        let delta = self.route_deltas.entry(route).or_default();
-        delta.last_success |= state == DeliveryState::Success;
-        delta.last_failure |= matches!(state, DeliveryState::Failed | DeliveryState::Dead);
-        delta.kept_bytes += kept_bytes;
-    }
+fn read_delivery(row: &Row<'_>) -> rusqlite::Result<StoredDelivery> {
+    let uptime = |column| {
+        let ms = row.get::<_, Option<u64>>(column)?;
+        Ok::<_, rusqlite::Error>(ms.map(Uptime))
+    };
+    Ok(StoredDelivery {
+        route: row.get::<_, String>(0)?.into(),
+        event_id: row.get(1)?,
+        received_ms: row.get(2)?,
+        progress: Progress {
+            state: super::read::read_state(row, 3)?,
+            reason: row
+                .get_ref(4)?
+                .as_str_or_null()?
+                .and_then(StateReason::parse),
+            tried: row.get(5)?,
+            possibly_delivered: row.get(6)?,
+            due: uptime(7)?,
+            queued: uptime(8)?,
+            ended: uptime(9)?,
+            keys: row.get(10)?,
+            stored_bytes: row.get(11)?,
+            attempts: AttemptLog::parse(row.get_ref(12)?.as_str()?),
+        },
+    })
 }
 
 impl Effects {
@@ -723,31 +574,22 @@ impl Effects {
             shared.index.insert(row.key, row.row_id);
         }
         self.count_usage(shared);
-        if self.state_changes.is_empty() {
+        let CountChanges {
+            routes, to_notify, ..
+        } = self.counts;
+        if routes.is_empty() {
             return;
         }
-        let mut routes_to_notify = self.requeued;
         shared.with_counts(|counts| {
-            for (route, from, to) in self.state_changes {
-                let is_counted = |state: Option<DeliveryState>| {
-                    matches!(state, Some(DeliveryState::Pending | DeliveryState::Dead))
-                };
-                if !is_counted(from) && !is_counted(to) {
-                    continue;
-                }
-                let counts = counts.entry(Arc::clone(&route)).or_default();
-                if let Some(count) = from.and_then(|state| counts.for_state(state)) {
-                    *count = count.saturating_sub(1);
-                }
-                if let Some(count) = to.and_then(|state| counts.for_state(state)) {
-                    *count += 1;
-                }
-                if to == Some(DeliveryState::Pending) && from != to {
-                    routes_to_notify.push(route);
+            for (route, change) in routes {
+                if change.pending != 0 || change.dead != 0 {
+                    let counts = counts.entry(route).or_default();
+                    counts.pending = counts.pending.saturating_add_signed(change.pending);
+                    counts.dead = counts.dead.saturating_add_signed(change.dead);
                 }
             }
         });
-        for route in routes_to_notify {
+        for route in to_notify {
             shared.notify_route(&route);
         }
     }
@@ -767,34 +609,16 @@ impl Effects {
                 usage.add_ids(route, row.row_id, 1);
             }
         }
-        for (route, by) in &self.byte_changes {
-            usage.change_bytes(route, *by);
+        let mut growth = 0;
+        for (route, change) in &self.counts.routes {
+            usage.change_bytes(route, change.bytes());
+            growth += change.bytes();
         }
         drop(usage);
-        let growth = self.byte_changes.iter().map(|(_, by)| *by).sum::<i64>();
         shared.add_used_bytes(u64::try_from(growth).unwrap_or(0));
-    }
-}
-
-impl QueueCounts {
-    pub(super) fn for_state(&mut self, state: DeliveryState) -> Option<&mut u64> {
-        match state {
-            DeliveryState::Pending => Some(&mut self.pending),
-            DeliveryState::Dead => Some(&mut self.dead),
-            DeliveryState::Success | DeliveryState::Failed => None,
-        }
     }
 }
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Returns the bytes that a record counts against its route's retention limit. Only ended
-/// deliveries count, because only those may be deleted.
-fn kept_bytes(state: DeliveryState, payload: i64) -> i64 {
-    match state {
-        DeliveryState::Success | DeliveryState::Failed => RECORD_BYTES + payload,
-        DeliveryState::Pending | DeliveryState::Dead => 0,
-    }
 }

@@ -1,10 +1,12 @@
 //! Reads all rows of an offline store, for the import into another engine.
 
 use rusqlite::params;
+use zeroize::Zeroizing;
 
 use super::OpenError;
 use super::offline::OfflineStore;
-use crate::store::migration::{DayRow, DeliveryRow, IdRow, RouteRow, RouteSettings};
+use crate::store::Creation;
+use crate::store::migration::{CreationRow, DayRow, DeliveryRow, IdRow, RouteRow, RouteSettings};
 
 impl OfflineStore {
     /// Returns the key of the ledger's hashes.
@@ -86,6 +88,21 @@ impl OfflineStore {
         self.reader
             .paused_routes()
             .map_err(|source| OpenError::database(&self.file, source))
+    }
+
+    pub(in crate::store) fn creations(&self) -> Result<Vec<CreationRow>, OpenError> {
+        let sql = "SELECT key, request, webhook, definition, ends_ms FROM creations";
+        self.rows(sql, [], |row| {
+            Ok(CreationRow {
+                key: row.get(0)?,
+                creation: Creation {
+                    request: row.get(1)?,
+                    webhook: row.get(2)?,
+                    definition: Zeroizing::new(row.get(3)?),
+                },
+                ends_ms: row.get(4)?,
+            })
+        })
     }
 
     pub(in crate::store) fn routes(&self) -> Result<Vec<RouteRow>, OpenError> {

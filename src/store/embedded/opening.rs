@@ -16,11 +16,12 @@ use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
 use super::write::{Unwritten, Writer};
 use super::{
-    DeliveryId, EventKey, EventRow, LedgerEntry, OpenError, RECORD_BYTES, RowId, Settings, read,
-    schema,
+    DeliveryId, DeliveryState, EventKey, EventRow, LedgerEntry, OpenError, RECORD_BYTES, RowId,
+    Settings, read, schema,
 };
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
+use crate::store::delivery_state::StoreTime;
 use crate::store::uptime::Uptime;
 
 /// The reason why the file could not be opened or read.
@@ -191,8 +192,10 @@ impl Writer {
         let mut batch = BatchWriter::new(
             &transaction,
             &mut self.cursor,
-            now,
-            shared.uptime.now_due(),
+            StoreTime {
+                now,
+                now_due: shared.uptime.now_due(),
+            },
             wall_ms,
         );
         for (&key, unwritten) in &self.unwritten {
@@ -283,9 +286,11 @@ impl Writer {
             let route: Arc<str> = row.get::<_, String>(0)?.into();
             usage.change_bytes(&route, row.get(3)?);
             let counts = all.entry(route).or_default();
-            if let Some(count) = counts.for_state(read::read_state(row, 1)?) {
-                *count = row.get(2)?;
-            }
+            let count = match read::read_state(row, 1)? {
+                DeliveryState::Pending => &mut counts.pending,
+                _ => &mut counts.dead,
+            };
+            *count = row.get(2)?;
         }
         drop(usage);
         self.shared.with_counts(|counts| *counts = all);

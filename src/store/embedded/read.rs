@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use zeroize::Zeroizing;
 
 use super::shared::QueueCounts;
 use super::{
-    AttemptHistory, AttemptLog, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord,
+    AttemptHistory, AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryRecord,
     DeliveryState, DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline,
     LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, RecordLimits, RemovedRoute, Retain,
     RouteDeliveryStats, RowId, schema,
@@ -81,6 +82,21 @@ impl Reader {
         select
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect()
+    }
+
+    /// Returns the creation that is remembered under this key.
+    pub(super) fn creation(&self, key: &str, now: Uptime) -> rusqlite::Result<Option<Creation>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT request, webhook, definition FROM creations WHERE key = ?1 AND ends_ms > ?2",
+        )?;
+        let creation = select.query_row(params![key, now.0], |row| {
+            Ok(Creation {
+                request: row.get(0)?,
+                webhook: row.get(1)?,
+                definition: Zeroizing::new(row.get(2)?),
+            })
+        });
+        creation.optional()
     }
 
     pub(super) fn open(file: &Path) -> rusqlite::Result<Self> {

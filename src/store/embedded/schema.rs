@@ -80,6 +80,12 @@ const UPGRADE_TO_VERSION_3: &str = "ALTER TABLE ledger ADD COLUMN route INTEGER"
 const ADDED_TABLES: &str = "
 -- Webhooks made over the API: the definition as JSON, including the secret.
 CREATE TABLE IF NOT EXISTS webhooks (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID;
+-- Creations of webhooks under a client's key, each with the digest of its request and the definition
+-- as it was created, for 24 hours of uptime.
+CREATE TABLE IF NOT EXISTS creations (
+    key TEXT PRIMARY KEY, request BLOB NOT NULL, webhook TEXT NOT NULL, definition TEXT NOT NULL,
+    ends_ms INTEGER NOT NULL
+) WITHOUT ROWID;
 -- Paused routes.
 CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
 -- The last active settings of each route, which apply to its records and events when it is no longer

@@ -1,5 +1,7 @@
 //! Tests of what only the embedded engine guarantees.
 
+use std::time::Duration;
+
 use super::super::tests::{
     RETAIN, TestFolder, WINDOW, completed, delivery_change, ledger_entry, queued, settle,
     settlement, tried,

@@ -19,9 +19,10 @@ use super::apply::{BatchWriter, Cursor, Effects};
 use super::folder_lock::FolderLock;
 use super::shared::Shared;
 use super::{
-    AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryId, DeliveryState, EventKey, Requeue,
-    RequeueResult, RowId, Settlement, StoreError, StoreRoute, opening, schema,
+    AttemptHistory, AttemptOutcome, AttemptRecord, CreationKey, DeliveryId, DeliveryState,
+    EventKey, Requeue, RequeueResult, RowId, Settlement, StoreError, StoreRoute, opening, schema,
 };
+use crate::store::delivery_state::StoreTime;
 use crate::store::uptime::Uptime;
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -44,10 +45,11 @@ pub(super) enum Job {
         rows: Vec<(EventKey, RowId)>,
         done: Done<()>,
     },
-    /// Stores a webhook's definition, or deletes it.
+    /// Stores a webhook's definition, or deletes it. Remembers its creation if that has a key.
     SetWebhook {
         name: Arc<str>,
         definition: Option<Box<str>>,
+        creation: Option<CreationKey>,
         done: Done<()>,
     },
     /// Pauses or resumes a route.
@@ -201,8 +203,10 @@ impl Writer {
             let mut batch_writer = BatchWriter::new(
                 &transaction,
                 &mut self.cursor,
-                now,
-                shared.uptime.now_due(),
+                StoreTime {
+                    now,
+                    now_due: shared.uptime.now_due(),
+                },
                 wall_ms,
             );
             let replies = batch
@@ -433,9 +437,15 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
             Reply::Nothing
         }
         Job::SetWebhook {
-            name, definition, ..
+            name,
+            definition,
+            creation,
+            ..
         } => {
             batch.set_webhook(name, definition.as_deref())?;
+            if let (Some(definition), Some(creation)) = (definition, creation) {
+                batch.remember_creation(name, definition, creation)?;
+            }
             Reply::Nothing
         }
         Job::SetPaused { route, paused, .. } => {

@@ -10,7 +10,9 @@ use super::pool::{ConnectionPool, PooledConnection, error_chain};
 use super::schema;
 use crate::metrics::StoreMetrics;
 use crate::store::RECORD_BYTES;
-use crate::store::migration::{DayRow, DeliveryRow, IdRow, MoveError, RouteRow, RouteSettings};
+use crate::store::migration::{
+    CreationRow, DayRow, DeliveryRow, IdRow, MoveError, RouteRow, RouteSettings,
+};
 
 /// An import transaction. It is rolled back unless it is committed.
 pub(in crate::store) struct Import {
@@ -25,7 +27,8 @@ const BEGIN: &str = "
 
 const STATE: &str =
     "SELECT EXISTS (SELECT FROM hookstile.ledger) OR EXISTS (SELECT FROM hookstile.deliveries)
-        OR EXISTS (SELECT FROM hookstile.webhooks) OR EXISTS (SELECT FROM hookstile.paused),
+        OR EXISTS (SELECT FROM hookstile.webhooks) OR EXISTS (SELECT FROM hookstile.paused)
+        OR EXISTS (SELECT FROM hookstile.creations),
     uptime_ms > 0 AND clock_timestamp() - ticked_at < interval '3 seconds' FROM hookstile.store";
 
 const IDS: &str = "INSERT INTO hookstile.ledger
@@ -190,6 +193,32 @@ impl Import {
             &[&paused],
         )
         .await
+    }
+
+    pub(in crate::store) async fn insert_creations(
+        &mut self,
+        rows: &[CreationRow],
+    ) -> Result<(), MoveError> {
+        for CreationRow {
+            key,
+            creation,
+            ends_ms,
+        } in rows
+        {
+            self.execute(
+                "INSERT INTO hookstile.creations (key, request, webhook, definition, ends_ms)
+                 VALUES ($1, $2, $3, $4, $5)",
+                &[
+                    key,
+                    &&creation.request[..],
+                    &creation.webhook,
+                    &*creation.definition,
+                    ends_ms,
+                ],
+            )
+            .await?;
+        }
+        Ok(())
     }
 
     /// Inserts the counts. Some of them are computed from the rows that were inserted before.

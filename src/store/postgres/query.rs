@@ -6,12 +6,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use zeroize::Zeroizing;
 
 use super::claims::{key, uuid};
 use super::pool::{PooledConnection, QueryError, with_timeout};
 use crate::store::{
-    AttemptLog, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState, EventKey,
-    LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
+    AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
+    EventKey, LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
 };
 
 const SELECT_DELIVERY: &str = "
@@ -252,15 +253,38 @@ pub(super) async fn route_stats(
     })
 }
 
+/// Returns the revision of operator data.
+pub(super) async fn revision(connection: &PooledConnection) -> Result<Revision, QueryError> {
+    let row = connection
+        .query_one_cached("SELECT revision FROM hookstile.store", &[])
+        .await?;
+    Ok(Revision(row.try_get(0)?))
+}
+
+/// Returns the creation that is remembered under this key.
+pub(super) async fn creation(
+    connection: &PooledConnection,
+    key: &str,
+) -> Result<Option<Creation>, QueryError> {
+    let sql = "SELECT request, webhook, definition FROM hookstile.creations, hookstile.clock
+        WHERE key = $1 AND ends_ms > now";
+    let Some(row) = connection.query_opt_cached(sql, &[&key]).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Creation {
+        // Digests of another length are of no request.
+        request: row.try_get::<_, &[u8]>(0)?.try_into().unwrap_or_default(),
+        webhook: row.try_get(1)?,
+        definition: Zeroizing::new(row.try_get(2)?),
+    }))
+}
+
 /// Returns all webhooks and their revision. The revision is read first, so that a change in between
 /// shows up as a newer revision.
 pub(super) async fn webhooks(
     connection: &PooledConnection,
 ) -> Result<(Revision, Vec<(String, String)>), QueryError> {
-    let revision = connection
-        .query_one_cached("SELECT revision FROM hookstile.store", &[])
-        .await?;
-    let revision = Revision(revision.try_get(0)?);
+    let revision = revision(connection).await?;
     let rows = connection
         .query_cached(
             "SELECT name, definition FROM hookstile.webhooks ORDER BY name",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use tokio_postgres::types::ToSql;
 
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError};
@@ -154,10 +155,12 @@ WHERE r.route NOT IN (SELECT route FROM served) ORDER BY r.number";
     Ok(removed)
 }
 
-/// Moves events to another route, oldest first, except those that a gateway is attempting. Returns
-/// their number. An attempt that had begun and whose lease has lapsed is of unknown outcome.
+/// Moves events to another route, oldest first, except those that a gateway is attempting. Moves
+/// none while another running gateway has their route configured. Returns their number. An attempt
+/// that had begun and whose lease has lapsed is of unknown outcome.
 pub(super) async fn move_events(
     connection: &PooledConnection,
+    owner: i64,
     (from, to): (&str, &str),
     state: DeliveryState,
     limit: usize,
@@ -168,6 +171,8 @@ first AS MATERIALIZED (
     SELECT d.id FROM hookstile.deliveries d
     WHERE d.route = $1 AND d.state = $3::text AND d.state <> 'success'
         AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
+        AND NOT EXISTS (SELECT FROM hookstile.gateways WHERE owner <> $6
+            AND seen_ms > (SELECT now FROM clock) - $7 AND $1 = ANY(routes))
     ORDER BY d.id LIMIT $4 FOR UPDATE OF d SKIP LOCKED),
 moved AS (
     UPDATE hookstile.deliveries d SET route = $2, due_ms = least(d.due_ms, clock.due),
@@ -191,8 +196,9 @@ days AS (INSERT INTO hookstile.days AS d
     ON CONFLICT (route, day, part) DO UPDATE SET failed = d.failed + excluded.failed)
 SELECT events FROM sums";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let row = connection
-        .query_one_cached(sql, &[&from, &to, &state.as_str(), &limit, &RECORD_BYTES])
-        .await?;
+    let (state, seen_for) = (state.as_str(), millis(SEEN_FOR));
+    let params: [&(dyn ToSql + Sync); 7] =
+        [&from, &to, &state, &limit, &RECORD_BYTES, &owner, &seen_for];
+    let row = connection.query_one_cached(sql, &params).await?;
     Ok(usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or(0))
 }

@@ -1,79 +1,70 @@
 //! The rows of one transaction, collected by column as `unnest` needs them, and written together.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use super::claims::uuid;
 use super::pool::PooledConnection;
+use crate::store::delivery_state::{
+    CountChanges, DayChange, Progress, RouteChange, StateReason, StoreTime, StoredDelivery,
+};
+use crate::store::uptime::Uptime;
 use crate::store::{
     AttemptHistory, AttemptLog, DeliveryId, DeliveryState, EventMetadata, EventRow, LedgerEntry,
-    Payload, RECORD_BYTES, RowId,
+    Payload, RowId,
 };
 
-const DAY_MS: i64 = 86_400_000;
-
-/// A delivery as it is stored before a change.
-#[derive(Clone)]
-pub(super) struct StoredDelivery {
-    pub route: Arc<str>,
-    pub state: DeliveryState,
-    pub tried: u32,
-    pub possibly_delivered: bool,
-    pub queued_ms: Option<i64>,
-    pub keys: Option<Vec<u8>>,
-    /// The bytes of the payload, and of the bodies of responses.
-    pub payload_bytes: i64,
+/// A delivery that is locked for a change, and which gateway has it.
+pub(super) struct LockedDelivery {
+    pub stored: StoredDelivery,
     pub lease_owner: Option<i64>,
     /// The gateway that recorded the last attempt.
     pub recorded_by: Option<i64>,
-    event_id: String,
-    received_ms: i64,
-    pub attempts: AttemptLog,
 }
 
-impl StoredDelivery {
+impl LockedDelivery {
     pub(super) const SELECT: &str =
-        "SELECT id, route, state, tried, possibly_delivered, queued_ms, keys, payload_bytes,
-        lease_owner, event_id, received_ms, attempts::text, recorded_by
+        "SELECT id, route, event_id, received_ms, state, reason, tried, possibly_delivered, due_ms,
+        queued_ms, ended_ms, keys, payload_bytes, attempts::text, lease_owner, recorded_by
         FROM hookstile.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        Ok(Self {
-            route: row.try_get::<_, &str>(1)?.into(),
+        let uptime = |column| {
+            let ms = row.try_get::<_, Option<i64>>(column)?;
+            Ok::<_, tokio_postgres::Error>(ms.map(|ms| Uptime(ms.unsigned_abs())))
+        };
+        let progress = Progress {
             // The gateway only writes states of this set.
-            state: DeliveryState::parse(row.try_get(2)?).unwrap_or(DeliveryState::Dead),
-            tried: row.try_get::<_, i32>(3)?.unsigned_abs(),
-            possibly_delivered: row.try_get(4)?,
-            queued_ms: row.try_get(5)?,
-            keys: row.try_get(6)?,
-            payload_bytes: row.try_get(7)?,
-            lease_owner: row.try_get(8)?,
-            event_id: row.try_get(9)?,
-            received_ms: row.try_get(10)?,
-            attempts: AttemptLog::parse(row.try_get(11)?),
-            recorded_by: row.try_get(12)?,
+            state: DeliveryState::parse(row.try_get(4)?).unwrap_or(DeliveryState::Dead),
+            reason: row
+                .try_get::<_, Option<&str>>(5)?
+                .and_then(StateReason::parse),
+            tried: row.try_get::<_, i32>(6)?.unsigned_abs(),
+            possibly_delivered: row.try_get(7)?,
+            due: uptime(8)?,
+            queued: uptime(9)?,
+            ended: uptime(10)?,
+            keys: row.try_get(11)?,
+            stored_bytes: row.try_get(12)?,
+            attempts: AttemptLog::parse(row.try_get(13)?),
+        };
+        Ok(Self {
+            stored: StoredDelivery {
+                route: row.try_get::<_, &str>(1)?.into(),
+                event_id: row.try_get(2)?,
+                received_ms: row.try_get(3)?,
+                progress,
+            },
+            lease_owner: row.try_get(14)?,
+            recorded_by: row.try_get(15)?,
         })
-    }
-
-    pub(super) fn belongs_to(&self, event: &EventMetadata) -> bool {
-        self.event_id == *event.event_id && self.route == event.route
     }
 }
 
-/// The new state of a delivery.
-pub(super) struct NewState {
-    pub state: DeliveryState,
-    pub reason: Option<&'static str>,
-    pub tried: u32,
-    pub possibly_delivered: bool,
-    pub due_ms: Option<i64>,
-    pub queued_ms: Option<i64>,
-    pub ended_ms: Option<i64>,
-    pub keys: Option<Vec<u8>>,
-    pub payload_bytes: i64,
+/// What a change of a delivery means for the gateways.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Ownership {
+    /// The lease of an attempt that may be in progress stays.
     pub keeps_lease: bool,
     /// The gateway that records the attempt; `None` if the change is not an attempt.
     pub recorded_by: Option<i64>,
@@ -81,22 +72,16 @@ pub(super) struct NewState {
 
 /// All rows that a transaction writes.
 pub(super) struct Rows {
-    pub now: i64,
-    pub now_due: i64,
+    pub time: StoreTime,
     wall_ms: i64,
     /// The part of the counts that this transaction updates.
     part: i16,
-    /// The routes to notify of queued events.
-    pub notify: Vec<Arc<str>>,
+    pub counts: CountChanges,
     ledger: LedgerColumns,
     new_deliveries: NewDeliveries,
-    changed_states: StateColumns,
-    changed_ids: Vec<i64>,
-    changed_attempts: Vec<Option<String>>,
+    changed: ChangedDeliveries,
     payloads: PayloadColumns,
     dropped_payloads: Vec<i64>,
-    route_deltas: BTreeMap<Arc<str>, RouteDelta>,
-    day_deltas: BTreeMap<(Arc<str>, i64), DayDelta>,
 }
 
 #[derive(Default)]
@@ -119,15 +104,23 @@ struct NewDeliveries {
     event_ids: Vec<String>,
     event_types: Vec<String>,
     received: Vec<i64>,
-    attempts: Vec<String>,
     secrets: Vec<String>,
     tests: Vec<bool>,
-    states: StateColumns,
+    progress: ProgressColumns,
 }
 
-/// The columns of [`NewState`].
 #[derive(Default)]
-struct StateColumns {
+struct ChangedDeliveries {
+    ids: Vec<i64>,
+    progress: ProgressColumns,
+    keeps_lease: Vec<bool>,
+    recorded_by: Vec<Option<i64>>,
+}
+
+/// The columns of [`Progress`].
+#[derive(Default)]
+struct ProgressColumns {
+    attempts: Vec<String>,
     states: Vec<&'static str>,
     reasons: Vec<Option<&'static str>>,
     tried: Vec<i32>,
@@ -137,8 +130,6 @@ struct StateColumns {
     ended: Vec<Option<i64>>,
     keys: Vec<Option<Vec<u8>>>,
     payload_bytes: Vec<i64>,
-    keeps_lease: Vec<bool>,
-    recorded_by: Vec<Option<i64>>,
 }
 
 #[derive(Default)]
@@ -146,23 +137,6 @@ struct PayloadColumns {
     ids: Vec<i64>,
     heads: Vec<Vec<u8>>,
     bodies: Vec<Vec<u8>>,
-}
-
-#[derive(Default)]
-struct RouteDelta {
-    pending: i64,
-    dead: i64,
-    kept_bytes: i64,
-    waiting_bytes: i64,
-    succeeded: bool,
-    failed: bool,
-}
-
-#[derive(Default)]
-struct DayDelta {
-    successful: i64,
-    failed: i64,
-    total_ms: i64,
 }
 
 /// Writes ledger rows. Does not overwrite a claim that another gateway has made since the row was
@@ -194,18 +168,15 @@ const INSERT_DELIVERIES: &str = "
         AS r (id, route, event_id, event_type, received, attempts, secret, test, state, reason,
             tried, possibly, due, queued, ended, keys, bytes)";
 
-/// Updates deliveries. For the reason, see [`AUTOMATIC`](crate::store::domain::AUTOMATIC).
 const UPDATE_DELIVERIES: &str = "
     UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
-        reason = CASE WHEN d.state <> 'pending' OR d.reason IS DISTINCT FROM 'automatic'
-            THEN r.reason WHEN r.state = 'pending' THEN d.reason
-            WHEN r.state = 'dead' THEN 'again' END,
+        reason = r.reason,
         possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended,
         keys = r.keys, payload_bytes = r.bytes,
         lease_owner = CASE WHEN r.keeps THEN d.lease_owner END,
         lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
         begun = r.keeps AND d.begun, recorded_by = coalesce(r.recorded_by, d.recorded_by),
-        attempts = coalesce(r.attempts::jsonb, d.attempts)
+        attempts = r.attempts::jsonb
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[],
         $7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[],
         $13::bigint[])
@@ -238,24 +209,18 @@ const ADD_DAY_COUNTS: &str = "INSERT INTO hookstile.days AS d
         failed = d.failed + excluded.failed, total_ms = d.total_ms + excluded.total_ms";
 
 impl Rows {
-    /// Creates an empty set of rows. `now` and `now_due` are the store's own time, `wall_ms` is the
-    /// server's.
-    pub(super) fn new(now: i64, now_due: i64, wall_ms: i64, part: i16) -> Self {
+    /// Creates an empty set of rows. `wall_ms` is the server's time.
+    pub(super) fn new(time: StoreTime, wall_ms: i64, part: i16) -> Self {
         Self {
-            now,
-            now_due,
+            time,
             wall_ms,
             part,
-            notify: Vec::new(),
+            counts: CountChanges::default(),
             ledger: LedgerColumns::default(),
             new_deliveries: NewDeliveries::default(),
-            changed_states: StateColumns::default(),
-            changed_ids: Vec::new(),
-            changed_attempts: Vec::new(),
+            changed: ChangedDeliveries::default(),
             payloads: PayloadColumns::default(),
             dropped_payloads: Vec::new(),
-            route_deltas: BTreeMap::new(),
-            day_deltas: BTreeMap::new(),
         }
     }
 
@@ -293,130 +258,46 @@ impl Rows {
             .push(delivery.map(|(_, route)| route.to_owned()));
     }
 
-    pub(super) fn insert(
-        &mut self,
-        id: DeliveryId,
-        event: &EventMetadata,
-        to: NewState,
-        attempts: &AttemptLog,
-    ) {
-        let received_ms = event.received_at.as_millisecond();
-        self.new_deliveries.ids.push(id.0);
-        self.new_deliveries.routes.push(event.route.to_string());
-        self.new_deliveries
-            .event_ids
-            .push(event.event_id.to_string());
-        self.new_deliveries
-            .event_types
-            .push(event.event_type.to_string());
-        self.new_deliveries.received.push(received_ms);
-        self.new_deliveries.attempts.push(attempts.to_json());
-        self.new_deliveries.secrets.push(event.secret.to_string());
-        self.new_deliveries.tests.push(event.is_test);
-        self.count_day(&event.route, received_ms, to.state, 1, last_ms(attempts));
-        self.count_route(&event.route, None, (to.state, to.payload_bytes));
-        self.new_deliveries.states.push(to);
+    pub(super) fn insert(&mut self, id: DeliveryId, event: &EventMetadata, after: Progress) {
+        self.counts.add(event, &after);
+        let new = &mut self.new_deliveries;
+        new.ids.push(id.0);
+        new.routes.push(event.route.to_string());
+        new.event_ids.push(event.event_id.to_string());
+        new.event_types.push(event.event_type.to_string());
+        new.received.push(event.received_at.as_millisecond());
+        new.secrets.push(event.secret.to_string());
+        new.tests.push(event.is_test);
+        new.progress.push(after);
     }
 
-    /// Changes a delivery. `attempts` replaces its attempts.
+    /// Changes a delivery, and deletes its payload if it is no longer kept.
     pub(super) fn change(
         &mut self,
         id: DeliveryId,
         before: &StoredDelivery,
-        to: NewState,
-        attempts: Option<&AttemptLog>,
+        after: Progress,
+        ownership: Ownership,
     ) {
-        self.changed_ids.push(id.0);
-        self.changed_attempts
-            .push(attempts.map(AttemptLog::to_json));
-        self.count_day(
-            &before.route,
-            before.received_ms,
-            before.state,
-            -1,
-            last_ms(&before.attempts),
-        );
-        self.count_day(
-            &before.route,
-            before.received_ms,
-            to.state,
-            1,
-            last_ms(attempts.unwrap_or(&before.attempts)),
-        );
-        self.count_route(
-            &before.route,
-            Some((before.state, before.payload_bytes)),
-            (to.state, to.payload_bytes),
-        );
-        self.changed_states.push(to);
+        self.counts.change(before, &after);
+        if after.stored_bytes == 0 && before.progress.stored_bytes > 0 {
+            self.dropped_payloads.push(id.0);
+        }
+        self.changed.ids.push(id.0);
+        self.changed.keeps_lease.push(ownership.keeps_lease);
+        self.changed.recorded_by.push(ownership.recorded_by);
+        self.changed.progress.push(after);
     }
 
     /// Returns whether a delivery is already changed in this transaction.
     pub(super) fn is_changed(&self, id: DeliveryId) -> bool {
-        self.changed_ids.contains(&id.0)
+        self.changed.ids.contains(&id.0)
     }
 
     pub(super) fn keep_payload(&mut self, id: DeliveryId, payload: &Payload) {
         self.payloads.ids.push(id.0);
         self.payloads.heads.push(payload.head.to_vec());
         self.payloads.bodies.push(payload.body.to_vec());
-    }
-
-    pub(super) fn drop_payload(&mut self, id: DeliveryId) {
-        self.dropped_payloads.push(id.0);
-    }
-
-    /// Adds a delivery to its day's counts (`by` is 1) or subtracts it (-1).
-    fn count_day(
-        &mut self,
-        route: &Arc<str>,
-        received_ms: i64,
-        state: DeliveryState,
-        by: i64,
-        last_ms: i64,
-    ) {
-        let delta = self
-            .day_deltas
-            .entry((Arc::clone(route), received_ms.div_euclid(DAY_MS)))
-            .or_default();
-        match state {
-            DeliveryState::Success => {
-                delta.successful += by;
-                delta.total_ms += by * last_ms;
-            }
-            DeliveryState::Failed | DeliveryState::Dead => delta.failed += by,
-            DeliveryState::Pending => {}
-        }
-    }
-
-    fn count_route(
-        &mut self,
-        route: &Arc<str>,
-        from: Option<(DeliveryState, i64)>,
-        to: (DeliveryState, i64),
-    ) {
-        let delta = self.route_deltas.entry(Arc::clone(route)).or_default();
-        for ((state, bytes), by) in from.map(|from| (from, -1)).into_iter().chain([(to, 1)]) {
-            let bytes = by * (RECORD_BYTES + bytes);
-            match state {
-                DeliveryState::Pending => {
-                    delta.pending += by;
-                    delta.waiting_bytes += bytes;
-                }
-                DeliveryState::Dead => {
-                    delta.dead += by;
-                    delta.waiting_bytes += bytes;
-                }
-                DeliveryState::Success | DeliveryState::Failed => delta.kept_bytes += bytes,
-            }
-        }
-        delta.succeeded |= to.0 == DeliveryState::Success;
-        delta.failed |= matches!(to.0, DeliveryState::Failed | DeliveryState::Dead);
-        if to.0 == DeliveryState::Pending
-            && from.is_none_or(|(state, _)| state != DeliveryState::Pending)
-        {
-            self.notify.push(Arc::clone(route));
-        }
     }
 
     /// Writes all rows and commits, in one round trip: the statements are sent in this order
@@ -473,7 +354,7 @@ impl Rows {
         connection: &PooledConnection,
         insert: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        let (rows, states) = (&self.new_deliveries, &self.new_deliveries.states);
+        let (rows, progress) = (&self.new_deliveries, &self.new_deliveries.progress);
         if rows.ids.is_empty() {
             return Ok(());
         }
@@ -486,18 +367,18 @@ impl Rows {
                     &rows.event_ids,
                     &rows.event_types,
                     &rows.received,
-                    &rows.attempts,
+                    &progress.attempts,
                     &rows.secrets,
                     &rows.tests,
-                    &states.states,
-                    &states.reasons,
-                    &states.tried,
-                    &states.possibly_delivered,
-                    &states.due,
-                    &states.queued,
-                    &states.ended,
-                    &states.keys,
-                    &states.payload_bytes,
+                    &progress.states,
+                    &progress.reasons,
+                    &progress.tried,
+                    &progress.possibly_delivered,
+                    &progress.due,
+                    &progress.queued,
+                    &progress.ended,
+                    &progress.keys,
+                    &progress.payload_bytes,
                 ],
             )
             .await
@@ -509,27 +390,27 @@ impl Rows {
         connection: &PooledConnection,
         change: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        let states = &self.changed_states;
-        if self.changed_ids.is_empty() {
+        let (rows, progress) = (&self.changed, &self.changed.progress);
+        if rows.ids.is_empty() {
             return Ok(());
         }
         connection
             .execute(
                 change,
                 &[
-                    &self.changed_ids,
-                    &self.changed_attempts,
-                    &states.states,
-                    &states.reasons,
-                    &states.tried,
-                    &states.possibly_delivered,
-                    &states.due,
-                    &states.queued,
-                    &states.ended,
-                    &states.keys,
-                    &states.payload_bytes,
-                    &states.keeps_lease,
-                    &states.recorded_by,
+                    &rows.ids,
+                    &progress.attempts,
+                    &progress.states,
+                    &progress.reasons,
+                    &progress.tried,
+                    &progress.possibly_delivered,
+                    &progress.due,
+                    &progress.queued,
+                    &progress.ended,
+                    &progress.keys,
+                    &progress.payload_bytes,
+                    &rows.keeps_lease,
+                    &rows.recorded_by,
                 ],
             )
             .await
@@ -570,15 +451,15 @@ impl Rows {
         connection: &PooledConnection,
         stand: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        if self.route_deltas.is_empty() {
+        if self.counts.routes.is_empty() {
             return Ok(());
         }
-        let routes: Vec<&str> = self.route_deltas.keys().map(|route| &**route).collect();
-        let sums = |field: fn(&RouteDelta) -> i64| {
-            self.route_deltas.values().map(field).collect::<Vec<_>>()
+        let routes: Vec<&str> = self.counts.routes.keys().map(|route| &**route).collect();
+        let sums = |field: fn(&RouteChange) -> i64| {
+            self.counts.routes.values().map(field).collect::<Vec<_>>()
         };
-        let flags = |field: fn(&RouteDelta) -> bool| {
-            self.route_deltas.values().map(field).collect::<Vec<_>>()
+        let flags = |field: fn(&RouteChange) -> bool| {
+            self.counts.routes.values().map(field).collect::<Vec<_>>()
         };
         let (pending, dead) = (sums(|c| c.pending), sums(|c| c.dead));
         let (kept, waiting) = (sums(|c| c.kept_bytes), sums(|c| c.waiting_bytes));
@@ -607,13 +488,13 @@ impl Rows {
         connection: &PooledConnection,
         count: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        if self.day_deltas.is_empty() {
+        if self.counts.days.is_empty() {
             return Ok(());
         }
-        let routes: Vec<&str> = self.day_deltas.keys().map(|(route, _)| &**route).collect();
-        let days: Vec<i64> = self.day_deltas.keys().map(|(_, day)| *day).collect();
+        let routes: Vec<&str> = self.counts.days.keys().map(|(route, _)| &**route).collect();
+        let days: Vec<i64> = self.counts.days.keys().map(|(_, day)| *day).collect();
         let sums =
-            |field: fn(&DayDelta) -> i64| self.day_deltas.values().map(field).collect::<Vec<_>>();
+            |field: fn(&DayChange) -> i64| self.counts.days.values().map(field).collect::<Vec<_>>();
         let (successful, failed, total) = (
             sums(|t| t.successful),
             sums(|t| t.failed),
@@ -655,22 +536,25 @@ impl Statements {
     }
 }
 
-impl StateColumns {
-    fn push(&mut self, to: NewState) {
-        self.states.push(to.state.as_str());
-        self.reasons.push(to.reason);
-        self.tried.push(to.tried.cast_signed());
-        self.possibly_delivered.push(to.possibly_delivered);
-        self.due.push(to.due_ms);
-        self.queued.push(to.queued_ms);
-        self.ended.push(to.ended_ms);
-        self.keys.push(to.keys);
-        self.payload_bytes.push(to.payload_bytes);
-        self.keeps_lease.push(to.keeps_lease);
-        self.recorded_by.push(to.recorded_by);
+impl ProgressColumns {
+    fn push(&mut self, after: Progress) {
+        self.attempts.push(after.attempts.to_json());
+        self.states.push(after.state.as_str());
+        self.reasons.push(after.reason.map(StateReason::as_str));
+        self.tried.push(after.tried.cast_signed());
+        self.possibly_delivered.push(after.possibly_delivered);
+        self.due.push(after.due.map(column_ms));
+        self.queued.push(after.queued.map(column_ms));
+        self.ended.push(after.ended.map(column_ms));
+        self.keys.push(after.keys);
+        self.payload_bytes.push(after.stored_bytes);
     }
 }
 
-fn last_ms(attempts: &AttemptLog) -> i64 {
-    i64::try_from(attempts.last_ms()).unwrap_or(0)
+/// Returns a time as a column has it.
+pub(super) fn column_ms(uptime: Uptime) -> i64 {
+    // The limit leaves room for additions without overflow.
+    i64::try_from(uptime.0)
+        .unwrap_or(i64::MAX)
+        .min(i64::MAX / 4)
 }

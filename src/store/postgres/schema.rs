@@ -97,10 +97,29 @@ CREATE TABLE hookstile.route_settings (route text PRIMARY KEY, keep_ms bigint NO
 -- last seen.
 CREATE TABLE hookstile.gateways (owner bigint PRIMARY KEY, seen_ms bigint NOT NULL,
     routes text[] NOT NULL) WITH (fillfactor = 50);
--- The problems that gateways notify somebody of. `seen_at` is when any gateway saw one last.
-CREATE TABLE hookstile.problems (
+";
+
+/// The table of incidents, which was added after those.
+///
+/// An incident is a problem that somebody is notified of. `severity` is that of the document, and
+/// `told` the one that the endpoint has accepted: 2 for a warning, 3 for critical, 0 for none.
+/// `seen_ms` is when any gateway saw the problem last. A gateway that sends a notification has the
+/// row until `lease_ends_ms`.
+const INCIDENTS: &str = "
+CREATE TABLE hookstile.incidents (
     key text PRIMARY KEY, id text NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text),
-    document text NOT NULL, seen_at timestamptz NOT NULL);
+    document text NOT NULL, severity smallint NOT NULL, told smallint NOT NULL DEFAULT 0,
+    seen_ms bigint NOT NULL, ended_ms bigint, lease_ends_ms bigint) WITH (fillfactor = 50);
+";
+
+/// The table of creations, which was added later, too.
+const CREATIONS: &str = "
+-- Creations of webhooks under a client's key, each with the digest of its request and the definition
+-- as it was created, for 24 hours of uptime.
+CREATE TABLE hookstile.creations (
+    key text PRIMARY KEY, request bytea NOT NULL, webhook text NOT NULL, definition text NOT NULL,
+    ends_ms bigint NOT NULL);
+CREATE INDEX creations_ends ON hookstile.creations (ends_ms);
 ";
 
 /// The reason why the tables cannot be used.
@@ -170,9 +189,16 @@ async fn add_ledger_route(transaction: &Transaction<'_>) -> Result<(), SchemaErr
 
 /// Creates the tables that earlier versions did not create.
 async fn add_tables(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
-    let exists = "SELECT to_regclass('hookstile.gateways') IS NOT NULL";
-    if !transaction.query_one(exists, &[]).await?.get::<_, bool>(0) {
-        transaction.batch_execute(ADDED_TABLES).await?;
+    for (table, sql) in [
+        ("gateways", ADDED_TABLES),
+        ("incidents", INCIDENTS),
+        ("creations", CREATIONS),
+    ] {
+        let exists = format!("SELECT to_regclass('hookstile.{table}') IS NOT NULL");
+        let row = transaction.query_one(&exists, &[]).await?;
+        if !row.get::<_, bool>(0) {
+            transaction.batch_execute(sql).await?;
+        }
     }
     Ok(())
 }

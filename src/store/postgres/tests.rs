@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::store::tests::{
-    ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, delivery_change, due_ids,
-    ledger_entry, queued, settle, settlement, tried, wait_for_counts, wait_for_removed,
-    wait_until_registered,
+    ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, creation_key,
+    delivery_change, due_ids, ledger_entry, queued, settle, settlement, tried, wait_for_counts,
+    wait_for_removed, wait_until_registered,
 };
 use crate::store::{
     AttemptHistory, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState, EventKey,
-    LedgerEntry, Store, StoreError,
+    LedgerEntry, SeenIncident, Store, StoreError, Untold,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -241,7 +241,7 @@ async fn operator_changes_reach_the_other_gateway() {
     revision.mark_unchanged();
     let (revision_read, _) = one.webhooks().await.unwrap();
     assert!(
-        one.put_webhook("shop".into(), "{}".into(), revision_read)
+        one.put_webhook("shop".into(), "{}".into(), revision_read, None)
             .await
             .unwrap()
             .is_some()
@@ -252,13 +252,36 @@ async fn operator_changes_reach_the_other_gateway() {
         [("shop".into(), "{}".into())]
     );
     let outdated = two
-        .put_webhook("other".into(), "{}".into(), revision_read)
+        .put_webhook("other".into(), "{}".into(), revision_read, None)
         .await
         .unwrap();
     assert!(outdated.is_none(), "the revision has changed");
+    let outdated = two.remove_webhook("shop".into(), revision_read).await;
+    assert_eq!(outdated, Ok(None));
+    let current = two.read_revision().await.unwrap();
+    let removed = two.remove_webhook("shop".into(), current).await.unwrap();
+    assert!(removed.is_some_and(|revision| revision != current));
+    assert!(one.webhooks().await.unwrap().1.is_empty());
+    revision.changed().await.unwrap();
     one.set_paused("billing".into(), true).await.unwrap();
     revision.changed().await.unwrap();
     assert_eq!(two.paused_routes().await.unwrap(), ["billing"]);
+}
+
+#[tokio::test]
+async fn key_creates_once_among_gateways() {
+    two!(test_store, one, two);
+    let (revision, _) = one.webhooks().await.unwrap();
+    let put = async |store: &Store, name: &str| {
+        let key = Some(creation_key("k", 1));
+        let put = store.put_webhook(name.into(), "{}".into(), revision, key);
+        put.await.unwrap().is_some()
+    };
+    let (first, second) = tokio::join!(put(&one, "a"), put(&two, "b"));
+    assert!(first != second, "one of them is outdated");
+    let creation = two.creation("k").await.unwrap().unwrap();
+    assert_eq!(creation.webhook, if first { "a" } else { "b" });
+    assert_eq!(one.webhooks().await.unwrap().1.len(), 1);
 }
 
 #[tokio::test]
@@ -309,4 +332,182 @@ async fn route_of_a_killed_gateway_is_removed() {
     assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
     test_store.advance(&two, SECOND * 20);
     wait_for_removed(&two, &[("billing", 1)]).await;
+}
+
+async fn wait_for_sql(test_store: &TestStore, query: &str, expected: &str) {
+    for _ in 0..500 {
+        if test_store.sql(query) == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{query} is not {expected}");
+}
+
+#[tokio::test]
+async fn route_of_another_gateway_is_not_moved() {
+    two!(test_store, one, two);
+    one.update_routes(active(&["billing"]));
+    wait_until_registered(&two, "billing").await;
+    queued(&one, 1, "a").await;
+    let move_all = async |store: &Store| {
+        let moved = store.move_events("billing".into(), "next".into(), DeliveryState::Pending, 10);
+        moved.await.unwrap()
+    };
+    assert_eq!(move_all(&two).await, 0);
+    one.close(true).await;
+    assert_eq!(move_all(&two).await, 1);
+}
+
+#[tokio::test]
+async fn sweeping_gateway_counts_as_running() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let one = test_store.open().await;
+    one.update_routes(active(&["billing"]));
+    wait_until_registered(&one, "billing").await;
+    // Each statement of the sweep takes two seconds, and it needs many.
+    test_store.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_sleep(2); RETURN NULL; END';
+         CREATE TRIGGER slow AFTER DELETE ON hookstile.ledger EXECUTE FUNCTION slow();
+         INSERT INTO hookstile.ledger (key, token, forwards, ends_ms, ends_before_ms, attempts,
+            possibly_delivered)
+         SELECT gen_random_uuid(), 0, true, 0, 0, 0, false FROM generate_series(1, 10000)",
+    );
+    let sweeping = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    wait_for_sql(&test_store, sweeping, "1").await;
+    let two = test_store.open().await;
+    test_store.advance(&two, SECOND * 20);
+    let seen = "SELECT count(*) > 0 FROM hookstile.gateways, hookstile.clock
+        WHERE seen_ms > now - 15000";
+    wait_for_sql(&test_store, seen, "t").await;
+    assert_eq!(two.is_served_elsewhere("billing").await, Ok(true));
+    assert_eq!(test_store.sql(sweeping), "1", "the sweep goes on");
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Reports that a gateway sees one problem, or none.
+async fn report(store: &Store, seen: Option<(i16, i16)>) -> u64 {
+    let seen = seen.map(|(severity, lasting)| SeenIncident {
+        key: "upstream_failing billing".into(),
+        document: format!("of {severity}"),
+        severity,
+        lasting,
+    });
+    let seen: Vec<_> = seen.into_iter().collect();
+    let reported = store.report_incidents(&seen, MINUTE * 2, MINUTE * 60);
+    reported.await.unwrap()
+}
+
+/// Claims what is due and says that it was sent. Returns what it was with the ID of the incident.
+async fn send(store: &Store) -> Option<(Untold, String)> {
+    let claimed = store.claim_incident(SECOND * 15).await.unwrap()?;
+    store.mark_incident_told(&claimed).await.unwrap();
+    Some((claimed.incident.untold, claimed.incident.id))
+}
+
+#[tokio::test]
+async fn incident_is_told_once_among_gateways() {
+    two!(test_store, one, two);
+    for store in [&one, &two] {
+        report(store, Some((2, 2))).await;
+    }
+    let claimed = one.claim_incident(SECOND * 15).await.unwrap().unwrap();
+    assert_eq!(claimed.incident.untold, Untold::Began(2));
+    assert_eq!(send(&two).await, None, "claimed by the other gateway");
+    one.mark_incident_told(&claimed).await.unwrap();
+    for store in [&two, &one] {
+        report(store, Some((3, 2))).await;
+        assert_eq!(send(store).await, None);
+    }
+    for store in [&two, &one] {
+        report(store, Some((3, 3))).await;
+    }
+    let id = claimed.incident.id;
+    assert_eq!(send(&two).await, Some((Untold::Began(3), id.clone())));
+    assert_eq!(send(&one).await, None);
+    test_store.advance(&one, MINUTE * 2);
+    for store in [&one, &two] {
+        report(store, None).await;
+    }
+    assert_eq!(send(&one).await, Some((Untold::Ended, id)));
+    assert_eq!(send(&two).await, None);
+}
+
+#[tokio::test]
+async fn owed_notification_passes_to_another_gateway() {
+    two!(test_store, one, two);
+    report(&one, Some((3, 3))).await;
+    let owed = one.claim_incident(SECOND * 15).await.unwrap().unwrap();
+    drop(one);
+    assert_eq!(send(&two).await, None);
+    test_store.advance(&two, MINUTE * 2);
+    report(&two, None).await;
+    let id = owed.incident.id;
+    let sent = [send(&two).await, send(&two).await, send(&two).await];
+    let [began, ended] = [Untold::Began(3), Untold::Ended].map(|untold| Some((untold, id.clone())));
+    assert_eq!(sent, [began, ended, None], "no end without a beginning");
+}
+
+#[tokio::test]
+async fn incident_goes_on_while_one_gateway_sees_it() {
+    two!(test_store, one, two);
+    report(&one, Some((3, 3))).await;
+    assert!(send(&one).await.is_some());
+    for _ in 0..3 {
+        test_store.advance(&one, MINUTE);
+        // Too new to be told, as after a restart.
+        report(&one, Some((3, 0))).await;
+        report(&two, None).await;
+        assert_eq!(send(&two).await, None);
+    }
+}
+
+#[tokio::test]
+async fn downtime_ends_no_incident() {
+    two!(test_store, one, two);
+    report(&one, Some((3, 3))).await;
+    assert!(send(&one).await.is_some());
+    test_store.advance_while_closed(MINUTE * 60);
+    report(&two, None).await;
+    assert_eq!(send(&two).await, None);
+}
+
+#[tokio::test]
+async fn refused_notification_is_due_again_until_late() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    report(&store, Some((3, 3))).await;
+    for _ in 0..2 {
+        let refused = store.claim_incident(SECOND * 15).await.unwrap().unwrap();
+        store.release_incident(&refused).await.unwrap();
+    }
+    test_store.advance(&store, MINUTE * 2);
+    assert_eq!(report(&store, None).await, 0);
+    test_store.advance(&store, MINUTE * 60);
+    assert_eq!(report(&store, None).await, 1);
+    assert_eq!(send(&store).await, None);
+}
+
+#[tokio::test]
+async fn reopened_incident_is_told_after_its_end_was() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    report(&store, Some((3, 3))).await;
+    let first = send(&store).await.unwrap().1;
+    test_store.advance(&store, MINUTE * 2);
+    report(&store, None).await;
+    let ended = store.claim_incident(SECOND * 15).await.unwrap().unwrap();
+    report(&store, Some((3, 3))).await;
+    store.mark_incident_told(&ended).await.unwrap();
+    let (untold, second) = send(&store).await.unwrap();
+    assert_eq!(untold, Untold::Began(3));
+    assert_ne!(first, second);
 }

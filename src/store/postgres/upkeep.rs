@@ -1,5 +1,5 @@
-//! Periodic work of each gateway: polls the clock, the changes of others and the due events, and
-//! deletes what has expired.
+//! Periodic work of each gateway: polls the clock, the changes of others and the due events, records
+//! that it runs, and deletes what has expired.
 
 use std::collections::HashMap;
 use std::sync::Weak;
@@ -13,9 +13,13 @@ use super::pool::{PooledConnection, QueryError, on, with_timeout};
 use super::query::timestamp;
 use super::{Shared, lock, removed};
 use crate::store::RECORD_BYTES;
+use crate::store::domain::CREATIONS_MAX;
 
 /// The poll interval. All gateways see a change within a second.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
+/// The pause between two records that this gateway runs. Much shorter than the time after which it
+/// counts as gone.
+const SEEN_INTERVAL: Duration = Duration::from_secs(2);
 /// The pause between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// The limit of rows that one statement deletes.
@@ -77,10 +81,24 @@ pub(super) async fn sweep(shared: Weak<Shared>) {
                 .run_once(on!(connection => read_sizes(connection, shared)))
                 .await;
             let _ = shared
-                .run_once(on!(connection => mark_seen(connection, shared)))
-                .await;
-            let _ = shared
                 .run_once(on!(connection => sweep_exclusively(connection, shared)))
+                .await;
+        }
+    }
+}
+
+/// Records that this gateway runs, for as long as the store exists. A loop of its own: a sweep may
+/// take longer than the time after which a gateway counts as gone.
+pub(super) async fn report_running(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(SEEN_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let shared = &*shared;
+        if shared.pool.check_available().is_ok() {
+            let _ = shared
+                .run_once(on!(connection => mark_seen(connection, shared)))
                 .await;
         }
     }
@@ -286,9 +304,21 @@ async fn sweep_exclusively(
             }
         }
     }
+    forget_creations(connection).await?;
     removed::forget_gateways(connection).await?;
     connection
         .execute_cached("SELECT pg_advisory_unlock($1)", &[&SWEEP_LOCK])
+        .await
+        .map(drop)
+}
+
+/// Forgets the creations of webhooks that are too old or too many.
+async fn forget_creations(connection: &PooledConnection) -> Result<(), QueryError> {
+    let sql = "DELETE FROM hookstile.creations WHERE ends_ms <= (SELECT now FROM hookstile.clock)
+        OR ends_ms <= (SELECT ends_ms FROM hookstile.creations ORDER BY ends_ms DESC
+            OFFSET $1 LIMIT 1)";
+    connection
+        .execute_cached(sql, &[&CREATIONS_MAX])
         .await
         .map(drop)
 }

@@ -8,15 +8,16 @@ use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
-use super::claims::{key, millis, uuid};
+use super::claims::{key, uuid};
 use super::pool::{OnTimeout, PooledConnection, QueryError, on, with_timeout};
-use super::rows::{NewState, Rows, StoredDelivery};
+use super::rows::{LockedDelivery, Ownership, Rows, column_ms};
 use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
-use crate::store::domain::AUTOMATIC;
+use crate::store::delivery_state::{Progress, StoreTime};
+use crate::store::uptime::Uptime;
 use crate::store::{
-    AttemptLog, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey,
-    EventRow, LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
+    AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventRow,
+    LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -130,7 +131,7 @@ impl Shared {
             .collect();
         Box::pin(with_timeout(transaction.rows.write(connection))).await?;
         self.pool.metrics().observe_commit(began.elapsed());
-        Ok((replies, transaction.rows.notify))
+        Ok((replies, transaction.rows.counts.to_notify))
     }
 }
 
@@ -149,7 +150,7 @@ const CLOCK: &str = "SELECT now, due, (extract(epoch FROM clock_timestamp()) * 1
 
 struct WriteTransaction {
     ledger: HashMap<EventKey, LedgerRow>,
-    stored: HashMap<DeliveryId, StoredDelivery>,
+    locked: HashMap<DeliveryId, LockedDelivery>,
     next_ids: Vec<i64>,
     rows: Rows,
 }
@@ -185,20 +186,20 @@ async fn begin(
             }
         }
     }
-    let (lock_ledger, select_stored) = (
+    let (lock_ledger, lock_deliveries) = (
         connection.prepare_cached(LOCK_LEDGER).await?,
-        connection.prepare_cached(StoredDelivery::SELECT).await?,
+        connection.prepare_cached(LockedDelivery::SELECT).await?,
     );
     let (next_ids, clock) = (
         connection.prepare_cached(NEXT_DELIVERY_IDS).await?,
         connection.prepare_cached(CLOCK).await?,
     );
     // Sent in this order, without waiting for each other (pipelined).
-    let ((), ledger_rows, stored_rows, id_rows, clock) = tokio::try_join!(
+    let ((), ledger_rows, locked_rows, id_rows, clock) = tokio::try_join!(
         biased;
         connection.batch_execute("BEGIN"),
         query_unless_empty(connection, &lock_ledger, &keys, keys.is_empty()),
-        query_unless_empty(connection, &select_stored, &ids, ids.is_empty()),
+        query_unless_empty(connection, &lock_deliveries, &ids, ids.is_empty()),
         query_unless_empty(connection, &next_ids, &settlements, settlements == 0),
         connection.query_one(&clock, &[]),
     )?;
@@ -213,15 +214,18 @@ async fn begin(
         };
         ledger.insert(key(row.try_get(0)?), ledger_row);
     }
-    let stored = stored_rows
+    let locked = locked_rows
         .iter()
-        .map(|row| Ok((DeliveryId(row.try_get(0)?), StoredDelivery::read(row)?)));
-    let rows = Rows::new(
-        clock.try_get(0)?,
-        clock.try_get(1)?,
-        clock.try_get(2)?,
-        clock.try_get(3)?,
-    );
+        .map(|row| Ok((DeliveryId(row.try_get(0)?), LockedDelivery::read(row)?)));
+    let uptime = |column| {
+        let ms: i64 = clock.try_get(column)?;
+        Ok::<_, tokio_postgres::Error>(Uptime(ms.unsigned_abs()))
+    };
+    let time = StoreTime {
+        now: uptime(0)?,
+        now_due: uptime(1)?,
+    };
+    let rows = Rows::new(time, clock.try_get(2)?, clock.try_get(3)?);
     let mut next_ids: Vec<i64> = id_rows
         .iter()
         .map(|row| row.try_get(0))
@@ -229,7 +233,7 @@ async fn begin(
     next_ids.reverse();
     Ok(WriteTransaction {
         ledger,
-        stored: stored.collect::<Result<_, tokio_postgres::Error>>()?,
+        locked: locked.collect::<Result<_, tokio_postgres::Error>>()?,
         next_ids,
         rows,
     })
@@ -291,7 +295,7 @@ impl WriteTransaction {
             self.rows.write_entry(
                 settled.row,
                 settled.entry,
-                self.rows.now.saturating_add(millis(settled.window)),
+                column_ms(self.rows.time.now.after(settled.window)),
                 id.zip(route),
                 delivered,
             );
@@ -325,43 +329,18 @@ impl WriteTransaction {
     fn record_delivery(&mut self, change: &DeliveryChange, keys: Option<Vec<u8>>) -> DeliveryId {
         let earlier = change
             .earlier
-            .and_then(|id| Some((id, self.stored.get(&id)?.clone())));
+            .and_then(|id| Some((id, &self.locked.get(&id)?.stored)));
         let earlier = earlier.filter(|(_, stored)| stored.belongs_to(&change.event));
-        let due = (change.state == DeliveryState::Pending)
-            .then(|| self.rows.now_due.saturating_add(millis(change.due_after)));
-        let kept = change
-            .payload
-            .as_ref()
-            .map_or(0, |payload| payload.head.len() + payload.body.len());
-        let kept = i64::try_from(kept).unwrap_or(i64::MAX);
-        let attempts = match &earlier {
-            Some((_, before)) => change.attempts_after(&before.attempts),
-            None => change.attempts_after(&AttemptLog::default()),
-        };
-        let state = NewState {
-            state: change.state,
-            reason: None,
-            tried: change.history.attempts,
-            possibly_delivered: change.history.possibly_delivered,
-            due_ms: due,
-            queued_ms: due.map(|_| self.rows.now),
-            ended_ms: due.is_none().then_some(self.rows.now),
-            keys,
-            payload_bytes: kept.saturating_add(attempts.body_bytes()),
-            keeps_lease: false,
-            recorded_by: None,
-        };
+        let before = earlier.map(|(_, stored)| &stored.progress);
+        let after = Progress::settled(before, change, keys, self.rows.time);
         let id = match earlier {
-            Some((id, before)) => {
-                if change.payload.is_none() && before.payload_bytes > 0 {
-                    self.rows.drop_payload(id);
-                }
-                self.rows.change(id, &before, state, Some(&attempts));
+            Some((id, stored)) => {
+                self.rows.change(id, stored, after, Ownership::default());
                 id
             }
             None => {
                 let id = DeliveryId(self.next_ids.pop().unwrap_or_default());
-                self.rows.insert(id, &change.event, state, &attempts);
+                self.rows.insert(id, &change.event, after);
                 id
             }
         };
@@ -378,73 +357,33 @@ impl WriteTransaction {
         id: DeliveryId,
         number: u32,
         attempt: &AttemptRecord,
-        next: AttemptOutcome,
+        outcome: AttemptOutcome,
         owner: i64,
     ) {
-        let is_done = matches!(next, AttemptOutcome::Delivered { .. });
-        let is_recordable = |before: &StoredDelivery| match before.state {
-            DeliveryState::Pending if before.tried < number => {
-                is_done || before.lease_owner == Some(owner)
-            }
-            DeliveryState::Pending | DeliveryState::Dead => {
-                is_done && before.tried >= number && before.recorded_by != Some(owner)
-            }
-            DeliveryState::Success | DeliveryState::Failed => false,
-        };
-        let Some(before) = self
-            .stored
-            .get(&id)
-            .filter(|before| is_recordable(before))
-            .cloned()
-        else {
-            return;
-        };
-        let (state, due_ms, outcome_unknown, reason) = match next {
-            AttemptOutcome::Delivered { .. } => (DeliveryState::Success, None, false, None),
-            AttemptOutcome::Retry {
-                after,
-                possibly_delivered,
-            } => (
-                DeliveryState::Pending,
-                Some(self.rows.now_due.saturating_add(millis(after))),
-                possibly_delivered,
-                None,
-            ),
-            AttemptOutcome::Dead(reason) => {
-                (DeliveryState::Dead, None, false, Some(reason.as_str()))
+        let is_done = matches!(outcome, AttemptOutcome::Delivered { .. });
+        let is_recordable = |locked: &LockedDelivery| {
+            let before = &locked.stored.progress;
+            match before.state {
+                DeliveryState::Pending if before.tried < number => {
+                    is_done || locked.lease_owner == Some(owner)
+                }
+                DeliveryState::Pending | DeliveryState::Dead => {
+                    is_done && before.tried >= number && locked.recorded_by != Some(owner)
+                }
+                DeliveryState::Success | DeliveryState::Failed => false,
             }
         };
-        let drop_payload = next
-            == (AttemptOutcome::Delivered {
-                keep_payload: false,
-            });
-        let mut attempts = before.attempts.clone();
-        attempts.push(attempt.clone());
-        if drop_payload {
-            attempts.drop_bodies();
-            self.rows.drop_payload(id);
+        if let Some(locked) = self.locked.get(&id)
+            && is_recordable(locked)
+        {
+            let before = locked.stored.progress.clone();
+            let after = before.attempted(attempt, outcome, self.rows.time);
+            let ownership = Ownership {
+                keeps_lease: false,
+                recorded_by: Some(owner),
+            };
+            self.rows.change(id, &locked.stored, after, ownership);
         }
-        let new_state = NewState {
-            state,
-            reason,
-            tried: before.tried.saturating_add(1),
-            possibly_delivered: before.possibly_delivered || outcome_unknown,
-            due_ms,
-            queued_ms: before.queued_ms,
-            ended_ms: due_ms.is_none().then_some(self.rows.now),
-            keys: before
-                .keys
-                .clone()
-                .filter(|keys| state != DeliveryState::Success || keys.len() > 16),
-            payload_bytes: if drop_payload {
-                0
-            } else {
-                before.payload_bytes - before.attempts.body_bytes() + attempts.body_bytes()
-            },
-            keeps_lease: false,
-            recorded_by: Some(owner),
-        };
-        self.rows.change(id, &before, new_state, Some(&attempts));
     }
 
     /// Returns the result of a requeue that needs no write: its claims lapsed, or an earlier try,
@@ -457,9 +396,9 @@ impl WriteTransaction {
                 Some(row) if row.leased => {}
                 Some(row) if row.delivery == Some(requeue.id) => {
                     return self
-                        .stored
+                        .locked
                         .get(&requeue.id)
-                        .map(|before| RequeueResult::Queued(Arc::clone(&before.route)));
+                        .map(|locked| RequeueResult::Queued(Arc::clone(&locked.stored.route)));
                 }
                 _ => return Some(RequeueResult::InFlight),
             }
@@ -468,67 +407,42 @@ impl WriteTransaction {
     }
 
     fn requeue(&mut self, requeue: &Requeue) -> RequeueResult {
-        let &Requeue {
-            id,
-            expected_state,
-            due,
-            automatic,
-            ref completing,
-            window,
-        } = requeue;
+        let id = requeue.id;
         if let Some(known) = self.known_requeue(requeue) {
             return known;
         }
-        let is_expected = |before: &StoredDelivery| {
-            expected_state.is_none_or(|expected| expected == before.state)
-        };
-        let Some(before) = self
-            .stored
-            .get(&id)
-            .filter(|stored| is_expected(stored))
-            .cloned()
-        else {
+        let Some(LockedDelivery { stored, .. }) = self.locked.get(&id) else {
             return RequeueResult::Unknown;
         };
-        if before.payload_bytes == 0 {
-            return RequeueResult::NoPayload;
-        }
+        let before = stored.progress.clone();
+        // An attempt may be in progress.
+        let keeps_lease = before.state == DeliveryState::Pending;
+        let after = match before.requeued(requeue, self.rows.time) {
+            Ok(after) => after,
+            Err(refused) => return refused,
+        };
+        let queued = RequeueResult::Queued(Arc::clone(&stored.route));
         if self.rows.is_changed(id) {
             // The same batch requeues it twice.
-            return RequeueResult::Queued(before.route);
+            return queued;
         }
-        let due_ms = i64::try_from(due.0.0).unwrap_or(i64::MAX / 4);
-        let new_state = NewState {
-            state: DeliveryState::Pending,
-            reason: automatic.then_some(AUTOMATIC),
-            tried: before.tried,
-            possibly_delivered: before.possibly_delivered || before.state == DeliveryState::Success,
-            due_ms: Some(due_ms),
-            // The delivery horizon counts from the due time.
-            queued_ms: Some(
-                self.rows
-                    .now
-                    .saturating_add(due_ms.saturating_sub(self.rows.now_due).max(0)),
-            ),
-            ended_ms: None,
-            keys: before.keys.clone(),
-            payload_bytes: before.payload_bytes,
-            // An attempt may be in progress.
-            keeps_lease: before.state == DeliveryState::Pending,
+        let ownership = Ownership {
+            keeps_lease,
             recorded_by: None,
         };
-        self.rows.change(id, &before, new_state, None);
-        let ends = self.rows.now.saturating_add(millis(window));
-        for name in completing {
+        self.rows.change(id, stored, after, ownership);
+        let ends = column_ms(self.rows.time.now.after(requeue.window));
+        for name in &requeue.completing {
             // The digest is unknown, so any body with this ID is a duplicate from now on.
             let record = LedgerEntry::Completed {
                 digest: PayloadDigest::unknown(),
             };
             self.rows
-                .write_entry(*name, record, ends, Some((id, &before.route)), false);
+                .write_entry(*name, record, ends, Some((id, &stored.route)), false);
         }
-        self.rows.notify.push(Arc::clone(&before.route));
-        RequeueResult::Queued(before.route)
+        let to_notify = &mut self.rows.counts.to_notify;
+        to_notify.push(Arc::clone(&stored.route));
+        queued
     }
 }
 

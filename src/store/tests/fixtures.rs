@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptHistory, AttemptOutcome, AttemptRecord, ClaimLease, ClaimResult, ClaimTerms,
-    DeliveryChange, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow, KnownEvent,
-    LedgerEntry, Payload, Payloads, QueuedEvent, Requeue, Retain, RowId, SettledRow, Settlement,
-    Store,
+    CreationKey, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow,
+    KnownEvent, LedgerEntry, Payload, Payloads, QueuedEvent, Requeue, Retain, RowId, SettledRow,
+    Settlement, Store,
 };
 
 pub(in crate::store) const WINDOW: Duration = Duration::from_secs(96 * 3600);
@@ -33,6 +33,13 @@ pub(in crate::store) fn tried(attempts: u32) -> LedgerEntry {
         attempts,
         possibly_delivered: attempts > 1,
     })
+}
+
+pub(in crate::store) fn creation_key(key: &str, request: u8) -> CreationKey {
+    CreationKey {
+        key: key.into(),
+        request: [request; 32],
+    }
 }
 
 pub(in crate::store) fn metadata(event: &str) -> Arc<EventMetadata> {

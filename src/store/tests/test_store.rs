@@ -121,6 +121,22 @@ impl TestStore {
         }
     }
 
+    /// Runs SQL in the store. Returns the rows of a shared one: one a line, their columns between
+    /// `|`.
+    #[track_caller]
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        match &self.engine {
+            Engine::Embedded(files) => {
+                let file = files.settings().folder.join("hookstile.db");
+                let connection = rusqlite::Connection::open(file).unwrap();
+                let sql = sql.replace("hookstile.", "");
+                connection.execute_batch(&sql).unwrap();
+                String::new()
+            }
+            Engine::Shared(server) => server.sql(sql),
+        }
+    }
+
     /// Deletes all data, while no store is open.
     pub(crate) fn clear(&self) {
         match &self.engine {

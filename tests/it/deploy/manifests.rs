@@ -439,6 +439,103 @@ async fn health_probes_match_gateway_endpoints() {
     }
 }
 
+/// Returns every compose file.
+fn compose_files() -> Vec<String> {
+    let folder = root().join("deploy/docker");
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let files = names.map(|name| format!("deploy/docker/{}/compose.yaml", name.display()));
+    let files: Vec<_> = files.filter(|file| root().join(file).exists()).collect();
+    assert!(files.len() >= 2, "{files:?}");
+    files
+}
+
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .map(|item| item.as_str().expect("text"))
+}
+
+/// `docker compose config` would find a missing file or service, but is not on every machine.
+#[test]
+fn compose_files_name_what_exists() {
+    let files = compose_files();
+    let Some(documents) = parsed(&files, "what the compose files name") else {
+        return;
+    };
+    for (file, document) in files.iter().zip(&documents) {
+        let folder = file.strip_suffix("compose.yaml").expect("its name");
+        let here = |path: &str| root().join(folder).join(path).exists();
+        let services = document["services"].as_object().expect("services");
+        for (name, service) in services {
+            let place = format!("{file}: {name}");
+            if let Some(context) = service["build"]["context"].as_str() {
+                let dockerfile = service["build"]["dockerfile"].as_str().expect("a name");
+                assert!(here(&format!("{context}/{dockerfile}")), "{place}");
+            }
+            for volume in texts(&service["volumes"]) {
+                let source = volume.split(':').next().expect("a source");
+                let declared = document["volumes"].get(source).is_some();
+                let there = source.starts_with("./") && here(source);
+                assert!(declared || there, "{place}: {volume}");
+            }
+            let needed = &service["depends_on"];
+            let named = needed
+                .as_object()
+                .into_iter()
+                .flat_map(|needed| needed.keys());
+            for needed in texts(needed).chain(named.map(String::as_str)) {
+                assert!(services.contains_key(needed), "{place}: {needed}");
+            }
+        }
+
+        // The gateway has the variables, ports and folders that its configuration names.
+        let gateway = &services["hookstile"];
+        let configuration = read(&format!("{folder}hookstile/hookstile.yaml"));
+        let used: BTreeSet<_> = text_after(&configuration, "{env: ", &['}', ',']).collect();
+        let set = gateway["environment"].as_object().expect("variables");
+        assert_eq!(
+            set.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+            used
+        );
+        let listens: BTreeSet<_> =
+            text_after(&configuration, "address: 0.0.0.0:", &['\n', '}', ',']).collect();
+        for port in texts(&gateway["ports"]) {
+            let inner = port.rsplit(':').next().expect("a port");
+            assert!(listens.contains(inner), "{file}: {port}");
+        }
+        for path in text_after(&configuration, "store: {path: ", &['}']) {
+            let mounted = texts(&gateway["volumes"]).any(|volume| volume.ends_with(path));
+            assert!(mounted, "{file}: {path}");
+        }
+        let read_only = texts(&gateway["volumes"]);
+        let mut read_only = read_only.filter(|volume| volume.ends_with(":/etc/hookstile:ro"));
+        assert_eq!(read_only.next(), Some("./hookstile:/etc/hookstile:ro"));
+
+        // The page writes every variable of `.env`, and no other.
+        let page = read("deploy/README.md");
+        let written = page
+            .split(&format!("\ncd {}\n", folder.trim_end_matches('/')))
+            .nth(1)
+            .and_then(|rest| rest.lines().next())
+            .unwrap_or_else(|| panic!("deploy/README.md has no commands for {folder}"));
+        let written: BTreeSet<_> = written
+            .split('"')
+            .filter_map(|part| part.split_once('=').map(|(name, _)| name))
+            .collect();
+        let text = read(file);
+        let asked: BTreeSet<_> = text_after(&text, "${", &[':', '}']).collect();
+        assert_eq!(written, asked, "{file}");
+        for name in asked {
+            assert!(
+                text.contains(&format!("${{{name}:?")),
+                "{file}: {name} is optional"
+            );
+        }
+    }
+}
+
 #[test]
 fn compose_exposes_only_the_balancer() {
     let Some(documents) = parsed(&[COMPOSE.to_owned()], "how compose.yaml fits the balancer")

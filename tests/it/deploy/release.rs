@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::Value;
+
 use super::{read, root};
 use crate::harness::programs::{program, tool};
 
@@ -72,6 +74,73 @@ fn workflows_build_the_declared_rust() {
         .expect("a version of three numbers");
     let image = read("deploy/docker/Dockerfile");
     assert!(image.contains(&format!("FROM rust:{release}-slim-bookworm AS build\n")));
+}
+
+/// A dependency that asks for a newer Rust would make `rust-version` untrue.
+#[test]
+fn dependencies_build_with_oldest_rust() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--locked", "--offline", "--format-version=1"])
+        // What other platforms need may not be here.
+        .arg(format!(
+            "--filter-platform={}-unknown-linux-gnu",
+            std::env::consts::ARCH
+        ))
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let numbers = |version: &str| -> Vec<u64> {
+        let numbers = version
+            .split('.')
+            .map(|number| number.parse().expect("a number"));
+        numbers.chain([0, 0]).take(3).collect()
+    };
+    let oldest = numbers(env!("CARGO_PKG_RUST_VERSION"));
+    let newer: Vec<_> = packages
+        .iter()
+        .filter(|package| {
+            let asked = package["rust_version"].as_str();
+            asked.is_some_and(|asked| numbers(asked) > oldest)
+        })
+        .map(|package| format!("{} {}", package["name"], package["rust_version"]))
+        .collect();
+    assert!(packages.len() > 100 && newer.is_empty(), "{newer:?}");
+}
+
+#[test]
+fn changelog_has_this_version() {
+    let notes = Command::new(root().join("scripts/release-notes"))
+        .arg(env!("CARGO_PKG_VERSION"))
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&notes.stdout);
+    assert!(
+        notes.status.success(),
+        "{}",
+        String::from_utf8_lossy(&notes.stderr)
+    );
+    assert!(
+        text.starts_with("### ") || text.starts_with(char::is_alphabetic),
+        "{text}"
+    );
+    assert!(
+        !text.contains("\n## ") && !text.contains("]: http"),
+        "{text}"
+    );
+    let changelog = read("CHANGELOG.md");
+    assert!(changelog.contains("\n## [Unreleased]\n"));
+    for name in ["Unreleased", env!("CARGO_PKG_VERSION")] {
+        let link = format!("\n[{name}]: {}/", env!("CARGO_PKG_REPOSITORY"));
+        assert!(changelog.contains(&link), "{link}");
+    }
 }
 
 /// Whatever repeats the version or the address of the repository agrees with `Cargo.toml`.

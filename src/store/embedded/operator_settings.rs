@@ -1,0 +1,72 @@
+//! The operators' settings of the embedded engine. No other gateway changes them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Store;
+use super::read;
+use super::write::Job;
+use crate::store::{Creation, CreationKey, OperatorSettings, Revision, StoreError};
+
+#[async_trait]
+impl OperatorSettings for Store {
+    async fn put_webhook(
+        &self,
+        name: Arc<str>,
+        definition: String,
+        expected: Revision,
+        creation: Option<CreationKey>,
+    ) -> Result<Option<Revision>, StoreError> {
+        self.write(|done| Job::SetWebhook {
+            name,
+            definition: Some(definition.into()),
+            creation,
+            done,
+        })
+        .await?;
+        Ok(Some(expected))
+    }
+
+    async fn remove_webhook(
+        &self,
+        name: Arc<str>,
+        expected: Revision,
+    ) -> Result<Option<Revision>, StoreError> {
+        self.write(|done| Job::SetWebhook {
+            name,
+            definition: None,
+            creation: None,
+            done,
+        })
+        .await?;
+        Ok(Some(expected))
+    }
+
+    async fn creation(&self, key: &str) -> Result<Option<Creation>, StoreError> {
+        let (key, now) = (key.to_owned(), self.inner.shared.uptime.now());
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.creation(&key, now)
+        })
+        .await
+    }
+
+    async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
+        let webhooks = self.read_within(&self.inner.operator_reads, read::Reader::webhooks);
+        Ok((Revision::default(), webhooks.await?))
+    }
+
+    async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+        self.write(|done| Job::SetPaused {
+            route,
+            paused,
+            done,
+        })
+        .await
+    }
+
+    async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
+        self.read_within(&self.inner.operator_reads, read::Reader::paused_routes)
+            .await
+    }
+}

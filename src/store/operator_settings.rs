@@ -1,0 +1,77 @@
+//! What operators say, and the store keeps: webhooks that were made over the API, and paused routes.
+//! No event waits for it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{Creation, CreationKey, Revision, StoreError};
+
+/// The operators' settings in an engine of the store.
+#[async_trait]
+pub trait OperatorSettings: Send + Sync {
+    /// Stores a webhook's definition, as durably as events, and remembers its creation in the same
+    /// transaction if `creation` is its key. Returns `None` and stores nothing when another gateway
+    /// has changed operator data since revision `expected`.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    async fn put_webhook(
+        &self,
+        name: Arc<str>,
+        definition: String,
+        expected: Revision,
+        creation: Option<CreationKey>,
+    ) -> Result<Option<Revision>, StoreError>;
+
+    /// Deletes a webhook's definition. The records of its events stay. Returns `None` and deletes
+    /// nothing when another gateway has changed operator data since revision `expected`.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    async fn remove_webhook(
+        &self,
+        name: Arc<str>,
+        expected: Revision,
+    ) -> Result<Option<Revision>, StoreError>;
+
+    /// Returns the creation that is remembered under this key.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    async fn creation(&self, key: &str) -> Result<Option<Creation>, StoreError>;
+
+    /// Returns the names and definitions of all webhooks, and the revision that they belong to.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError>;
+
+    /// Reads the revision of operator data. It is always the same in the embedded store, which no
+    /// other gateway changes.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    async fn read_revision(&self) -> Result<Revision, StoreError> {
+        Ok(Revision::default())
+    }
+
+    /// Pauses or resumes the delivery of a route's queued events. A pause survives restarts.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError>;
+
+    /// Returns the names of the paused routes.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    async fn paused_routes(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Returns a counter that changes when any gateway changes webhooks or pauses; `None` for the
+    /// embedded engine.
+    fn revision(&self) -> Option<watch::Receiver<i64>> {
+        None
+    }
+}

@@ -1,0 +1,3 @@
+prepare() {
+  cp block-1.yaml hookstile.yaml
+}
