@@ -38,6 +38,7 @@ use std::thread;
 use axum::middleware::from_fn_with_state;
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use auth::Authenticator;
 use health::MetricsPage;
@@ -57,14 +58,27 @@ const THREADS: usize = 2;
 pub(crate) struct Running {
     pub address: SocketAddr,
     authenticator: Arc<Authenticator>,
+    /// The sockets that it is to accept on instead.
+    others: mpsc::Sender<std::net::TcpListener>,
 }
 
 impl Running {
-    /// Replaces the tokens. Logs if that takes a restart.
-    pub(crate) fn replace_tokens(&self, access: Access<'_>) {
-        if !self.authenticator.replace_tokens(access) {
-            tracing::warn!("whether the admin listener needs a token takes effect after a restart");
-        }
+    /// Accepts on `listener` from now on. Open connections are kept.
+    pub(crate) async fn move_to(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
+        self.address = listener.local_addr()?;
+        let moved = self.others.send(listener).await;
+        moved.map_err(|_| io::Error::other("the admin listener has ended"))
+    }
+
+    /// Returns whether it needs a token, or needs none, as `access` says.
+    pub(crate) fn is_as_open(&self, access: &Access<'_>) -> bool {
+        self.authenticator.is_as_open(access)
+    }
+
+    /// Replaces the tokens. Returns `false`, and changes nothing, if that takes a restart: a token
+    /// would be needed from now on, or none any more.
+    pub(crate) fn replace_tokens(&self, access: Access<'_>) -> bool {
+        self.authenticator.replace_tokens(access)
     }
 }
 
@@ -93,13 +107,14 @@ pub(crate) fn start(
         Arc::new(Operations::new(state.clone(), notify))
     };
     let router = router(state, Arc::clone(&operations), Arc::clone(&authenticator));
+    let (others, moves) = mpsc::channel(1);
     let reporting = Arc::clone(&authenticator);
     runtime.spawn(async move { reporting.report_failed_logins().await });
     runtime.spawn(async move { operations.follow_problems().await });
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             match TcpListener::from_std(listener) {
-                Ok(listener) => listen::run(listener, router, checks_owner).await,
+                Ok(listener) => listen::run(listener, moves, router, checks_owner).await,
                 Err(error) => tracing::error!(%error, "admin listener failed to start"),
             }
         });
@@ -107,6 +122,7 @@ pub(crate) fn start(
     Ok(Running {
         address,
         authenticator,
+        others,
     })
 }
 

@@ -16,18 +16,19 @@ mod update_routes;
 mod upgrade;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, ConfigurationOnDisk, ReloadRequest};
-use crate::config::{self, Config};
+use crate::config::{self, Loaded, Place, Report, RestartKey};
 use crate::diagnostic::{LocatedDiagnostic, Severity};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, InProcessListener, Limits};
 use crate::limits::worst_case::TooLittleMemory;
 use crate::log;
 use crate::metrics::Metrics;
@@ -35,6 +36,7 @@ use crate::queue::Queue;
 use crate::store::{OpenError, Store};
 use crate::webhooks::Registry;
 use chores::Chores;
+use listen::{DataListeners, ListenError};
 
 pub use descriptors::OpenFiles;
 pub use run::run;
@@ -95,14 +97,22 @@ pub struct App {
     /// The addresses that senders connect to, with the ports that the system chose.
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
+    /// The configured address of the admin listener; the system may have chosen another port.
+    admin_configured: SocketAddr,
     admin_listener: admin::Running,
-    /// The TLS settings of the listeners in `data` that have TLS.
-    tls_listeners: tls::Listeners,
+    in_process: InProcessListener,
+    /// The limits for the routes that are published next.
+    limits: Arc<ArcSwap<Limits>>,
+    open_files: OpenFiles,
+    /// The redelivery of dead letters without an operator, where it is configured.
+    redelivery: Option<JoinHandle<()>>,
+    /// The keys that need a restart, as they were at the start.
+    restart_keys: Vec<RestartKey>,
     draining: watch::Sender<bool>,
     /// The reloads that operators request.
     reloads: mpsc::Receiver<ReloadRequest>,
     stopping: watch::Sender<bool>,
-    listeners: Vec<JoinHandle<()>>,
+    listeners: DataListeners,
     sockets: Sockets,
     shutdown: config::Shutdown,
 }
@@ -116,31 +126,135 @@ fn log_diagnostic(diagnostic: &LocatedDiagnostic) {
 }
 
 impl App {
-    /// Applies the parts of a newly loaded configuration that need no restart.
-    pub async fn reload(&mut self, config: Config) {
-        let routes = config.routes.len();
-        if self.gateway.header_timeout() > config.limits.header_timeout {
-            tracing::warn!(
-                header_timeout_seconds = config.limits.header_timeout.as_secs_f64(),
-                "the shorter header timeout takes effect after a restart; until then a head may \
-                 take longer than the shortest budget of the new routes"
-            );
+    /// Applies a newly loaded configuration, except for the keys that need a restart. Returns what
+    /// the operator should know of.
+    ///
+    /// # Errors
+    /// When it needs memory or a socket that the system refuses. Nothing is changed then, and the
+    /// report has the reason.
+    async fn reload(&mut self, loaded: Loaded) -> Result<Report, Report> {
+        let Loaded {
+            mut config,
+            mut warnings,
+        } = loaded;
+        match start::fit_limits(&mut config, self.open_files) {
+            Ok(reduced) => {
+                for reduced in reduced {
+                    warnings.add_warning_at(Place::default(), reduced);
+                }
+            }
+            Err(error) => {
+                let message = format!("{error}; lower `limits`, or give the gateway more memory");
+                warnings.add_error_at(Place::default(), message);
+                return Err(warnings);
+            }
         }
-        self.tls_listeners.replace_settings(config.listen);
-        self.admin_listener
-            .replace_tokens(start::access(&config.admin));
-        if !self.store.apply_settings(config.store) {
-            tracing::warn!("another store takes effect after a restart");
+        let tls_everywhere = tls::is_everywhere(&config.listen);
+        // Whether a token is needed changes with a restart only, and the address with it: one that
+        // others reach needs the token.
+        let moves_admin = config.admin.address != self.admin_configured
+            && self
+                .admin_listener
+                .is_as_open(&start::access(&config.admin));
+        let opened = self.open_sockets(config.listen, moves_admin.then_some(&config.admin));
+        let (prepared, admin_socket) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let (address, source) = (error.address, error.source);
+                warnings.add_error_at(error.place, Error::Listen { address, source }.to_string());
+                return Err(warnings);
+            }
+        };
+        for key in &config.restart_keys {
+            if self.restart_keys.iter().any(|old| old.is_changed(key)) {
+                let message = format!("a change of `{}` takes effect after a restart", key.name);
+                warnings.add_warning_at(key.place, message);
+            }
         }
+        if !self
+            .admin_listener
+            .replace_tokens(start::access(&config.admin))
+        {
+            let message = "whether the admin listener needs a token takes effect after a restart";
+            warnings.add_warning_at(Place::default(), message);
+        }
+        self.store.apply_settings(config.store);
         log::apply(config.log);
-        self.registry.replace_file(config.routes).await;
+        self.shutdown = config.shutdown;
+        self.redeliver_dead_letters(config.redeliver_dead_letters);
+        let routes = config.routes.len();
+        let (webhook_limits, limits) = (start::webhook_limits(&config.admin), config.limits);
+        self.registry
+            .replace_file(config.routes, webhook_limits, || {
+                self.limits.store(Arc::new(limits));
+            })
+            .await;
+        self.in_process.set_tls(tls_everywhere);
+        if let Err(error) = self.listeners.change(prepared, &mut self.sockets).await {
+            tracing::error!(%error, "a new listener does not accept; reload again");
+        }
+        self.data = self.listeners.addresses();
+        if let Some(socket) = admin_socket
+            && let Err(error) = self.move_admin(config.admin.address, socket).await
+        {
+            tracing::error!(%error, "the admin listener has not moved; reload again");
+        }
         self.metrics.config_loaded(Timestamp::now());
         self.configuration.accept(Timestamp::now());
-        tracing::info!(
-            routes,
-            "routes, certificates, credentials and log settings reloaded; other changes take \
-             effect after a restart"
-        );
+        for warning in warnings.located() {
+            log_diagnostic(&warning);
+        }
+        tracing::info!(routes, "configuration reloaded");
+        Ok(warnings)
+    }
+
+    /// Opens the sockets that a new configuration needs. `admin` is given if its listener moves.
+    ///
+    /// # Errors
+    /// When one of them cannot be opened. None is open then.
+    fn open_sockets(
+        &self,
+        listen: Vec<config::Listen>,
+        admin: Option<&config::Admin>,
+    ) -> Result<(listen::Prepared, Option<TcpListener>), ListenError> {
+        let leaving = admin.map(|_| self.admin);
+        let prepared = self.listeners.prepare(listen, &self.sockets, leaving)?;
+        let Some(admin) = admin else {
+            return Ok((prepared, None));
+        };
+        let leaving: Vec<_> = self.data.iter().copied().chain(leaving).collect();
+        let socket = self.sockets.open_another(admin.address, &leaving);
+        let socket = socket.map_err(|source| ListenError {
+            place: admin.place,
+            address: admin.address,
+            source,
+        })?;
+        Ok((prepared, Some(socket)))
+    }
+
+    /// Moves the admin listener to `socket`, of the configured address.
+    async fn move_admin(&mut self, configured: SocketAddr, socket: TcpListener) -> io::Result<()> {
+        self.admin_listener.move_to(socket.try_clone()?).await?;
+        self.sockets.close(self.admin);
+        self.sockets.add(socket);
+        (self.admin_configured, self.admin) = (configured, self.admin_listener.address);
+        tracing::info!(listener = "admin", address = %self.admin, "listening");
+        Ok(())
+    }
+
+    /// Begins or ends the redelivery of dead letters without an operator.
+    fn redeliver_dead_letters(&mut self, redeliver: bool) {
+        match &self.redelivery {
+            None if redeliver => {
+                let redelivery = Arc::clone(&self.queue).redeliver_dead_letters();
+                self.redelivery = Some(tokio::spawn(redelivery));
+            }
+            Some(running) if !redeliver => {
+                running.abort();
+                self.redelivery = None;
+            }
+            None | Some(_) => {}
+        }
     }
 
     /// Records that a newly read configuration is not valid. The old one stays in effect.
@@ -187,9 +301,7 @@ impl App {
     /// `attempts_ended` is false when attempts were cut off before.
     async fn finish(self, attempts_ended: bool) -> Sockets {
         self.stopping.send_replace(true);
-        for listener in self.listeners {
-            let _ = listener.await;
-        }
+        self.listeners.stopped().await;
         let grace = self.shutdown.grace;
         let (requests_ended, queue_ended) =
             tokio::join!(self.gateway.finish_requests(grace), self.queue.stop(grace));

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use diagnostics::Report;
+pub use diagnostics::{Place, Report};
 pub use facts::DEFAULT_PROVIDER;
 pub use files::{FileDigest, ReadFiles, RouteFiles, SecretFiles};
 pub(crate) use redact::is_shown_variable;
@@ -68,10 +68,30 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The files that all of this was read from.
     pub files: ReadFiles,
+    /// The keys whose change takes effect after a restart.
+    pub restart_keys: Vec<RestartKey>,
+}
+
+/// A key whose change takes effect after a restart.
+pub struct RestartKey {
+    /// The key's path, such as `admin.address`, or that of its section.
+    pub name: &'static str,
+    /// The digest of its value, which may be a secret.
+    value: [u8; 32],
+    pub place: Place,
+}
+
+impl RestartKey {
+    /// Returns whether the other one is the same key with another value.
+    pub fn is_changed(&self, other: &Self) -> bool {
+        self.name == other.name && self.value != other.value
+    }
 }
 
 /// A listener for webhooks.
 pub struct Listen {
+    /// The place of its address.
+    pub place: Place,
     pub address: SocketAddr,
     pub tls: Option<ListenTls>,
     /// True if only trusted proxies connect, with a PROXY protocol header that names the client.
@@ -91,6 +111,8 @@ pub struct ListenTls {
 pub struct Admin {
     /// The address: a loopback address unless there is a token.
     pub address: SocketAddr,
+    /// The place of the address.
+    pub place: Place,
     /// The token for everything. Once it has expired, no request is authorised by it.
     pub token: Option<NamedSecret>,
     /// The token for reading. Present only with a `token`.
@@ -309,6 +331,7 @@ fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sourc
         env,
         now: Timestamp::now(),
         unreadable: UnreadableSecret::Refuse,
+        strict_start: facts::STRICT_START.default,
         route_files: &[],
         files: &[],
     }
@@ -474,6 +497,7 @@ pub fn load_text(
             env,
             now: Timestamp::now(),
             unreadable: UnreadableSecret::Refuse,
+            strict_start: facts::STRICT_START.default,
             route_files: &[],
             files: &[],
         },
@@ -494,6 +518,7 @@ pub fn check_text(source: &str) -> Result<Loaded, Report> {
         env: &env,
         now: Timestamp::UNIX_EPOCH,
         unreadable: UnreadableSecret::Refuse,
+        strict_start: facts::STRICT_START.default,
         route_files: &[],
         files: &[],
     };

@@ -30,6 +30,7 @@ use crate::log::LogSampler;
 use crate::metrics::Metrics;
 use crate::upstream::Client;
 use explainer::Explainer;
+use limits::HeadLimits;
 use listener::connection_limits::ConnectionLimits;
 use listener::wait::LAST_REQUEST_WAIT;
 use verified_requests::VerifiedRequests;
@@ -43,7 +44,8 @@ pub use route_snapshot::RouteSnapshot;
 
 /// The state that all connections of the data plane share.
 pub struct Gateway {
-    /// The routes for requests that begin now. A request keeps the snapshot it began with.
+    /// The routes and the limits for requests that begin now. A request keeps the snapshot it began
+    /// with.
     routes: ArcSwap<RouteSnapshot>,
     ledger: Arc<Ledger>,
     client: Arc<Client>,
@@ -52,7 +54,6 @@ pub struct Gateway {
     log_sampler: Arc<LogSampler>,
     clock: Clock,
     test_marks: TestMarks,
-    limits: Limits,
     /// Set once it was logged that a peer outside of `trusted_proxies` sent `X-Forwarded-For`.
     warned_of_proxy: AtomicBool,
     connection_limits: ConnectionLimits,
@@ -74,7 +75,7 @@ pub struct Dependencies {
 
 impl Gateway {
     /// Creates a gateway without routes: it answers 404 until [`Gateway::update_routes`] is called.
-    pub fn new(limits: Limits, dependencies: Dependencies) -> Arc<Self> {
+    pub fn new(limits: Arc<Limits>, dependencies: Dependencies) -> Arc<Self> {
         let Dependencies {
             ledger,
             client,
@@ -83,14 +84,11 @@ impl Gateway {
             log_sampler,
             clock,
         } = dependencies;
+        let snapshot = RouteSnapshot::without_routes(Arc::clone(&limits));
         Arc::new(Self {
-            routes: ArcSwap::from_pointee(RouteSnapshot::default()),
+            routes: ArcSwap::from_pointee(snapshot),
             test_marks: TestMarks::new(ledger.store().hash_key()),
-            connection_limits: ConnectionLimits::new(
-                limits.connections,
-                limits.connections_per_address,
-                limits.trusted_proxies.clone(),
-            ),
+            connection_limits: ConnectionLimits::default(),
             request_limits: RequestLimits::new(
                 limits.body_bytes_in_flight,
                 metrics.body_bytes_in_flight.clone(),
@@ -103,14 +101,15 @@ impl Gateway {
             activity,
             log_sampler,
             clock,
-            limits,
             warned_of_proxy: AtomicBool::new(false),
         })
     }
 
-    /// Uses `routes` for the requests that begin from now on, and returns the snapshot before.
-    /// Requests in flight finish with the snapshot they began with.
+    /// Uses `routes` and their limits for the requests that begin from now on, and returns the
+    /// snapshot before. Requests in flight finish with the snapshot they began with.
     pub fn update_routes(&self, routes: Arc<RouteSnapshot>) -> Arc<RouteSnapshot> {
+        self.request_limits
+            .resize(routes.limits().body_bytes_in_flight);
         self.routes.swap(routes)
     }
 
@@ -119,9 +118,9 @@ impl Gateway {
         self.routes.load_full()
     }
 
-    /// Returns how long a head may take to arrive.
-    pub fn header_timeout(&self) -> Duration {
-        self.limits.header_timeout
+    /// Returns the limits on a head that is waited for now.
+    fn head_limits(&self) -> HeadLimits {
+        self.routes.load().limits().head()
     }
 
     /// Waits for the requests in flight, and returns whether all that count have ended. Call it

@@ -37,7 +37,7 @@ pub(crate) use verified::RouteShare;
 
 use totals::{Bytes, UNVERIFIED_STREAMS_MAX};
 use verified::VerifiedPool;
-use waiting::WaitingPool;
+use waiting::{Room, WaitingPool};
 
 /// The streams that are offered to all HTTP/2 connections together, as long as each has at least
 /// [`STREAMS_OFFERED_MIN`].
@@ -56,7 +56,8 @@ const SHARED_HEAD_MIN: usize = 4096;
 pub(crate) struct RequestLimits {
     waiting: WaitingPool,
     verified: VerifiedPool,
-    bytes: Bytes,
+    /// The total of `limits.body_bytes_in_flight`.
+    body_bytes: AtomicUsize,
     http2_connections: AtomicUsize,
 }
 
@@ -64,12 +65,29 @@ impl RequestLimits {
     /// Creates the limits. `body_bytes` is the total of `limits.body_bytes_in_flight`; `gauge`
     /// follows the bytes that are held.
     pub(crate) fn new(body_bytes: usize, gauge: IntGauge) -> Self {
-        let bytes = Bytes::new(body_bytes);
         Self {
-            waiting: WaitingPool::new(bytes, UNVERIFIED_STREAMS_MAX, gauge.clone()),
-            verified: VerifiedPool::new(bytes, gauge),
-            bytes,
+            waiting: WaitingPool::new(UNVERIFIED_STREAMS_MAX, gauge.clone()),
+            verified: VerifiedPool::new(gauge),
+            body_bytes: AtomicUsize::new(body_bytes),
             http2_connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// Changes the total of bodies. What is in flight stays counted as it is; a smaller total binds
+    /// whatever is added from now on.
+    pub(crate) fn resize(&self, body_bytes: usize) {
+        self.body_bytes.store(body_bytes, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> Bytes {
+        Bytes::new(self.body_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns the room for requests that wait for their sender.
+    fn room(&self) -> Room {
+        Room {
+            bytes: self.bytes(),
+            verified_large: self.verified.large(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! TLS: certificates, client certificates and the handshake of listeners, and the certificates that
 //! are trusted for upstreams.
 //!
-//! Chooses a certificate by server name, and replaces all settings while connections are open.
+//! Chooses a certificate by server name. A reload replaces all settings while connections are open.
 //! `config` reads the certificates; the gateway sets the deadline of a handshake.
 
 mod certificate;
@@ -10,7 +10,6 @@ mod trusted;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use pingora_core::ErrorType;
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::{Stream, l4};
@@ -27,7 +26,7 @@ pub(crate) use trusted::{NameProblem, TrustedCertificate};
 /// The ALPN protocols, most preferred first (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The TLS settings of one listener.
+/// The TLS settings of one listener. A reload makes new ones.
 pub struct Settings {
     /// At least one. The first serves clients that send no server name, or one without a match.
     certificates: Vec<Certificate>,
@@ -84,6 +83,18 @@ impl Settings {
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates
     }
+
+    /// Makes the handshake on an accepted connection.
+    ///
+    /// # Errors
+    /// The reason why the handshake failed. The peer got an alert, if it speaks TLS at all.
+    pub async fn accept(&self, stream: Stream) -> pingora_core::Result<Stream> {
+        let Ok(socket) = stream.into_any().downcast::<l4::stream::Stream>() else {
+            return pingora_core::Error::e_explain(ErrorType::InternalError, "TLS within TLS");
+        };
+        let acceptor = Acceptor::from_server_config(Arc::clone(&self.config));
+        Ok(Box::new(acceptor.tls_handshake(*socket).await?))
+    }
 }
 
 /// Returns ring with rustls' default cipher suites and key exchanges.
@@ -132,32 +143,6 @@ impl ResolvesServerCert for ByName {
             .and_then(|name| self.find(name))
             .or(self.default.as_ref())
             .cloned()
-    }
-}
-
-/// The TLS of an open listener. A handshake ends with the settings it began with.
-pub struct Listener(ArcSwap<Settings>);
-
-impl Listener {
-    pub fn new(settings: Settings) -> Self {
-        Self(ArcSwap::from_pointee(settings))
-    }
-
-    /// Replaces the settings for new connections.
-    pub fn replace(&self, settings: Settings) {
-        self.0.store(Arc::new(settings));
-    }
-
-    /// Makes the handshake on an accepted connection.
-    ///
-    /// # Errors
-    /// The reason why the handshake failed. The peer got an alert, if it speaks TLS at all.
-    pub async fn accept(&self, stream: Stream) -> pingora_core::Result<Stream> {
-        let Ok(socket) = stream.into_any().downcast::<l4::stream::Stream>() else {
-            return pingora_core::Error::e_explain(ErrorType::InternalError, "TLS within TLS");
-        };
-        let acceptor = Acceptor::from_server_config(Arc::clone(&self.0.load().config));
-        Ok(Box::new(acceptor.tls_handshake(*socket).await?))
     }
 }
 

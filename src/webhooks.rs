@@ -110,7 +110,6 @@ pub(crate) struct WebhookLimits {
 pub(crate) struct Registry {
     publisher: Box<dyn RoutePublisher>,
     store: Store,
-    limits: WebhookLimits,
     version_key: VersionKey,
     keys_in_flight: KeysInFlight,
     state: Mutex<State>,
@@ -118,6 +117,7 @@ pub(crate) struct Registry {
 }
 
 struct State {
+    limits: WebhookLimits,
     file: Vec<Arc<Route>>,
     /// The time at which the file was last loaded.
     file_loaded_at: Timestamp,
@@ -154,6 +154,7 @@ impl Registry {
     ) -> Result<Self, StoreError> {
         let version_key = VersionKey::new(store.hash_key());
         let state = State {
+            limits,
             file: file.into_iter().map(Arc::new).collect(),
             file_loaded_at: Timestamp::now(),
             stored: StoredWebhooks::read(&store, &version_key).await?,
@@ -161,7 +162,6 @@ impl Registry {
         let registry = Self {
             publisher,
             store,
-            limits,
             version_key,
             keys_in_flight: KeysInFlight::default(),
             state: Mutex::new(state),
@@ -215,9 +215,18 @@ impl Registry {
         self.active.borrow().clone()
     }
 
-    /// Replaces the routes of the file. They have precedence over those made over the API.
-    pub(crate) async fn replace_file(&self, routes: Vec<Route>) {
+    /// Replaces the routes of the file, which have precedence over those made over the API, and the
+    /// limits on the latter. Calls `prepare` when nothing else can be published any more before
+    /// these routes are.
+    pub(crate) async fn replace_file(
+        &self,
+        routes: Vec<Route>,
+        limits: WebhookLimits,
+        prepare: impl FnOnce(),
+    ) {
         let mut state = self.state.lock().await;
+        prepare();
+        state.limits = limits;
         state.file = routes.into_iter().map(Arc::new).collect();
         state.file_loaded_at = Timestamp::now();
         self.activate(&state);
@@ -252,8 +261,8 @@ impl Registry {
                 Ok((name, definition)) => (Arc::from(&**name), definition.clone()),
                 Err(problems) => return Err(WebhookError::Invalid(problems.clone())),
             };
-            if state.stored.count() >= self.limits.count {
-                return Err(WebhookError::TooMany(self.limits.count));
+            if state.stored.count() >= state.limits.count {
+                return Err(WebhookError::TooMany(state.limits.count));
             }
             let write = Write::new(&self.version_key, name, definition);
             if let Some(active) = self.try_put(&mut state, &write, key.clone()).await? {
@@ -395,8 +404,8 @@ impl Registry {
             stored,
             version,
         } = write;
-        if let Some(problem) = check_url(&definition.url, self.limits.allowed_upstreams.as_deref())
-        {
+        let allowed = state.limits.allowed_upstreams.as_deref();
+        if let Some(problem) = check_url(&definition.url, allowed) {
             return Err(WebhookError::Invalid(vec![problem]));
         }
         let route = definition.compile(name).map_err(WebhookError::Invalid)?;

@@ -212,6 +212,11 @@ impl Authenticator {
         }
     }
 
+    /// Returns whether a token is needed now exactly if it is with `access`.
+    pub(super) fn is_as_open(&self, access: &Access<'_>) -> bool {
+        access.is_open() == self.tokens().is_empty()
+    }
+
     /// Replaces the tokens. Ends the logins that were made with one that is gone or has another role
     /// now. Returns `false`, and changes nothing, if a token would be needed from now on, or none any
     /// more.

@@ -22,6 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 use tower::ServiceExt as _;
 
@@ -51,12 +52,28 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The least time between two log lines about a failed accept.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts connections until the process ends. With `checks_owner`, looks up the user of each.
-pub(super) async fn run(listener: TcpListener, router: Router, checks_owner: bool) -> ! {
+/// Accepts connections until the process ends, on the last of the sockets from `others` once there is
+/// one. With `checks_owner`, looks up the user of each.
+pub(super) async fn run(
+    mut listener: TcpListener,
+    mut others: mpsc::Receiver<std::net::TcpListener>,
+    router: Router,
+    checks_owner: bool,
+) -> ! {
     let places = Arc::new(Places::default());
     let mut warned_at: Option<Instant> = None;
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(other) = others.recv() => {
+                match TcpListener::from_std(other) {
+                    Ok(other) => listener = other,
+                    Err(error) => tracing::error!(%error, "admin listener: not moved"),
+                }
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 let place = Arc::new(places.assign(peer.ip(), Instant::now()));
                 let router = router.clone();

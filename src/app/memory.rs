@@ -1,17 +1,18 @@
-//! Compares the limits with the memory of the process's cgroup at the start, and reduces them.
+//! Compares the limits with the memory of the process's cgroup, and reduces them.
 
 use crate::activity::CAPTURED_BYTES_MAX;
 use crate::config::Config;
 use crate::limits::worst_case::{self, Demand, TooLittleMemory};
 use crate::store;
 
-/// Reduces the limits of `config` to the memory that the process may use, and warns of it.
+/// Reduces the limits of `config` to the memory that the process may use. Returns a warning if that
+/// changes something.
 ///
 /// # Errors
 /// When they cannot be reduced that far.
-pub(super) fn fit_limits(config: &mut Config) -> Result<(), TooLittleMemory> {
+pub(super) fn fit_limits(config: &mut Config) -> Result<Option<String>, TooLittleMemory> {
     let Some(available) = available_memory() else {
-        return Ok(());
+        return Ok(None);
     };
     let demand = Demand {
         connections: config.limits.connections,
@@ -36,22 +37,20 @@ pub(super) fn fit_limits(config: &mut Config) -> Result<(), TooLittleMemory> {
     };
     let fit = demand.fit(available)?;
     let Some(arithmetic) = &fit.arithmetic else {
-        return Ok(());
+        return Ok(None);
     };
     if fit.ids_exceed {
-        tracing::warn!(
+        return Ok(Some(format!(
             "the memory does not hold `store.max_ids` event IDs beside the limits: {arithmetic}"
-        );
-        return Ok(());
+        )));
     }
-    tracing::warn!(
-        connections = fit.connections,
-        body_bytes_in_flight = fit.body_bytes,
-        "limits reduced to the memory of the cgroup: {arithmetic}"
-    );
     config.limits.connections = fit.connections;
     config.limits.body_bytes_in_flight = fit.body_bytes;
-    Ok(())
+    Ok(Some(format!(
+        "limits reduced to the memory of the cgroup, `connections` to {} and \
+         `body_bytes_in_flight` to {} bytes: {arithmetic}",
+        fit.connections, fit.body_bytes
+    )))
 }
 
 /// Returns the least of the memory limits that bind the process, in bytes.

@@ -186,7 +186,7 @@ impl FileWatch {
     /// Reads the configuration again and applies it to `app`. Either way the result is logged.
     ///
     /// # Errors
-    /// When the configuration is not valid. The old one stays in effect.
+    /// When the configuration is not valid, or cannot be applied. The old one stays in effect.
     pub(super) async fn reload(
         &mut self,
         app: &mut App,
@@ -198,17 +198,23 @@ impl FileWatch {
             file.loaded = FileDigest::of_file(&file.path).or(file.loaded);
         }
         self.route_files.iter_mut().for_each(RouteFiles::refresh);
-        match config::load_to_serve(&self.own.path, env, &self.secrets) {
+        let applied = match config::load_to_serve(&self.own.path, env, &self.secrets) {
             Ok(mut loaded) => {
-                let warnings: Vec<_> = loaded.warnings.located().collect();
-                warnings.iter().for_each(super::log_diagnostic);
+                let files = std::mem::take(&mut loaded.config.files);
                 let routes = loaded.config.routes.len();
-                self.watch_files(std::mem::take(&mut loaded.config.files));
-                app.reload(loaded.config).await;
-                supervisor::ready(&app.data, app.admin);
-                Ok(Reloaded { routes, warnings })
+                app.reload(loaded).await.map(|warnings| {
+                    self.watch_files(files);
+                    Reloaded {
+                        routes,
+                        warnings: warnings.located().collect(),
+                    }
+                })
             }
-            Err(report) => {
+            Err(report) => Err(report),
+        };
+        applied
+            .inspect(|_| supervisor::ready(&app.data, app.admin))
+            .map_err(|report| {
                 app.refuse_reload(&report);
                 let (problems, now) = (report.errors().collect::<Vec<_>>(), Timestamp::now());
                 if FileDigest::of_file(&self.own.path).is_some() {
@@ -217,9 +223,8 @@ impl FileWatch {
                     app.configuration.set_missing(&self.own.path, true, now);
                 }
                 supervisor::reload_refused();
-                Err(ReloadError::Invalid(report.located().collect()))
-            }
-        }
+                ReloadError::Invalid(report.located().collect())
+            })
     }
 }
 

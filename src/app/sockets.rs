@@ -11,7 +11,7 @@ use std::process::Command;
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Error;
 
@@ -76,6 +76,54 @@ impl Sockets {
             .collect()
     }
 
+    /// Returns a listening socket for `address`, which a reload adds. It becomes one of the process's
+    /// sockets by [`Sockets::add`].
+    ///
+    /// A wildcard address conflicts with each address of its port. If that is one of `leaving`,
+    /// which the same reload closes, both are bound until then, and no connection is refused.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub(super) fn open_another(
+        &self,
+        address: SocketAddr,
+        leaving: &[SocketAddr],
+    ) -> io::Result<TcpListener> {
+        let conflicts = |bound: SocketAddr| {
+            leaving.contains(&bound)
+                && bound.port() == address.port()
+                && (bound.ip().is_unspecified() || address.ip().is_unspecified())
+        };
+        let leaving: Vec<_> = self
+            .used
+            .iter()
+            .filter(|socket| socket.local_addr().is_ok_and(conflicts))
+            .map(SockRef::from)
+            .collect();
+        // Only while binding: with it, others of this user could bind the address as well.
+        for socket in &leaving {
+            socket.set_reuse_port(true)?;
+        }
+        let opened = bind(address, !leaving.is_empty());
+        for socket in &leaving {
+            socket.set_reuse_port(false)?;
+        }
+        let opened = opened?;
+        opened.set_nonblocking(true)?;
+        Ok(opened)
+    }
+
+    /// Adds a socket of [`Sockets::open_another`].
+    pub(super) fn add(&mut self, socket: TcpListener) {
+        self.used.push(socket);
+    }
+
+    /// Closes the socket that is bound to `address`, once its listener has closed its own handle.
+    pub(super) fn close(&mut self, address: SocketAddr) {
+        self.used
+            .retain(|socket| socket.local_addr().is_ok_and(|bound| bound != address));
+    }
+
     fn close_unused(&mut self) {
         for error in self.unusable.drain(..) {
             tracing::warn!(%error, "an inherited descriptor is not a TCP socket; not used");
@@ -96,7 +144,7 @@ impl Sockets {
         address: SocketAddr,
         inherited: Option<TcpListener>,
     ) -> io::Result<(SocketAddr, TcpListener)> {
-        let socket = inherited.map_or_else(|| bind(address), Ok)?;
+        let socket = inherited.map_or_else(|| bind(address, false), Ok)?;
         socket.set_nonblocking(true)?;
         let opened = (socket.local_addr()?, socket.try_clone()?);
         self.used.push(socket);
@@ -131,7 +179,8 @@ impl Sockets {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds a socket and listens on it. With `beside`, it may be bound beside one that allows it, too.
+fn bind(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -139,8 +188,14 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     )?;
     // Connections of a process that has just ended must not block the address.
     socket.set_reuse_address(true)?;
+    if beside {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    if beside {
+        socket.set_reuse_port(false)?;
+    }
     Ok(socket.into())
 }
 

@@ -5,19 +5,21 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::chores::Chores;
+use super::listen::DataListeners;
 use super::update_routes::RouteUpdater;
-use super::{App, Error, OpenFiles, Sockets, listen, memory, tls};
+use super::{App, Error, OpenFiles, Sockets, memory, tls};
 use crate::activity::Activity;
 use crate::admin::{self, ConfigurationOnDisk, ReloadHandle};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::gateway::{self, Gateway, InProcessListener, Limits, Listener};
+use crate::gateway::{self, Gateway, InProcessListener, Limits};
 use crate::ledger::Ledger;
+use crate::limits::worst_case::TooLittleMemory;
 use crate::log::LogSampler;
 use crate::metrics::Metrics;
 use crate::notifications;
@@ -37,6 +39,7 @@ struct Components {
     ledger: Arc<Ledger>,
     queue: Arc<Queue>,
     activity: Arc<Activity>,
+    limits: Arc<ArcSwap<Limits>>,
     gateway: Arc<Gateway>,
     log_sampler: Arc<LogSampler>,
     clock: Clock,
@@ -45,13 +48,6 @@ struct Components {
 /// The environment variable with the name server's address and port. `resolv.conf` cannot hold a
 /// port.
 const NAME_SERVER_VARIABLE: &str = "HOOKSTILE_NAMESERVER";
-
-/// The listeners of the data plane, open.
-struct DataListeners {
-    addresses: Vec<SocketAddr>,
-    tls: tls::Listeners,
-    tasks: Vec<JoinHandle<()>>,
-}
 
 impl App {
     /// Starts all components, on inherited `sockets` where they match. When this returns, all
@@ -63,16 +59,11 @@ impl App {
     /// something else.
     pub async fn start(mut config: Config, mut sockets: Sockets) -> Result<Self, Error> {
         let open_files = OpenFiles::raise_limit();
-        if let Some(shortage) = open_files.shortage(config.limits.connections) {
-            tracing::warn!("{shortage}; {}", shortage.help());
-            config.limits.connections = shortage.connections();
+        for warning in fit_limits(&mut config, open_files)? {
+            tracing::warn!("{warning}");
         }
-        memory::fit_limits(&mut config)?;
         let components = Components::new(config.store, config.limits).await?;
-        let webhook_limits = WebhookLimits {
-            allowed_upstreams: config.admin.allowed_upstreams.clone(),
-            count: config.admin.max_webhooks,
-        };
+        let webhook_limits = webhook_limits(&config.admin);
         let registry = components.serve_routes(config.routes, webhook_limits);
         let registry = registry.await.map_err(io::Error::other)?;
         let (draining, draining_changes) = watch::channel(false);
@@ -88,8 +79,15 @@ impl App {
             tls::is_everywhere(&config.listen),
             stopping_changes.clone(),
         );
-        let data = config.listen.into_iter().zip(opened);
-        let data = components.open_data_listeners(data, open_files, &stopping_changes)?;
+        let mut data = DataListeners::new(
+            Arc::clone(&components.gateway),
+            Arc::clone(&components.metrics),
+            open_files,
+            stopping_changes,
+        );
+        for (listen, (_, socket)) in config.listen.into_iter().zip(opened) {
+            data.start(listen, socket)?;
+        }
         let configuration = Arc::new(ConfigurationOnDisk::default());
         let state = admin::AdminState {
             metrics: Arc::clone(&components.metrics),
@@ -97,7 +95,7 @@ impl App {
             ledger: Arc::clone(&components.ledger),
             queue: Arc::clone(&components.queue),
             registry: Arc::clone(&registry),
-            in_process,
+            in_process: in_process.clone(),
             activity: Arc::clone(&components.activity),
             draining: draining_changes,
             reloads: reload_requests,
@@ -105,10 +103,7 @@ impl App {
         };
         let admin = start_admin(admin_socket, state, &config.admin, config.notify)?;
         components.queue.start();
-        if config.redeliver_dead_letters {
-            tokio::spawn(Arc::clone(&components.queue).redeliver_dead_letters());
-        }
-        Ok(Self {
+        let mut app = Self {
             chores: components.chores(),
             gateway: components.gateway,
             queue: components.queue,
@@ -116,17 +111,49 @@ impl App {
             metrics: components.metrics,
             registry,
             configuration,
-            data: data.addresses,
+            data: data.addresses(),
             admin: admin.address,
+            admin_configured: config.admin.address,
             admin_listener: admin,
-            tls_listeners: data.tls,
+            in_process,
+            limits: components.limits,
+            open_files,
+            redelivery: None,
+            restart_keys: config.restart_keys,
             draining,
             reloads,
             stopping,
-            listeners: data.tasks,
+            listeners: data,
             sockets,
             shutdown: config.shutdown,
-        })
+        };
+        app.redeliver_dead_letters(config.redeliver_dead_letters);
+        Ok(app)
+    }
+}
+
+/// Reduces the limits of `config` to what the process may use of open files and memory. Returns a
+/// warning for each.
+///
+/// # Errors
+/// When the memory does not suffice.
+pub(super) fn fit_limits(
+    config: &mut Config,
+    open_files: OpenFiles,
+) -> Result<Vec<String>, TooLittleMemory> {
+    let mut warnings = Vec::new();
+    if let Some(shortage) = open_files.shortage(config.limits.connections) {
+        warnings.push(format!("{shortage}; {}", shortage.help()));
+        config.limits.connections = shortage.connections();
+    }
+    warnings.extend(memory::fit_limits(config)?);
+    Ok(warnings)
+}
+
+pub(super) fn webhook_limits(admin: &config::Admin) -> WebhookLimits {
+    WebhookLimits {
+        allowed_upstreams: admin.allowed_upstreams.clone(),
+        count: admin.max_webhooks,
     }
 }
 
@@ -174,13 +201,15 @@ impl Components {
             log_sampler: Arc::clone(&log_sampler),
             clock: clock.clone(),
         };
+        let limits = Arc::new(limits);
         Ok(Self {
             metrics,
             store,
             ledger,
             queue,
             activity,
-            gateway: Gateway::new(limits, dependencies),
+            gateway: Gateway::new(Arc::clone(&limits), dependencies),
+            limits: Arc::new(ArcSwap::new(limits)),
             log_sampler,
             clock,
         })
@@ -210,6 +239,7 @@ impl Components {
 
     fn route_updater(&self) -> RouteUpdater {
         RouteUpdater {
+            limits: Arc::clone(&self.limits),
             gateway: Arc::clone(&self.gateway),
             queue: Arc::clone(&self.queue),
             metrics: Arc::clone(&self.metrics),
@@ -225,43 +255,6 @@ impl Components {
             Arc::clone(&self.log_sampler),
             self.clock.clone(),
         )
-    }
-
-    /// Starts a listener on each socket.
-    fn open_data_listeners(
-        &self,
-        sockets: impl Iterator<Item = (config::Listen, (SocketAddr, TcpListener))>,
-        open_files: OpenFiles,
-        stopping: &watch::Receiver<bool>,
-    ) -> io::Result<DataListeners> {
-        let mut listeners = DataListeners {
-            addresses: Vec::new(),
-            tls: tls::Listeners::new(Arc::clone(&self.metrics)),
-            tasks: Vec::new(),
-        };
-        for (configured, (address, socket)) in sockets {
-            let proxy_protocol = configured.proxy_protocol;
-            let tls = configured
-                .tls
-                .map(|tls| listeners.tls.open(configured.address, tls));
-            let has_tls = tls.is_some();
-            let listener = Listener {
-                gateway: Arc::clone(&self.gateway),
-                tls,
-                proxy_protocol,
-            };
-            let task = listen::start(socket, listener, open_files, stopping.clone())?;
-            tracing::info!(
-                listener = "data",
-                %address,
-                tls = has_tls,
-                proxy_protocol,
-                "listening"
-            );
-            listeners.tasks.push(task);
-            listeners.addresses.push(address);
-        }
-        Ok(listeners)
     }
 }
 

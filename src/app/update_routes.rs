@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::activity::{Activity, RouteActivity, TrackedRoute};
 use crate::clock::Clock;
-use crate::gateway::{Gateway, RouteSnapshot};
+use crate::gateway::{Gateway, Limits, RouteSnapshot};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::queue::Queue;
 use crate::route::{Route, RouteTable};
@@ -13,6 +15,8 @@ use crate::webhooks::RoutePublisher;
 
 /// The components that hold routes.
 pub(super) struct RouteUpdater {
+    /// The limits of the data plane, which go with the routes.
+    pub limits: Arc<ArcSwap<Limits>>,
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub metrics: Arc<Metrics>,
@@ -32,7 +36,7 @@ impl RoutePublisher for RouteUpdater {
         let metrics = self.register_metrics(table.routes());
         let activity = self.update_activity(table.routes(), &metrics);
         self.update_queue(table.routes(), &metrics, &activity);
-        let snapshot = RouteSnapshot::new(table, metrics, activity);
+        let snapshot = RouteSnapshot::new(self.limits.load_full(), table, metrics, activity);
         let previous = self.gateway.update_routes(Arc::new(snapshot));
         for (route, metrics) in previous.iter() {
             if !names.contains(&route.name) {

@@ -10,6 +10,7 @@ mod delivery;
 mod listen;
 mod notify;
 mod probes;
+mod restart;
 mod route;
 mod secrets;
 mod sender;
@@ -50,6 +51,8 @@ pub(super) struct Sources<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub now: Timestamp,
     pub unreadable: UnreadableSecret<'a>,
+    /// Set if a start and a reload refuse a secret that cannot be read.
+    pub strict_start: bool,
     /// The files with routes, for each pattern of `routes_from`.
     pub route_files: &'a [RouteFiles],
     /// The offset at which each file of the configuration begins, with its path, in order.
@@ -80,6 +83,15 @@ pub(super) fn compile(
     sources: &Sources<'_>,
     problems: &Problems,
 ) -> Option<Config> {
+    let strict_start = facts::STRICT_START.value_of(&file.strict_start);
+    let sources = &Sources {
+        unreadable: match sources.unreadable {
+            UnreadableSecret::Tolerate(_) if strict_start => UnreadableSecret::Refuse,
+            unreadable => unreadable,
+        },
+        strict_start,
+        ..*sources
+    };
     let compiler = Compiler::new(sources, problems);
     let listen = compiler.listen(&file.listen, &file.trusted_proxies);
     let admin = compiler.admin(&file.admin, &listen);
@@ -111,11 +123,13 @@ pub(super) fn compile(
             .unwrap_or_default()
             .max(shutdown.grace);
     }
+    let (admin, store, notify) = (admin?, store?, notify?);
     Some(Config {
+        restart_keys: restart::restart_keys(file, &admin, &store, notify.as_ref()),
         listen,
-        admin: admin?,
-        store: store?,
-        notify: notify?,
+        admin,
+        store,
+        notify,
         redeliver_dead_letters: redelivers_dead_letters(&file.dead_letters),
         limits,
         shutdown,

@@ -16,6 +16,11 @@ use super::tree::Span;
 use super::variables::{self, Inserted};
 use crate::diagnostic::{LocatedDiagnostic, OtherPlace, Severity};
 
+/// The place of a value in a configuration, of which a problem may be found later; none for a value
+/// that is not written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place(pub(super) Option<Span>);
+
 /// All problems of one configuration, in the order of its files.
 ///
 /// Neither the rendered text nor `Debug` shows a secret.
@@ -202,6 +207,16 @@ impl Report {
     pub fn add_warning(&mut self, message: impl Into<String>, help: impl Into<String>) {
         let warning = Diagnostic::warning(None, message).help(help);
         self.diagnostics.push(warning);
+    }
+
+    /// Adds a warning that was found while the configuration was applied.
+    pub fn add_warning_at(&mut self, place: Place, message: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::warning(place.0, message));
+    }
+
+    /// Adds an error that was found while the configuration was applied.
+    pub fn add_error_at(&mut self, place: Place, message: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::error(place.0, message));
     }
 
     /// Returns the number of problems of this severity.

@@ -92,6 +92,7 @@ const MANY: Range<usize> = Range::at_least(1).at_most(1_000_000);
 
 // Top level
 pub(super) const LISTEN_ADDRESS: SocketAddr = loopback(8080);
+pub(super) const STRICT_START: Choice<bool> = Choice::new(false);
 pub(super) const PROXY_PROTOCOL: Choice<bool> = Choice::new(false);
 pub(super) const ADMIN_ADDRESS: Choice<SocketAddr> = Choice::new(loopback(9180));
 /// The default is more than an application has, and bounds what a token for the API can fill: a

@@ -43,7 +43,7 @@ pub(super) struct File {
     /// The storage of event IDs, queued events and delivery records. A change takes effect after a
     /// restart.
     pub store: Field<Store>,
-    /// The treatment of dead letters. A change takes effect after a restart.
+    /// The treatment of dead letters.
     pub dead_letters: Field<DeadLetters>,
     /// The endpoint that is notified when a problem begins and when it has ended. A change takes
     /// effect after a restart. Default: nobody is notified.
@@ -55,6 +55,12 @@ pub(super) struct File {
     /// The first `X-Forwarded-For` from another peer is logged.
     #[schemars(extend("default" = []))]
     pub trusted_proxies: Field<Vec<Field<Network>>>,
+    /// The treatment of a route's secret whose file cannot be read. With `true`, a start fails, and a
+    /// reload is refused; all such files are listed. With `false`, a start takes the route off line
+    /// and serves the others, and a reload keeps what was read last. Any other file that cannot be
+    /// read, and an unset variable, always refuse the configuration.
+    #[schemars(transform = facts::STRICT_START.schema())]
+    pub strict_start: Field<bool>,
     /// Graceful shutdown: how long the process takes to stop after SIGTERM.
     pub shutdown: Field<Shutdown>,
     /// The log, which goes to standard error.
@@ -74,9 +80,9 @@ pub(super) struct File {
     pub routes_from: Field<Vec<Field<String>>>,
 }
 
-/// A listener for webhooks over HTTP/1.1 and HTTP/2. A change of its address, or of whether it uses
-/// TLS or the PROXY protocol, takes effect after a restart. Its certificate files are read again
-/// when they change and on every reload.
+/// A listener for webhooks over HTTP/1.1 and HTTP/2. A reload opens new listeners, closes removed
+/// ones, and changes the others without closing their sockets. Certificate files are read again when
+/// they change and on every reload.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["address"]))]
@@ -125,7 +131,7 @@ pub(super) struct Admin {
     /// A second token that may read everything and change nothing. Needs a `token`. Default: none.
     pub read_token: Field<Reference>,
     /// Additional host names that requests may use, such as the name of a proxy in front:
-    /// `ops.example.com`. Default: only the machine's own name, its addresses and `localhost`.
+    /// `ops.example.com`. A change takes effect after a restart. Default: only the machine's own name, its addresses and `localhost`.
     #[schemars(length(min = 1))]
     pub hosts: Field<Vec<Field<String>>>,
     /// The upstreams that webhooks made over the API may use: URLs such as
@@ -201,7 +207,8 @@ pub(super) struct Notify {
     pub end_after: Field<Duration>,
 }
 
-/// Limits for the whole process. They bound its memory, whatever senders do.
+/// Limits for the whole process. They bound its memory, whatever senders do. A reload changes them
+/// for requests and connections that begin from then on.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Limits {

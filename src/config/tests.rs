@@ -74,6 +74,7 @@ fn parse_in(folder: &Path, source: &str) -> Result<Loaded, Report> {
         env: &env,
         now: Timestamp::from_second(NOW).unwrap(),
         unreadable: UnreadableSecret::Refuse,
+        strict_start: facts::STRICT_START.default,
         route_files: &[],
         files: &[],
     };
@@ -1323,4 +1324,87 @@ fn notify_needs_an_endpoint_and_its_secret() {
     ] {
         assert!(notify(wrong).is_err(), "{wrong}");
     }
+}
+
+/// Returns the keys in backticks of each row of the table in docs/upgrades.md, with when they take
+/// effect.
+fn reload_table() -> Vec<(Vec<&'static str>, &'static str)> {
+    let text = include_str!("../../docs/upgrades.md");
+    let rows = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| changed |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        (cells[1].split('`').skip(1).step_by(2).collect(), cells[2])
+    })
+    .collect()
+}
+
+#[test]
+fn reload_table_has_every_key() {
+    let table = reload_table();
+    let keys: Vec<_> = table.iter().flat_map(|(keys, _)| keys).collect();
+    let schema: Json = serde_json::from_str(&schema::json_schema()).unwrap();
+    let properties = schema["properties"].as_object().unwrap();
+    for key in properties.keys() {
+        let is_listed = |listed: &&&str| **listed == key || listed.starts_with(&format!("{key}."));
+        assert!(keys.iter().any(is_listed), "{key} in {keys:?}");
+    }
+    for section in ["admin", "limits"] {
+        let reference = properties[section]["$ref"].as_str().unwrap();
+        let section_schema = schema.pointer(&reference[1..]).unwrap();
+        for key in section_schema["properties"].as_object().unwrap().keys() {
+            let key = format!("{section}.{key}");
+            assert!(
+                keys.iter()
+                    .any(|listed| **listed == key || **listed == section),
+                "{key} in {keys:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn keys_that_need_a_restart_are_documented() {
+    let restart: Vec<_> = reload_table()
+        .into_iter()
+        .filter(|(_, effect)| effect.starts_with("after a restart"))
+        .flat_map(|(keys, _)| keys)
+        .collect();
+    let loaded = parse_text(MINIMAL).unwrap();
+    let mut names: Vec<_> = loaded
+        .config
+        .restart_keys
+        .iter()
+        .map(|key| key.name)
+        .collect();
+    names.sort_unstable();
+    let mut documented = restart;
+    documented.sort_unstable();
+    assert_eq!(documented, names);
+}
+
+#[test]
+fn changed_restart_keys_are_known_by_their_values() {
+    let changed = |text: &str| -> Vec<&str> {
+        let (old, new) = (parse_text(MINIMAL).unwrap(), parse_text(text).unwrap());
+        let (old, new) = (old.config.restart_keys, new.config.restart_keys);
+        new.iter()
+            .filter(|key| old.iter().any(|old| old.is_changed(key)))
+            .map(|key| key.name)
+            .collect()
+    };
+    let with = |text: &str| format!("{text}\n{MINIMAL}");
+    assert!(changed(MINIMAL).is_empty());
+    assert!(changed(&with("store: {max_ids: 50000000, durability: strict}")).is_empty());
+    assert_eq!(changed(&with("store: {max_ids: 5000}")), ["store.max_ids"]);
+    assert_eq!(changed(&with("store: {path: elsewhere}")), ["store"]);
+    assert_eq!(
+        changed(&with(
+            "admin: {address: \"127.0.0.1:9181\", hosts: [ops.test]}"
+        )),
+        ["admin.hosts"]
+    );
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// The limits of the data plane, as the configuration sets them.
+/// The limits of the data plane, as the configuration sets them. A reload replaces them with the
+/// routes.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// The most connections that may be open.
@@ -21,4 +22,25 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// The peers whose word about the sender's address is accepted.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// The limits on a head and on the wait for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeadLimits {
+    /// The most bytes of the head.
+    pub bytes: usize,
+    /// The time from the first byte to the last.
+    pub timeout: Duration,
+    /// The time until the first byte.
+    pub idle_timeout: Duration,
+}
+
+impl Limits {
+    pub(super) fn head(&self) -> HeadLimits {
+        HeadLimits {
+            bytes: self.header_bytes,
+            timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
+        }
+    }
 }

@@ -23,6 +23,7 @@ use pingora_core::protocols::l4::stream as l4;
 use pingora_core::protocols::{GetSocketDigest as _, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -48,9 +49,28 @@ const OVERLOADED: &[u8] =
 pub struct Listener {
     pub gateway: Arc<Gateway>,
     /// The TLS settings; `None` where the listener has no TLS.
-    pub tls: Option<Arc<tls::Listener>>,
+    pub tls: Option<tls::Settings>,
     /// `true` if each connection must begin with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// Set once a reload has removed the listener, or turned TLS or the PROXY protocol on or off:
+    /// each of its connections then ends after a request.
+    pub retired: watch::Sender<bool>,
+}
+
+/// What ends a connection.
+#[derive(Clone)]
+pub(super) struct Ending {
+    /// A stop of the process, which does not wait for idle connections and unverified requests.
+    pub(super) stop: ShutdownWatch,
+    /// The retirement of the listener, which waits for every request.
+    pub(super) retired: ShutdownWatch,
+}
+
+impl Ending {
+    /// Returns whether the connection ends after the request in flight.
+    pub(super) fn has_begun(&self) -> bool {
+        *self.stop.borrow() || *self.retired.borrow()
+    }
 }
 
 impl Listener {
@@ -98,7 +118,6 @@ impl Listener {
         shutdown: ShutdownWatch,
     ) {
         let gateway = &self.gateway;
-        let limits = &gateway.limits;
         if self.proxy_protocol {
             let header = self.read_proxy_header(&mut stream, peer, &shutdown);
             let Some(client) = header.await else { return };
@@ -113,19 +132,21 @@ impl Listener {
             let Some(accepted) = accepted else { return };
             stream = accepted;
         }
-        let first_byte = FirstByte::default();
-        stream = Box::new(FirstByteStream::new(
-            stream,
-            first_byte.clone(),
-            limits.header_bytes,
-        ));
-        match protocol::detect(&mut stream, limits, &shutdown).await {
+        let (first_byte, limits) = (FirstByte::default(), gateway.head_limits());
+        first_byte.set_head_bytes_max(limits.bytes);
+        stream = Box::new(FirstByteStream::new(stream, first_byte.clone()));
+        let protocol = protocol::detect(&mut stream, limits, &shutdown).await;
+        let ending = Ending {
+            stop: shutdown,
+            retired: self.retired.subscribe(),
+        };
+        match protocol {
             None => {}
-            Some(Protocol::Http1) => gateway.serve_http1(stream, first_byte, shutdown).await,
+            Some(Protocol::Http1) => gateway.serve_http1(stream, first_byte, ending).await,
             Some(Protocol::Http2) => {
                 // Over HTTP/2 heads are bounded stream by stream.
                 first_byte.head_complete();
-                http2::serve_connection(connection, stream, &shutdown).await;
+                http2::serve_connection(connection, stream, ending).await;
             }
         }
     }
@@ -163,7 +184,10 @@ struct Connection {
 impl Connection {
     /// Counts a connection from `peer` as open. Returns `None` at the limit.
     fn open(gateway: &Arc<Gateway>, peer: IpAddr) -> Option<Self> {
-        let permit = gateway.connection_limits.try_acquire(peer)?;
+        let routes = gateway.routes.load();
+        let permit = gateway
+            .connection_limits
+            .try_acquire(peer, routes.limits())?;
         gateway.metrics.connections.inc();
         Some(Self {
             gateway: Arc::clone(gateway),
@@ -175,9 +199,11 @@ impl Connection {
     /// its limit.
     #[must_use]
     fn reassign(&mut self, client: IpAddr) -> bool {
-        self.gateway
-            .connection_limits
-            .reassign(&mut self.permit, client)
+        self.gateway.connection_limits.reassign(
+            &mut self.permit,
+            client,
+            self.gateway.routes.load().limits(),
+        )
     }
 }
 

@@ -23,6 +23,7 @@ mod verify;
 
 use pingora_core::server::ShutdownWatch;
 
+use super::listener::Ending;
 use super::response::{Outcome, Rejection};
 use super::{Gateway, RouteSnapshot};
 use crate::limits::Reservation;
@@ -36,7 +37,7 @@ impl Gateway {
         &self,
         exchange: Exchange<'_>,
         mut memory: Reservation<'_>,
-        shutdown: &ShutdownWatch,
+        ending: &Ending,
     ) -> bool {
         let _in_flight = InFlightGuard::new(&self.metrics.requests_in_flight);
         let routes = self.routes();
@@ -50,12 +51,12 @@ impl Gateway {
         let holder = exchange.holder();
         let drained = drain::for_reuse(&mut exchange, &outcome);
         let reusable =
-            memory.until_displaced(holder, drained).await == Ok(true) && !*shutdown.borrow();
+            memory.until_displaced(holder, drained).await == Ok(true) && !ending.has_begun();
         if !reusable {
             exchange.session.set_keepalive(None);
         }
         let written = self
-            .respond(&mut exchange, &mut memory, outcome, shutdown)
+            .respond(&mut exchange, &mut memory, outcome, &ending.stop)
             .await;
         if written && !reusable {
             if exchange.session.is_http2() {
@@ -93,7 +94,7 @@ impl Gateway {
         routes: &'s RouteSnapshot,
     ) -> Result<Outcome, Rejection> {
         let matched = self.route(exchange, routes)?;
-        if let Some(outcome) = self.admit(exchange, matched).await? {
+        if let Some(outcome) = self.admit(exchange, routes, matched).await? {
             return Ok(outcome);
         }
         let verification = receive::receive(exchange, matched, memory).await?;

@@ -1,15 +1,17 @@
-//! The routes of one configuration, each with its metrics and its activity.
+//! The routes of one configuration, each with its metrics and its activity, and its limits.
 
 use std::sync::Arc;
 
+use super::Limits;
 use crate::activity::RouteActivity;
 use crate::limits::RouteShare;
 use crate::metrics::RouteMetrics;
 use crate::route::{Route, RouteTable};
 
-/// The routes that requests are matched against, immutable: a reload swaps the whole snapshot.
-#[derive(Default)]
+/// The routes that requests are matched against, and the limits that they have, immutable: a reload
+/// swaps the whole snapshot.
 pub struct RouteSnapshot {
+    limits: Arc<Limits>,
     table: RouteTable,
     /// The metrics of each route, in the order of the table.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -32,17 +34,28 @@ impl RouteSnapshot {
     /// Creates a snapshot. `metrics` and `activity` have one element for each route of `table`, in
     /// its order.
     pub fn new(
+        limits: Arc<Limits>,
         table: RouteTable,
         metrics: Vec<Arc<RouteMetrics>>,
         activity: Vec<Arc<RouteActivity>>,
     ) -> Self {
         let shares = metrics.iter().map(|_| RouteShare::default()).collect();
         Self {
+            limits,
             table,
             metrics,
             activity,
             shares,
         }
+    }
+
+    /// Creates a snapshot without routes.
+    pub(super) fn without_routes(limits: Arc<Limits>) -> Self {
+        Self::new(limits, RouteTable::default(), Vec::new(), Vec::new())
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Returns each route with its metrics.

@@ -47,7 +47,7 @@ impl<'a> Reservation<'a> {
         self.bytes += bytes;
         match &self.listing {
             // Small and not yet waited for: most requests end before they are listed.
-            Listing::Unlisted if self.limits.bytes.size_of(self.bytes) == Size::Small => Ok(()),
+            Listing::Unlisted if self.limits.bytes().size_of(self.bytes) == Size::Small => Ok(()),
             Listing::Unlisted => {
                 self.list(holder);
                 Ok(())
@@ -99,7 +99,8 @@ impl<'a> Reservation<'a> {
     {
         let bytes = self.bytes;
         self.release();
-        VerifiedReservation::new(&self.limits.verified, route, bytes, self.is_stream)
+        let totals = self.limits.bytes();
+        VerifiedReservation::new(&self.limits.verified, totals, route, bytes, self.is_stream)
     }
 
     /// Replaces what the request holds by a response of `bytes`.
@@ -115,8 +116,7 @@ impl<'a> Reservation<'a> {
             is_stream: self.is_stream,
             has_slot: self.slot.is_some(),
         };
-        let verified_large = self.limits.verified.large();
-        let ticket = self.limits.waiting.list(holder, held, verified_large);
+        let ticket = self.limits.waiting.list(holder, held, self.limits.room());
         self.listing = Listing::Listed(ticket);
     }
 
@@ -124,11 +124,8 @@ impl<'a> Reservation<'a> {
         let Listing::Listed(ticket) = &self.listing else {
             return Ok(());
         };
-        let verified_large = self.limits.verified.large();
-        let updated = self
-            .limits
-            .waiting
-            .update(ticket, self.bytes, verified_large);
+        let room = self.limits.room();
+        let updated = self.limits.waiting.update(ticket, self.bytes, room);
         if updated.is_err() {
             self.set_displaced();
         }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use prometheus::IntGauge;
+use proptest::prelude::*;
 
 use super::reservation::poll_once;
 use super::totals::to_gauge;
@@ -172,4 +173,82 @@ fn shared_header_values_count_once() {
     }
     assert_eq!(head_bytes(8 * 4035, &headers), 8 * 35 + 4000);
     assert_eq!(head_bytes(100, &headers), 100);
+}
+
+/// A step of a run during which the total changes.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A new request of this client, with these bytes.
+    Begin(u8, usize),
+    /// More bytes for the request at this place.
+    Grow(usize, usize),
+    /// The request at this place is verified.
+    Verify(usize),
+    /// The verified or the unverified request at this place ends.
+    End(usize),
+    Resize(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let bytes = prop_oneof![0..2000usize, 0..2 * MIB];
+    prop_oneof![
+        3 => (0..3u8, bytes.clone()).prop_map(|(client, bytes)| Step::Begin(client, bytes)),
+        3 => (any::<usize>(), bytes).prop_map(|(at, bytes)| Step::Grow(at, bytes)),
+        2 => any::<usize>().prop_map(Step::Verify),
+        2 => any::<usize>().prop_map(Step::End),
+        // Below 1 MiB, the bound between small and large requests moves, too.
+        1 => prop_oneof![1..MIB, MIB..2 * TOTAL].prop_map(Step::Resize),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn resized_totals_lose_count_of_nothing(steps in prop::collection::vec(step(), 1..100)) {
+        let limits = limits();
+        let route = RouteShare::default();
+        let (mut unverified, mut verified) = (Vec::new(), Vec::new());
+        let mut total = TOTAL;
+        for step in steps {
+            match step {
+                Step::Begin(client, bytes) => {
+                    let mut request = limits.begin();
+                    if request.grow(bytes, holder(client)).is_ok() {
+                        unverified.push((client, request));
+                    }
+                }
+                Step::Grow(at, bytes) if !unverified.is_empty() => {
+                    let at = at % unverified.len();
+                    let (client, request) = &mut unverified[at];
+                    let _ = request.grow(bytes, holder(*client));
+                }
+                Step::Verify(at) if !unverified.is_empty() => {
+                    let (_, mut request) = unverified.swap_remove(at % unverified.len());
+                    verified.extend(request.verified(&route));
+                }
+                Step::End(at) => {
+                    if at % 2 == 0 && !verified.is_empty() {
+                        verified.swap_remove(at % verified.len());
+                    } else if !unverified.is_empty() {
+                        unverified.swap_remove(at % unverified.len());
+                    }
+                }
+                Step::Grow(..) | Step::Verify(_) => {}
+                Step::Resize(bytes) => {
+                    total = bytes;
+                    limits.resize(bytes);
+                }
+            }
+            prop_assert!(limits.verified.gauge.get() >= 0);
+        }
+        unverified.clear();
+        verified.clear();
+        prop_assert_eq!(limits.verified.gauge.get(), 0);
+        prop_assert!(limits.waiting.is_empty());
+        prop_assert_eq!(limits.verified.large(), 0);
+        // What the last total allows fits again, and no more.
+        let mut alone = limits.begin();
+        prop_assert!(alone.grow(total, holder(1)).is_ok());
+        let more = alone.grow(total.max(MIB) + 1, holder(1));
+        prop_assert!(more.is_err());
+    }
 }

@@ -12,7 +12,6 @@ const SHARE_OF_FREE: usize = 3;
 
 /// The totals of all routes.
 pub(super) struct VerifiedPool {
-    bytes: Bytes,
     used: RouteShare,
     /// Follows the bytes that are held.
     pub(super) gauge: IntGauge,
@@ -36,9 +35,8 @@ pub(crate) struct VerifiedReservation<'a> {
 }
 
 impl VerifiedPool {
-    pub(super) fn new(bytes: Bytes, gauge: IntGauge) -> Self {
+    pub(super) fn new(gauge: IntGauge) -> Self {
         Self {
-            bytes,
             used: RouteShare::default(),
             gauge,
         }
@@ -50,14 +48,14 @@ impl VerifiedPool {
     }
 
     /// Counts `bytes` for `route`. Returns the total that they count in.
-    fn reserve(&self, route: &RouteShare, bytes: usize) -> Result<Size, Exhausted> {
-        let small = self.bytes.small();
-        if self.bytes.size_of(bytes) == Size::Small
+    fn reserve(&self, totals: Bytes, route: &RouteShare, bytes: usize) -> Result<Size, Exhausted> {
+        let small = totals.small();
+        if totals.size_of(bytes) == Size::Small
             && reserve(&self.used.small, &route.small, bytes, small, small)
         {
             return Ok(Size::Small);
         }
-        let large = self.bytes.large();
+        let large = totals.large();
         let (most, first) = (large / 2, large - large / 3);
         if reserve(&self.used.large, &route.large, bytes, most, first) {
             Ok(Size::Large)
@@ -79,6 +77,7 @@ impl<'a> VerifiedReservation<'a> {
     /// When it does not fit into the total, or the route's share.
     pub(super) fn new(
         pool: &'a VerifiedPool,
+        totals: Bytes,
         route: &'a RouteShare,
         bytes: usize,
         is_stream: bool,
@@ -86,7 +85,7 @@ impl<'a> VerifiedReservation<'a> {
         if is_stream && !pool.reserve_stream(route) {
             return Err(Exhausted);
         }
-        let size = pool.reserve(route, bytes).inspect_err(|_| {
+        let size = pool.reserve(totals, route, bytes).inspect_err(|_| {
             if is_stream {
                 release(&pool.used.streams, &route.streams, 1);
             }

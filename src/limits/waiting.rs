@@ -45,8 +45,15 @@ pub(super) struct Ticket {
     pub displaced: Arc<Notify>,
 }
 
+/// The totals of bytes at this moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub bytes: Bytes,
+    /// The bytes that large verified requests hold.
+    pub verified_large: usize,
+}
+
 struct State {
-    bytes: Bytes,
     streams_max: usize,
     requests: HashMap<u64, Entry>,
     /// The holders that have a request on the list.
@@ -66,6 +73,8 @@ struct State {
 struct Entry {
     holder: ClientNetwork,
     held: Held,
+    /// The total that its bytes count in. Where a reload changes the totals, they stay there.
+    size: Size,
     displaced: Arc<Notify>,
 }
 
@@ -92,11 +101,10 @@ enum Total {
 }
 
 impl WaitingPool {
-    pub(super) fn new(bytes: Bytes, streams_max: usize, gauge: IntGauge) -> Self {
+    pub(super) fn new(streams_max: usize, gauge: IntGauge) -> Self {
         Self {
             free_slots: AtomicIsize::new(streams_max.cast_signed()),
             state: Mutex::new(State {
-                bytes,
                 streams_max,
                 requests: HashMap::new(),
                 holders: HashMap::new(),
@@ -111,8 +119,7 @@ impl WaitingPool {
     }
 
     /// Lists a request. If a total is then exceeded, displaces requests, possibly this one.
-    /// `verified_large` is the number of bytes that large verified requests hold.
-    pub(super) fn list(&self, holder: ClientNetwork, held: Held, verified_large: usize) -> Ticket {
+    pub(super) fn list(&self, holder: ClientNetwork, held: Held, room: Room) -> Ticket {
         let mut state = self.lock();
         let number = state.next_number;
         state.next_number += 1;
@@ -120,10 +127,11 @@ impl WaitingPool {
         let entry = Entry {
             holder,
             held,
+            size: room.bytes.size_of(held.bytes),
             displaced: Arc::clone(&displaced),
         };
         state.insert(number, entry);
-        state.make_room(verified_large);
+        state.make_room(room);
         state.make_slots();
         Ticket { number, displaced }
     }
@@ -136,13 +144,14 @@ impl WaitingPool {
         &self,
         ticket: &Ticket,
         bytes: usize,
-        verified_large: usize,
+        room: Room,
     ) -> Result<(), Exhausted> {
         let mut state = self.lock();
         let mut entry = state.remove(ticket.number).ok_or(Exhausted)?;
         entry.held.bytes = bytes;
+        entry.size = room.bytes.size_of(bytes);
         state.insert(ticket.number, entry);
-        state.make_room(verified_large);
+        state.make_room(room);
         if state.requests.contains_key(&ticket.number) {
             Ok(())
         } else {
@@ -232,7 +241,7 @@ impl Drop for Slot<'_> {
 impl State {
     fn insert(&mut self, number: u64, entry: Entry) {
         self.gauge.add(to_gauge(entry.held.bytes));
-        let size = self.bytes.size_of(entry.held.bytes);
+        let size = entry.size;
         let shares = self.holders.entry(entry.holder).or_default();
         for shares in [shares, &mut self.used] {
             shares
@@ -248,7 +257,7 @@ impl State {
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.requests.remove(&number)?;
         self.gauge.sub(to_gauge(entry.held.bytes));
-        let size = self.bytes.size_of(entry.held.bytes);
+        let size = entry.size;
         let shares = self.holders.entry(entry.holder).or_default();
         for shares in [&mut *shares, &mut self.used] {
             shares
@@ -265,22 +274,22 @@ impl State {
     }
 
     /// Displaces requests until the rest is within the totals.
-    fn make_room(&mut self, verified_large: usize) {
+    fn make_room(&mut self, room: Room) {
         while self.used.streams.used > self.streams_max && self.displace(Total::Streams) {}
         let small = Total::Bytes(Size::Small);
-        while self.used.small.used > self.bytes.small() && self.displace(small) {}
+        while self.used.small.used > room.bytes.small() && self.displace(small) {}
         let large = Total::Bytes(Size::Large);
-        while self.used.large.used > self.large_total(verified_large) && self.displace(large) {}
+        while self.used.large.used > self.large_total(room) && self.displace(large) {}
     }
 
     /// Returns the total of large waiting requests. The only one on the list may use all bytes that
     /// large verified requests do not hold.
-    fn large_total(&self, verified_large: usize) -> usize {
+    fn large_total(&self, room: Room) -> usize {
         let total = match self.used.large.requests.len() {
-            0 | 1 => self.bytes.total,
-            _ => self.bytes.large(),
+            0 | 1 => room.bytes.total,
+            _ => room.bytes.large(),
         };
-        total.saturating_sub(verified_large)
+        total.saturating_sub(room.verified_large)
     }
 
     /// Displaces requests until each waiting newcomer can expect the slot of a displaced one.

@@ -69,6 +69,7 @@ mod records; // delivery records, and redelivery of dead letters
 mod recovery; // redelivery of many events, and forgetting one
 mod rejections; // the list of rejected requests
 mod reload; // a new configuration applies completely or not at all
+mod reloaded; // limits, trusted proxies and listeners change without a restart
 mod removed; // events of routes that are no longer configured
 mod replicas; // several gateways with one ledger and one queue
 mod reported; // faults that users of this field reported

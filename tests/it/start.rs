@@ -107,3 +107,22 @@ async fn four_lines_configure_a_route() {
         .await
         .assert(200, "delivered");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_start_lists_unreadable_secrets() {
+    let upstream = Upstream::ok();
+    let route = |name: &str| {
+        let secrets = format!("[{{file: {name}.key}}]");
+        Route::to(&upstream).named(name).with("secrets", &secrets)
+    };
+    let header = route("third").with("headers", "{X-Key: {file: app.key}}");
+    let header = header.with("secrets", "[{env: WEBHOOK_SECRET}]");
+    let setup = Setup::new([route("first"), route("second"), header]);
+    let (code, output) = Gateway::refuses(setup.clone().with("strict_start", "true")).await;
+    assert_eq!(code, Some(78), "{output}");
+    for file in ["first.key", "second.key", "app.key"] {
+        assert!(output.contains(file), "{file}: {output}");
+    }
+    assert!(output.contains("`strict_start`"), "{output}");
+    Gateway::start(setup.with("strict_start", "false")).await;
+}

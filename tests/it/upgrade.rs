@@ -306,15 +306,41 @@ async fn upgrade_applies_restart_only_settings() {
     let upstream = Upstream::ok();
     let installed = Installed::start(Route::to(&upstream)).await;
     let gateway = &installed.gateway;
-    let body = Event::sized("evt_1", 5_000);
-    gateway.rewrite(Setup::from(Route::to(&upstream)).with("limits", "{header_bytes: 4KiB}"));
-    let long = Event::new("evt_2")
-        .post()
-        .header("X-Long", &"a".repeat(5_000));
-    gateway.send(long.clone()).await.assert(200, "delivered");
+    let event = Event::new("evt_1");
+    gateway.send(event.clone()).await.assert(200, "delivered");
+    gateway.rewrite(Setup::from(Route::to(&upstream)).with("store", "{path: another}"));
+    gateway.send(event.clone()).await.assert(409, "duplicate");
     installed.upgrade().await;
-    gateway.send(long).await.assert(431, "headers_too_large");
-    gateway.send(body).await.assert(200, "delivered");
+    gateway.send(event).await.assert(200, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrade_keeps_added_listener() {
+    let upstream = Upstream::ok();
+    let installed = Installed::start(Route::to(&upstream)).await;
+    let gateway = &installed.gateway;
+    let two = r#"[{address: "127.0.0.1:0"}, {address: "127.0.0.1:0"}]"#;
+    gateway.rewrite(Setup::from(Route::to(&upstream)).with("listen", two));
+    let answer = gateway.admin_post("/reload", &serde_json::json!({})).await;
+    assert_eq!(answer.status, 200);
+    let mut added = None;
+    eventually("the new listener is logged", async || {
+        let lines = gateway.lines().into_iter();
+        let mut data = lines
+            .filter(|line| line["message"] == "listening" && line["listener"] == "data")
+            .skip(1);
+        added = data.next().map(|line| line["address"].clone());
+        added.is_some()
+    })
+    .await;
+    let added = added.as_ref().and_then(serde_json::Value::as_str);
+    let added = added.and_then(|text| text.parse().ok());
+    let added: std::net::SocketAddr = added.expect("an address");
+    installed.upgrade().await;
+    for (id, address) in [("evt_1", gateway.public_address()), ("evt_2", added)] {
+        let mut client = Client::connect(address).await;
+        client.send(Event::new(id)).await.assert(200, "delivered");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 
 use super::Compiler;
 use crate::config::de::{Field, Located};
-use crate::config::diagnostics::Diagnostic;
+use crate::config::diagnostics::{Diagnostic, Place};
 use crate::config::tree::Span;
 use crate::config::{Admin, Listen, facts, raw};
 use crate::signature::NamedSecret;
@@ -53,6 +53,7 @@ impl Compiler<'_> {
         }
         Some(Admin {
             address,
+            place: Place(admin.address.given().map(|given| given.span)),
             token,
             read_token,
             hosts,

@@ -6,7 +6,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::Compiler;
 use crate::config::de::{Field, Located, OneOrMore};
-use crate::config::diagnostics::Diagnostic;
+use crate::config::diagnostics::{Diagnostic, Place};
 use crate::config::tree::Span;
 use crate::config::values::Network;
 use crate::config::{Listen, ListenTls, facts, raw};
@@ -20,6 +20,7 @@ impl Compiler<'_> {
     ) -> Vec<Listen> {
         let Some(list) = field.given() else {
             return vec![Listen {
+                place: Place::default(),
                 address: facts::LISTEN_ADDRESS,
                 tls: None,
                 proxy_protocol: facts::PROXY_PROTOCOL.default,
@@ -60,6 +61,7 @@ impl Compiler<'_> {
                         span,
                     });
                     listeners.push(Listen {
+                        place: Place(Some(span)),
                         address,
                         tls,
                         proxy_protocol,

@@ -264,6 +264,17 @@ impl Compiler<'_> {
                 true
             }
             (_, SecretError::Unchecked) => true,
+            (_, SecretError::Unreadable(span, problem)) => {
+                self.report(
+                    Diagnostic::error(span, problem).help(if self.sources.strict_start {
+                        "with `strict_start`, a start and a reload fail until the file is there"
+                    } else {
+                        "a start would serve the other routes, with this one off line; with \
+                         `strict_start: true` it would fail"
+                    }),
+                );
+                false
+            }
             (_, error) => {
                 self.report_secret(error);
                 false
@@ -427,12 +438,12 @@ impl Compiler<'_> {
 
     /// Returns the content of a secret's file, or the last one if it cannot be read any more.
     fn secret_file(&self, path: &Located<String>) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-        let UnreadableSecret::Tolerate(kept) = self.sources.unreadable else {
-            let content = self.read_file(path);
-            return content.map_err(|problem| SecretError::Unreadable(path.span, problem));
-        };
         let at = self.sources.path(path);
-        let content = match (self.read_file(path), kept.get(&at)) {
+        let kept = match self.sources.unreadable {
+            UnreadableSecret::Tolerate(kept) => kept.get(&at),
+            UnreadableSecret::Refuse | UnreadableSecret::Unchecked => None,
+        };
+        let content = match (self.read_file(path), kept) {
             (Ok(content), _) => content,
             (Err(problem), None) => return Err(SecretError::Unreadable(path.span, problem)),
             (Err(problem), Some(last)) => {

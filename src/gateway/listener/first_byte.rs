@@ -23,7 +23,8 @@ use tokio::sync::Notify;
 
 use crate::gateway::request_line::RequestLine;
 
-/// The time of a request's first byte, and the bytes read for its head so far. Clones share both.
+/// The time of a request's first byte, the bytes read for its head so far, and how many it may
+/// have. Clones share all of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FirstByte(Arc<State>);
 
@@ -33,6 +34,8 @@ struct State {
     received: Notify,
     /// The bytes read for the head; [`HEAD_COMPLETE`] once it is complete.
     head_bytes: AtomicUsize,
+    /// The most bytes that the head may have.
+    head_bytes_max: AtomicUsize,
     too_large: Notify,
 }
 
@@ -74,6 +77,11 @@ impl FirstByte {
         self.0.head_bytes.store(0, Ordering::Relaxed);
     }
 
+    /// Sets the most bytes that the head, and each after it, may have.
+    pub(super) fn set_head_bytes_max(&self, max: usize) {
+        self.0.head_bytes_max.store(max, Ordering::Relaxed);
+    }
+
     /// Stops counting: the bytes read from now on do not belong to the head.
     pub(super) fn head_complete(&self) {
         self.0.head_bytes.store(HEAD_COMPLETE, Ordering::Relaxed);
@@ -84,10 +92,10 @@ impl FirstByte {
         self.0.too_large.notified().await;
     }
 
-    /// Returns whether an incomplete head has exceeded `max` bytes.
-    fn exceeds(&self, max: usize) -> bool {
+    /// Returns whether an incomplete head has exceeded its limit.
+    fn is_too_large(&self) -> bool {
         let bytes = self.0.head_bytes.load(Ordering::Relaxed);
-        bytes > max && bytes != HEAD_COMPLETE
+        bytes > self.0.head_bytes_max.load(Ordering::Relaxed) && bytes != HEAD_COMPLETE
     }
 
     /// Records bytes that were read. An empty line in front of a request line does not begin a
@@ -123,7 +131,6 @@ const WRITE_BUFFER: usize = 2 << 10;
 pub(super) struct FirstByteStream {
     stream: BufWriter<Stream>,
     first_byte: FirstByte,
-    header_bytes_max: usize,
     /// The bytes that were peeked at and not yet read.
     peeked: Vec<u8>,
 }
@@ -133,12 +140,11 @@ impl FirstByteStream {
         self.stream.get_ref()
     }
 
-    pub(super) fn new(stream: Stream, first_byte: FirstByte, header_bytes_max: usize) -> Self {
+    pub(super) fn new(stream: Stream, first_byte: FirstByte) -> Self {
         let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
         Self {
             stream,
             first_byte,
-            header_bytes_max,
             peeked: Vec::new(),
         }
     }
@@ -156,7 +162,7 @@ impl AsyncRead for FirstByteStream {
             self.peeked.drain(..copied);
             return Poll::Ready(Ok(()));
         }
-        if self.first_byte.exceeds(self.header_bytes_max) {
+        if self.first_byte.is_too_large() {
             // The reader of the head learns of it from `head_too_large` and reads no more.
             self.first_byte.0.too_large.notify_one();
             return Poll::Pending;

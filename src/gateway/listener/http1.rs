@@ -9,13 +9,14 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use tokio::time::timeout;
 
-use super::CLOSE_TIMEOUT;
 use super::first_byte::FirstByte;
 use super::wait::shutdown_wait;
+use super::{CLOSE_TIMEOUT, Ending};
+use crate::gateway::Gateway;
+use crate::gateway::limits::HeadLimits;
 use crate::gateway::request::exchange::Exchange;
 use crate::gateway::request::head::{Arrival, MalformedHead, Place};
 use crate::gateway::response::Rejection;
-use crate::gateway::{Gateway, Limits};
 
 impl Gateway {
     /// Handles the requests of a connection for as long as it is kept.
@@ -23,14 +24,16 @@ impl Gateway {
         &self,
         mut stream: Stream,
         first_byte: FirstByte,
-        shutdown: ShutdownWatch,
+        ending: Ending,
     ) {
         let is_tls = stream.get_ssl_digest().is_some();
         let mut place = Place::First;
         let mut read_ahead = None;
         loop {
             let mut session = new_session(stream, read_ahead);
-            let read = read_head(&mut session, &first_byte, &self.limits, &shutdown).await;
+            let limits = self.head_limits();
+            first_byte.set_head_bytes_max(limits.bytes);
+            let read = read_head(&mut session, &first_byte, limits, &ending.stop).await;
             let Some(began) = first_byte.get() else {
                 return;
             };
@@ -43,7 +46,7 @@ impl Gateway {
                     session.set_keepalive(None);
                     let exchange =
                         Exchange::without_head(&mut session, &counted, began, received_at, is_tls);
-                    self.reject(exchange, rejection, &shutdown).await;
+                    self.reject(exchange, rejection, &ending.stop).await;
                     return close(session).await;
                 }
             }
@@ -56,7 +59,7 @@ impl Gateway {
             let exchange =
                 Exchange::new(&mut session, &counted, began, received_at, is_tls, arrival);
             let memory = self.request_limits.begin();
-            if !Box::pin(self.handle(exchange, memory, &shutdown)).await {
+            if !Box::pin(self.handle(exchange, memory, &ending)).await {
                 return close(session).await;
             }
             let Ok(Some(reusable)) = session.finish().await else {
@@ -108,7 +111,7 @@ enum ReadHead {
 async fn read_head(
     session: &mut ServerSession,
     first_byte: &FirstByte,
-    limits: &Limits,
+    limits: HeadLimits,
     shutdown: &ShutdownWatch,
 ) -> ReadHead {
     tokio::select! {
@@ -128,7 +131,7 @@ async fn read_head(
 /// Waits until one of the timeouts of reading a head is over, or the shutdown ends an idle wait.
 async fn head_timeout(
     first_byte: &FirstByte,
-    limits: &Limits,
+    limits: HeadLimits,
     shutdown: &ShutdownWatch,
 ) -> ReadHead {
     let received: Instant = tokio::select! {
@@ -136,7 +139,7 @@ async fn head_timeout(
         () = tokio::time::sleep(limits.idle_timeout) => return ReadHead::Nothing,
         () = shutdown_wait(shutdown) => return ReadHead::Nothing,
     };
-    tokio::time::sleep_until((received + limits.header_timeout).into()).await;
+    tokio::time::sleep_until((received + limits.timeout).into()).await;
     ReadHead::Rejected(Rejection::BodyTimeout)
 }
 

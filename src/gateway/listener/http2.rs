@@ -10,9 +10,8 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 
-use super::Connection;
 use super::wait::shutdown_wait;
-use crate::gateway::Limits;
+use super::{Connection, Ending};
 use crate::gateway::request::exchange::Exchange;
 use crate::gateway::request::head::Arrival;
 use crate::gateway::verified_requests::VerifiedRequests;
@@ -27,9 +26,12 @@ const FLUSH_WAIT: Duration = Duration::from_millis(100);
 /// A connection as Pingora serves it over HTTP/2.
 struct Http2 {
     options: HttpServerOptions,
+    /// The most bytes of a head when the connection began, which it was told.
+    header_bytes: usize,
     /// The most streams that the connection may have open.
     streams_max: usize,
     connection: Connection,
+    ending: Ending,
     /// The verified requests of this connection.
     verified_requests: VerifiedRequests,
 }
@@ -42,30 +44,30 @@ impl Drop for Http2 {
 
 /// Lets Pingora accept the streams of a connection, each of which it gives to `process_new_http`.
 ///
-/// During a stop, Pingora waits for a PONG that many clients never send: those that do not read
+/// When the listener is retired, which it is at a stop, too, Pingora sends GOAWAY and waits for the
+/// streams. During a stop, it would wait for a PONG that many clients never send: those that do not read
 /// while they are idle, and those that are gone. So the connection is dropped once no verified
 /// request of it is in flight. Its other streams fail then.
-pub(super) async fn serve_connection(
-    connection: Connection,
-    stream: Stream,
-    shutdown: &ShutdownWatch,
-) {
+pub(super) async fn serve_connection(connection: Connection, stream: Stream, ending: Ending) {
+    let limits = connection.gateway.head_limits();
     let http2 = Arc::new(Http2 {
-        options: server_options(&connection.gateway.limits),
+        options: server_options(limits.idle_timeout),
+        header_bytes: limits.bytes,
         streams_max: connection.gateway.request_limits.http2_opened(),
         connection,
+        ending,
         verified_requests: VerifiedRequests::default(),
     });
     tokio::select! {
-        _ = ServerApp::process_new(&http2, stream, shutdown) => {}
-        () = http2.stop_wait(shutdown) => {}
+        _ = ServerApp::process_new(&http2, stream, &http2.ending.retired) => {}
+        () = http2.stop_wait() => {}
     }
 }
 
 impl Http2 {
     /// Waits until a stop no longer waits for this connection.
-    async fn stop_wait(&self, shutdown: &ShutdownWatch) {
-        shutdown_wait(shutdown).await;
+    async fn stop_wait(&self) {
+        shutdown_wait(&self.ending.stop).await;
         self.verified_requests.none_left().await;
     }
 }
@@ -75,7 +77,7 @@ impl HttpServerApp for Http2 {
     async fn process_new_http(
         self: &Arc<Self>,
         mut session: ServerSession,
-        shutdown: &ShutdownWatch,
+        _: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         // Pingora passes a stream on once its head is complete.
         let (first_byte, gateway) = (Instant::now(), &self.connection.gateway);
@@ -95,9 +97,9 @@ impl HttpServerApp for Http2 {
             Arrival::ALONE,
         );
         // Boxed: a stream that waits for its slot needs no room for the request yet.
-        Box::pin(gateway.handle(exchange, memory, shutdown)).await;
+        Box::pin(gateway.handle(exchange, memory, &self.ending)).await;
         let _ = session.finish().await;
-        if counted.is_counted() && *shutdown.borrow() {
+        if counted.is_counted() && self.ending.has_begun() {
             tokio::time::sleep(FLUSH_WAIT).await;
         }
         None
@@ -108,8 +110,7 @@ impl HttpServerApp for Http2 {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        let header_bytes =
-            u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
+        let header_bytes = u32::try_from(self.header_bytes).unwrap_or(u32::MAX);
         let mut options = default_h2_options();
         options.max_concurrent_streams(u32::try_from(self.streams_max).unwrap_or(u32::MAX));
         // A head up to twice the limit is rejected and counted by the gateway; a larger one gets
@@ -120,9 +121,9 @@ impl HttpServerApp for Http2 {
     }
 }
 
-fn server_options(limits: &Limits) -> HttpServerOptions {
+fn server_options(idle_timeout: Duration) -> HttpServerOptions {
     let mut options = HttpServerOptions::default();
     options.h2c = true;
-    options.h2_idle_timeout = Some(limits.idle_timeout);
+    options.h2_idle_timeout = Some(idle_timeout);
     options
 }

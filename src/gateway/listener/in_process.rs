@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::{fmt, io};
 
@@ -17,6 +18,7 @@ use pingora_core::protocols::{
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::Listener;
 use crate::gateway::Gateway;
@@ -29,7 +31,7 @@ const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 #[derive(Clone)]
 pub struct InProcessListener {
     listener: Arc<Listener>,
-    tls: bool,
+    tls: Arc<AtomicBool>,
     /// The data plane's runtime: upstream connections are pooled there.
     runtime: Handle,
     shutdown: ShutdownWatch,
@@ -44,18 +46,24 @@ impl InProcessListener {
                 gateway,
                 tls: None,
                 proxy_protocol: false,
+                retired: watch::Sender::new(false),
             }),
-            tls,
+            tls: Arc::new(tls.into()),
             runtime: Handle::current(),
             shutdown,
         }
+    }
+
+    /// Sets whether requests count as received over TLS.
+    pub fn set_tls(&self, tls: bool) {
+        self.tls.store(tls, Ordering::Relaxed);
     }
 
     /// Opens a connection and returns the client's end. Each direction buffers up to
     /// `buffer_bytes`. Returns `None` once the gateway is stopping.
     pub fn connect(&self, buffer_bytes: usize) -> Option<DuplexStream> {
         let (client, server) = duplex(buffer_bytes);
-        let stream = InProcessStream::new(server, self.tls);
+        let stream = InProcessStream::new(server, self.tls.load(Ordering::Relaxed));
         let _runtime = self.runtime.enter();
         let accepted = self
             .listener

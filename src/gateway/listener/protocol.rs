@@ -5,7 +5,7 @@ use pingora_core::server::ShutdownWatch;
 use tokio::time::timeout;
 
 use super::wait::peek_first_byte;
-use crate::gateway::Limits;
+use crate::gateway::limits::HeadLimits;
 
 /// The start of an HTTP/2 connection (RFC 9113 §3.4). No HTTP method begins with its first 4 bytes.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -20,7 +20,7 @@ pub(super) enum Protocol {
 /// first byte does not arrive within the idle timeout, or the connection breaks what ALPN agreed.
 pub(super) async fn detect(
     stream: &mut Stream,
-    limits: &Limits,
+    limits: HeadLimits,
     shutdown: &ShutdownWatch,
 ) -> Option<Protocol> {
     // `None` without TLS, and where the sender has no preference.
@@ -31,7 +31,7 @@ pub(super) async fn detect(
     if start[0] != HTTP2_PREFACE[0] && agreed != Some(ALPN::H2) {
         return Some(Protocol::Http1);
     }
-    let peeked = timeout(limits.header_timeout, peek_preface(stream, &mut start)).await;
+    let peeked = timeout(limits.timeout, peek_preface(stream, &mut start)).await;
     let is_http2 = matches!(peeked, Ok(Ok(()))) && start == *HTTP2_PREFACE;
     match agreed {
         None if is_http2 => Some(Protocol::Http2),

@@ -38,7 +38,8 @@ impl Listener {
         peer: IpAddr,
         shutdown: &ShutdownWatch,
     ) -> Option<IpAddr> {
-        let limits = &self.gateway.limits;
+        let routes = self.gateway.routes();
+        let limits = routes.limits();
         let deadline = Instant::now() + limits.header_timeout;
         peek_first_byte(stream, limits.header_timeout, shutdown).await?;
         if !address::is_in(&limits.trusted_proxies, peer) {

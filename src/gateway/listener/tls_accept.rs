@@ -1,7 +1,6 @@
 //! The TLS handshake of a connection: bounded in time, counted, and logged when it fails.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
@@ -21,10 +20,10 @@ impl Listener {
         &self,
         mut stream: Stream,
         peer: IpAddr,
-        tls: &Arc<tls::Listener>,
+        tls: &tls::Settings,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let within = self.gateway.limits.header_timeout;
+        let within = self.gateway.head_limits().timeout;
         peek_first_byte(&mut stream, within, shutdown).await?;
         // Once begun, a handshake is treated as a request in flight: a stop waits for it.
         match timeout(within, tls.accept(stream)).await {

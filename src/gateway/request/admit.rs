@@ -9,9 +9,9 @@ use super::client_address::{Forwarded, X_FORWARDED_FOR};
 use super::exchange::Exchange;
 use super::head::MalformedHead;
 use super::{handshake, head};
-use crate::gateway::Gateway;
 use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::gateway::{Gateway, RouteSnapshot};
 use crate::route::DeliveryMode;
 
 impl Gateway {
@@ -24,6 +24,7 @@ impl Gateway {
     pub(super) async fn admit(
         &self,
         exchange: &mut Exchange<'_>,
+        routes: &RouteSnapshot,
         matched: MatchedRoute<'_>,
     ) -> Result<Option<Outcome>, Rejection> {
         let route = matched.route;
@@ -50,7 +51,7 @@ impl Gateway {
         exchange.forwarded = Forwarded::from_headers(
             exchange.peer,
             &request.headers,
-            &self.limits.trusted_proxies,
+            &routes.limits().trusted_proxies,
         );
         exchange.log_line.peer = Some(exchange.forwarded.client);
         if !exchange.forwarded.from_trusted_proxy {

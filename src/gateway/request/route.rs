@@ -18,7 +18,7 @@ impl Gateway {
     ) -> Result<MatchedRoute<'s>, Rejection> {
         let request = exchange.session.req_header();
         exchange.log_line.trace_id = head::trace_id(&request.headers).map(Into::into);
-        let max = self.limits.header_bytes;
+        let max = routes.limits().header_bytes;
         exchange.head = Head::check(exchange.session, max, exchange.arrival)?;
         let path = exchange.session.req_header().uri.path();
         let matched = routes
