@@ -188,6 +188,31 @@ fn billing() -> RouteFacts {
     }
 }
 
+#[test]
+fn socket_file_is_named_in_the_advice() {
+    let facts = RouteFacts {
+        last_failure: Some(LastFailure {
+            cause: Cause::Unreachable,
+            status: None,
+            address: Some("unix:/run/app.sock".into()),
+        }),
+        ..billing()
+    };
+    let problems = problems(&GatewayFacts::default(), &[facts], at(NOW));
+    let problem = &problems[0];
+    assert!(
+        problem.summary.contains("socket file does not exist")
+            && problem.summary.contains("(unix:/run/app.sock)"),
+        "{}",
+        problem.summary
+    );
+    assert!(
+        problem.advice.contains("compare `socket`"),
+        "{}",
+        problem.advice
+    );
+}
+
 /// Everything is signed with another secret since 17:41.
 fn shopify() -> RouteFacts {
     RouteFacts {
