@@ -7,6 +7,7 @@ mod descriptors;
 mod listen;
 mod memory;
 mod reload;
+mod resolve_listen;
 mod run;
 mod sockets;
 mod start;
@@ -25,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, ConfigurationOnDisk, ReloadRequest};
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenAddress};
 use crate::diagnostic::{LocatedDiagnostic, Severity};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
@@ -38,7 +39,7 @@ use chores::Chores;
 
 pub use descriptors::OpenFiles;
 pub use run::run;
-pub use sockets::Sockets;
+pub use sockets::{SocketAddress, Sockets};
 
 /// The reason why the process did not start, or ended without a signal.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +49,19 @@ pub enum Error {
     Config(Box<config::Report>),
     #[error("cannot listen on {address}: {source}{}", listen_help(.address, .source))]
     Listen {
-        address: SocketAddr,
+        address: SocketAddress,
         source: io::Error,
+    },
+    #[error("cannot listen on {address}: {reason}")]
+    ListenName {
+        address: ListenAddress,
+        reason: String,
+    },
+    #[error("two listeners have the address {address}: `{first}` and `{second}`; remove one")]
+    SameAddress {
+        address: SocketAddress,
+        first: ListenAddress,
+        second: ListenAddress,
     },
     #[error("{0}")]
     Store(#[from] OpenError),
@@ -70,15 +82,36 @@ pub enum Error {
 }
 
 /// Returns what to do about an address that cannot be listened on, as the end of the message.
-fn listen_help(address: &SocketAddr, error: &io::Error) -> &'static str {
+fn listen_help(address: &SocketAddress, error: &io::Error) -> &'static str {
+    let is_unix = address.inet().is_none();
     match error.kind() {
         io::ErrorKind::AddrInUse => "; another process is listening there",
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+        io::ErrorKind::NotFound if is_unix => {
+            "; make the folder (`RuntimeDirectory=` in a systemd unit)"
+        }
+        io::ErrorKind::PermissionDenied if is_unix => {
+            "; the gateway's user must be allowed to make a file in the folder"
+        }
+        io::ErrorKind::PermissionDenied
+            if address.inet().is_some_and(|address| address.port() < 1024) =>
+        {
             "; a port below 1024 needs the capability CAP_NET_BIND_SERVICE \
              (`AmbientCapabilities=` in a systemd unit), or systemd holds it as a socket"
         }
         _ => "",
+    }
+}
+
+impl Error {
+    /// Returns whether this machine does not have the address, or its family of addresses.
+    fn is_missing_address(&self) -> bool {
+        let Self::Listen { source, .. } = self else {
+            return false;
+        };
+        let family_missing = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+        source.kind() == io::ErrorKind::AddrNotAvailable
+            || source.raw_os_error() == Some(family_missing)
     }
 }
 
@@ -93,7 +126,7 @@ pub struct App {
     configuration: Arc<ConfigurationOnDisk>,
     chores: Chores,
     /// The addresses that senders connect to, with the ports that the system chose.
-    pub data: Vec<SocketAddr>,
+    pub data: Vec<SocketAddress>,
     pub admin: SocketAddr,
     admin_listener: admin::Running,
     /// The TLS settings of the listeners in `data` that have TLS.

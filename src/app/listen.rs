@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use pingora_core::protocols::l4::listener::Listener as PingoraListener;
 use pingora_core::server::ShutdownWatch;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::OpenFiles;
+use super::sockets::ListeningSocket;
 use crate::gateway::Listener;
 
 /// The pause after a system error, which most likely means that no descriptor is left.
@@ -34,14 +35,17 @@ struct Acceptor {
 /// # Errors
 /// When the system refuses to wait for connections.
 pub(super) fn start(
-    socket: std::net::TcpListener,
-    listener: Listener,
+    socket: ListeningSocket,
+    listener: Arc<Listener>,
     open_files: OpenFiles,
     stopping: ShutdownWatch,
 ) -> io::Result<JoinHandle<()>> {
     let acceptor = Acceptor {
-        socket: PingoraListener::from(TcpListener::from_std(socket)?),
-        listener: Arc::new(listener),
+        socket: match socket {
+            ListeningSocket::Inet(socket) => TcpListener::from_std(socket)?.into(),
+            ListeningSocket::Unix(socket) => UnixListener::from_std(socket)?.into(),
+        },
+        listener,
         open_files,
         warned_at: None,
     };

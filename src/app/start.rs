@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::chores::Chores;
+use super::sockets::{ListeningSocket, Opened, Place};
 use super::update_routes::RouteUpdater;
-use super::{App, Error, OpenFiles, Sockets, listen, memory, tls};
+use super::{App, Error, OpenFiles, SocketAddress, Sockets, listen, memory, resolve_listen, tls};
 use crate::activity::Activity;
 use crate::admin::{self, ConfigurationOnDisk, ReloadHandle};
 use crate::clock::Clock;
@@ -48,7 +49,7 @@ const NAME_SERVER_VARIABLE: &str = "HOOKSTILE_NAMESERVER";
 
 /// The listeners of the data plane, open.
 struct DataListeners {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<SocketAddress>,
     tls: tls::Listeners,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -78,11 +79,14 @@ impl App {
         let (draining, draining_changes) = watch::channel(false);
         let (stopping, stopping_changes) = watch::channel(false);
         let (reload_requests, reloads) = ReloadHandle::new();
-        let addresses: Vec<_> = std::iter::once(config.admin.address)
-            .chain(config.listen.iter().map(|listen| listen.address))
-            .collect();
-        let mut opened = sockets.listen(&addresses)?.into_iter();
-        let (_, admin_socket) = opened.next().expect("as many as addresses");
+        let mut places = vec![vec![Place::from(config.admin.address)]];
+        places.extend(resolve_listen::places(&config.listen).await?);
+        let mut opened = sockets.listen(&places)?.into_iter();
+        let Some(ListeningSocket::Inet(admin_socket)) =
+            opened.next().and_then(|it| Some(it.into_iter().next()?.1))
+        else {
+            return Err(io::Error::other("the admin listener has no socket").into());
+        };
         let in_process = InProcessListener::new(
             Arc::clone(&components.gateway),
             tls::is_everywhere(&config.listen),
@@ -227,41 +231,44 @@ impl Components {
         )
     }
 
-    /// Starts a listener on each socket.
+    /// Starts a listener on its sockets.
     fn open_data_listeners(
         &self,
-        sockets: impl Iterator<Item = (config::Listen, (SocketAddr, TcpListener))>,
+        listeners: impl Iterator<Item = (config::Listen, Vec<Opened>)>,
         open_files: OpenFiles,
         stopping: &watch::Receiver<bool>,
     ) -> io::Result<DataListeners> {
-        let mut listeners = DataListeners {
+        let mut opened = DataListeners {
             addresses: Vec::new(),
             tls: tls::Listeners::new(Arc::clone(&self.metrics)),
             tasks: Vec::new(),
         };
-        for (configured, (address, socket)) in sockets {
+        for (configured, sockets) in listeners {
             let proxy_protocol = configured.proxy_protocol;
             let tls = configured
                 .tls
-                .map(|tls| listeners.tls.open(configured.address, tls));
+                .map(|tls| opened.tls.open(configured.address, tls));
             let has_tls = tls.is_some();
-            let listener = Listener {
+            let listener = Arc::new(Listener {
                 gateway: Arc::clone(&self.gateway),
                 tls,
                 proxy_protocol,
-            };
-            let task = listen::start(socket, listener, open_files, stopping.clone())?;
-            tracing::info!(
-                listener = "data",
-                %address,
-                tls = has_tls,
-                proxy_protocol,
-                "listening"
-            );
-            listeners.tasks.push(task);
-            listeners.addresses.push(address);
+            });
+            for (address, socket) in sockets {
+                let listener = Arc::clone(&listener);
+                let task = listen::start(socket, listener, open_files, stopping.clone())?;
+                tracing::info!(
+                    listener = "data",
+                    %address,
+                    tls = has_tls,
+                    proxy_protocol,
+                    "listening"
+                );
+                opened.tasks.push(task);
+                opened.addresses.push(address);
+            }
         }
-        Ok(listeners)
+        Ok(opened)
     }
 }
 

@@ -1,9 +1,8 @@
 //! The TLS settings of the open listeners, which a reload replaces.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::{Listen, ListenTls};
+use crate::config::{Listen, ListenAddress, ListenTls};
 use crate::metrics::Metrics;
 use crate::tls::Listener;
 
@@ -24,8 +23,8 @@ pub(super) struct Listeners {
 }
 
 struct TlsListener {
-    /// The configured address; the system may have chosen another port.
-    address: SocketAddr,
+    /// The configured address; a name stands for all its addresses.
+    address: ListenAddress,
     listener: Arc<Listener>,
     /// The files of its certificates.
     certificates: Vec<Box<str>>,
@@ -40,8 +39,8 @@ impl Listeners {
     }
 
     /// Adds a listener that is about to be opened, and returns its TLS settings.
-    pub(super) fn open(&mut self, address: SocketAddr, tls: ListenTls) -> Arc<Listener> {
-        export_expiry(&self.metrics, address, &tls);
+    pub(super) fn open(&mut self, address: ListenAddress, tls: ListenTls) -> Arc<Listener> {
+        export_expiry(&self.metrics, &address, &tls);
         let ListenTls {
             settings,
             certificates,
@@ -75,14 +74,14 @@ impl Listeners {
                 self.metrics
                     .forget_certificate(&open.address.to_string(), file);
             }
-            export_expiry(&self.metrics, open.address, &tls);
+            export_expiry(&self.metrics, &open.address, &tls);
             open.listener.replace(tls.settings);
             open.certificates = tls.certificates;
         }
     }
 }
 
-fn export_expiry(metrics: &Metrics, address: SocketAddr, tls: &ListenTls) {
+fn export_expiry(metrics: &Metrics, address: &ListenAddress, tls: &ListenTls) {
     let certificates = tls.settings.certificates();
     for (file, certificate) in tls.certificates.iter().zip(certificates) {
         metrics.set_certificate_expiry(&address.to_string(), file, certificate.not_after);
