@@ -272,7 +272,8 @@ fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
     );
     let (taken, delivered) = mpsc::channel();
     let app = runtime.block_on(gateway::gateway(receiver(taken), delivery, folder.path()));
-    let mut connection = Connection::from(TcpStream::connect(app.data[0]).expect("it listens"));
+    let mut connection =
+        Connection::from(TcpStream::connect(app.data[0].inet().expect("TCP")).expect("it listens"));
     let mut signed = fs::read(signed(size)).expect("signed in advance");
     let each = signed.len() / usize::try_from(RUNS[1]).expect("few");
     for request in signed

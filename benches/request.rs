@@ -29,7 +29,10 @@ fn request(c: &mut Criterion) {
     let mut number = 0;
     for size in [1 << 10, 1 << 14, 1 << 18] {
         group.throughput(Throughput::Bytes(size as u64));
-        for (name, address) in [("gateway", app.data[0]), ("direct", receiver)] {
+        for (name, address) in [
+            ("gateway", app.data[0].inet().expect("TCP")),
+            ("direct", receiver),
+        ] {
             let mut connection = runtime
                 .block_on(TcpStream::connect(address))
                 .expect("it listens");

@@ -7,6 +7,7 @@ mod descriptors;
 mod listen;
 mod memory;
 mod reload;
+mod resolve_listen;
 mod run;
 mod sockets;
 mod start;
@@ -16,7 +17,7 @@ mod update_routes;
 mod upgrade;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, ConfigurationOnDisk, ReloadRequest};
-use crate::config::{self, Loaded, Place, Report, RestartKey};
+use crate::config::{self, ListenAddress, Loaded, Place, Report, RestartKey};
 use crate::diagnostic::{LocatedDiagnostic, Severity};
 use crate::gateway::{Gateway, InProcessListener, Limits};
 use crate::limits::worst_case::TooLittleMemory;
@@ -37,10 +38,11 @@ use crate::store::{OpenError, Store};
 use crate::webhooks::Registry;
 use chores::Chores;
 use listen::{DataListeners, ListenError};
+use sockets::{Held, ListeningSocket};
 
 pub use descriptors::OpenFiles;
 pub use run::run;
-pub use sockets::Sockets;
+pub use sockets::{SocketAddress, Sockets};
 
 /// The reason why the process did not start, or ended without a signal.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +52,19 @@ pub enum Error {
     Config(Box<config::Report>),
     #[error("cannot listen on {address}: {source}{}", listen_help(.address, .source))]
     Listen {
-        address: SocketAddr,
+        address: SocketAddress,
         source: io::Error,
+    },
+    #[error("cannot listen on {address}: {reason}")]
+    ListenName {
+        address: ListenAddress,
+        reason: String,
+    },
+    #[error("two listeners have the address {address}: `{first}` and `{second}`; remove one")]
+    SameAddress {
+        address: SocketAddress,
+        first: ListenAddress,
+        second: ListenAddress,
     },
     #[error("{0}")]
     Store(#[from] OpenError),
@@ -72,15 +85,36 @@ pub enum Error {
 }
 
 /// Returns what to do about an address that cannot be listened on, as the end of the message.
-fn listen_help(address: &SocketAddr, error: &io::Error) -> &'static str {
+fn listen_help(address: &SocketAddress, error: &io::Error) -> &'static str {
+    let is_unix = address.inet().is_none();
     match error.kind() {
         io::ErrorKind::AddrInUse => "; another process is listening there",
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+        io::ErrorKind::NotFound if is_unix => {
+            "; make the folder (`RuntimeDirectory=` in a systemd unit)"
+        }
+        io::ErrorKind::PermissionDenied if is_unix => {
+            "; the gateway's user must be allowed to make a file in the folder"
+        }
+        io::ErrorKind::PermissionDenied
+            if address.inet().is_some_and(|address| address.port() < 1024) =>
+        {
             "; a port below 1024 needs the capability CAP_NET_BIND_SERVICE \
              (`AmbientCapabilities=` in a systemd unit), or systemd holds it as a socket"
         }
         _ => "",
+    }
+}
+
+impl Error {
+    /// Returns whether this machine does not have the address, or its family of addresses.
+    fn is_missing_address(&self) -> bool {
+        let Self::Listen { source, .. } = self else {
+            return false;
+        };
+        let family_missing = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+        source.kind() == io::ErrorKind::AddrNotAvailable
+            || source.raw_os_error() == Some(family_missing)
     }
 }
 
@@ -95,7 +129,7 @@ pub struct App {
     configuration: Arc<ConfigurationOnDisk>,
     chores: Chores,
     /// The addresses that senders connect to, with the ports that the system chose.
-    pub data: Vec<SocketAddr>,
+    pub data: Vec<SocketAddress>,
     pub admin: SocketAddr,
     /// The configured address of the admin listener; the system may have chosen another port.
     admin_configured: SocketAddr,
@@ -157,11 +191,10 @@ impl App {
                 .admin_listener
                 .is_as_open(&start::access(&config.admin));
         let opened = self.open_sockets(config.listen, moves_admin.then_some(&config.admin));
-        let (prepared, admin_socket) = match opened {
+        let (prepared, admin_socket) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
-                let (address, source) = (error.address, error.source);
-                warnings.add_error_at(error.place, Error::Listen { address, source }.to_string());
+                warnings.add_error_at(error.place, error.error.to_string());
                 return Err(warnings);
             }
         };
@@ -212,30 +245,35 @@ impl App {
     ///
     /// # Errors
     /// When one of them cannot be opened. None is open then.
-    fn open_sockets(
+    async fn open_sockets(
         &self,
         listen: Vec<config::Listen>,
         admin: Option<&config::Admin>,
-    ) -> Result<(listen::Prepared, Option<TcpListener>), ListenError> {
-        let leaving = admin.map(|_| self.admin);
-        let prepared = self.listeners.prepare(listen, &self.sockets, leaving)?;
+    ) -> Result<(listen::Prepared, Option<Held>), ListenError> {
+        let leaving = admin.map(|_| SocketAddress::Inet(self.admin));
+        let prepared = self
+            .listeners
+            .prepare(listen, &self.sockets, leaving.clone());
+        let prepared = prepared.await?;
         let Some(admin) = admin else {
             return Ok((prepared, None));
         };
-        let leaving: Vec<_> = self.data.iter().copied().chain(leaving).collect();
-        let socket = self.sockets.open_another(admin.address, &leaving);
-        let socket = socket.map_err(|source| ListenError {
+        let leaving: Vec<_> = self.data.iter().cloned().chain(leaving).collect();
+        let opened = self.sockets.open_more(&[admin.address.into()], &leaving);
+        let mut opened = opened.map_err(|error| ListenError {
             place: admin.place,
-            address: admin.address,
-            source,
+            error,
         })?;
-        Ok((prepared, Some(socket)))
+        Ok((prepared, opened.pop()))
     }
 
     /// Moves the admin listener to `socket`, of the configured address.
-    async fn move_admin(&mut self, configured: SocketAddr, socket: TcpListener) -> io::Result<()> {
-        self.admin_listener.move_to(socket.try_clone()?).await?;
-        self.sockets.close(self.admin);
+    async fn move_admin(&mut self, configured: SocketAddr, socket: Held) -> io::Result<()> {
+        let (_, ListeningSocket::Inet(handle)) = socket.handle()? else {
+            return Ok(());
+        };
+        self.admin_listener.move_to(handle).await?;
+        self.sockets.close(&SocketAddress::Inet(self.admin));
         self.sockets.add(socket);
         (self.admin_configured, self.admin) = (configured, self.admin_listener.address);
         tracing::info!(listener = "admin", address = %self.admin, "listening");

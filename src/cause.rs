@@ -109,6 +109,19 @@ impl Cause {
     }
 }
 
+impl Cause {
+    /// Returns the sentence for an upstream on a Unix socket, if `is_unix`, or else the usual one.
+    pub const fn sentence_for(self, is_unix: bool) -> &'static str {
+        match self {
+            Self::Refused if is_unix => "the upstream does not listen on its socket",
+            Self::Unreachable if is_unix => {
+                "the upstream's socket file does not exist, or may not be written to"
+            }
+            _ => self.sentence(),
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -1,7 +1,11 @@
 //! The client that a connection or a request counts for.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The address that stands for a client whose address is not known: the peer of a Unix socket. No
+/// packet has it as its source.
+pub(crate) const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A client, as limits count it: one IPv4 address, or one IPv6 /64, which is what a site has
 /// (RFC 6177). Displayed as its first address.

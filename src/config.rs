@@ -22,6 +22,7 @@ mod values;
 mod variables;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -92,10 +93,43 @@ impl RestartKey {
 pub struct Listen {
     /// The place of its address.
     pub place: Place,
-    pub address: SocketAddr,
+    pub address: ListenAddress,
+    /// The permissions of the socket file, where it listens on a Unix socket.
+    pub mode: u32,
     pub tls: Option<ListenTls>,
     /// True if only trusted proxies connect, with a PROXY protocol header that names the client.
     pub proxy_protocol: bool,
+}
+
+/// What a listener for webhooks listens on. Displayed as the configuration has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    Inet(SocketAddr),
+    /// A host's name and a port. All addresses of the name are listened on.
+    Name(Box<str>, u16),
+    /// The path of a Unix socket: absolute, and short enough for the system.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Returns the port; `None` for a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Inet(address) => Some(address.port()),
+            Self::Name(_, port) => Some(*port),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// The TLS settings of a listener.
@@ -172,7 +206,8 @@ pub struct Authentication {
 /// The place at which a route's requests are received.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    pub address: SocketAddr,
+    /// The listener's address: no Unix socket.
+    pub address: ListenAddress,
     pub tls: bool,
     /// The host that requests must name.
     pub host: Option<Box<str>>,

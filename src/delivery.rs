@@ -65,7 +65,7 @@ pub struct EventLabel {
 /// The request in which an event arrived.
 pub struct InboundRequest<'a> {
     pub head: &'a RequestHeader,
-    /// The address of the connected peer.
+    /// The address of the connected peer; unspecified for that of a Unix socket.
     pub peer: IpAddr,
     /// Set when the peer is a trusted proxy.
     pub from_trusted_proxy: bool,
@@ -358,10 +358,15 @@ impl HeaderWriter {
             &to_milliseconds(inbound.at).to_string(),
         );
         let peer = inbound.peer.to_canonical();
-        let forwarded_for = inbound
-            .forwarded_for
-            .map_or_else(|| peer.to_string(), |earlier| format!("{earlier}, {peer}"));
-        lines.set("X-Forwarded-For", &forwarded_for);
+        // The peer of a Unix socket has no address.
+        match (inbound.forwarded_for, peer.is_unspecified()) {
+            (None, false) => lines.set("X-Forwarded-For", &peer.to_string()),
+            (Some(earlier), false) => {
+                lines.set("X-Forwarded-For", &format!("{earlier}, {peer}"));
+            }
+            (Some(earlier), true) => lines.set("X-Forwarded-For", earlier),
+            (None, true) => {}
+        }
         lines.set("X-Forwarded-Proto", inbound.scheme);
         if let Some(host) = inbound.host {
             lines.set("X-Forwarded-Host", host);

@@ -9,7 +9,7 @@ mod libraries;
 mod sampler;
 
 use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -214,7 +214,7 @@ pub struct RequestLine {
     /// The cause for which the attempt did not succeed.
     pub cause: Option<Cause>,
     /// The address that the attempt tried, if it did not succeed.
-    pub address: Option<SocketAddr>,
+    pub address: Option<Box<str>>,
     pub body_bytes: Option<usize>,
     pub peer: Option<IpAddr>,
     pub trace_id: Option<Box<str>>,
@@ -250,7 +250,7 @@ impl RequestLine {
             upstream_status = self.upstream_status,
             attempt = self.attempt,
             cause = self.cause.map(Cause::as_str),
-            address = self.address.map(tracing::field::display),
+            address = self.address.as_deref(),
             duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3,
             body_bytes = self.body_bytes,
             peer = self.peer.map(tracing::field::display),

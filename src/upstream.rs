@@ -3,6 +3,7 @@
 //! Owns the connections and the three ends of an attempt: answered, never reached, or unknown.
 //! Their consequences for the ledger and the sender are decided by `gateway`.
 
+mod address;
 mod addresses;
 mod allowed;
 mod excerpt;
@@ -15,7 +16,7 @@ mod target;
 mod trust;
 mod upload;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{timeout, timeout_at};
 
+pub use address::Address;
 pub(crate) use allowed::{AllowedUpstream, check_url};
 pub(crate) use target::Target;
 pub(crate) use trust::TrustedCa;
@@ -43,6 +45,7 @@ use crate::cause::Cause;
 use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
+use address::UnixConnector;
 use addresses::Addresses;
 use failure::{ConnectError, ConnectProgress, connect_cause, response_cause};
 use race::race;
@@ -63,6 +66,9 @@ const INFORMATIONAL_MAX: usize = 16;
 
 /// The pause before a second try to connect to a sole address after the first one failed.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
+
+/// The address with which Pingora's pool compares no connection's peer. A Unix socket has none.
+const ANY_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The upstream of a route: its location and its addresses.
 pub struct Upstream {
@@ -85,7 +91,7 @@ pub struct AttemptReport {
     /// The cause for which it did not succeed; `None` after a 2xx.
     pub cause: Option<Cause>,
     /// The address that was tried, unless the attempt succeeded or came to none.
-    pub address: Option<SocketAddr>,
+    pub address: Option<Address>,
 }
 
 /// The end of an attempt, as far as the gateway knows it.
@@ -142,7 +148,7 @@ impl AttemptReport {
             at,
             cause,
             status,
-            address: self.address.map(|address| address.to_string()),
+            address: self.address.as_ref().map(Address::to_string),
             upstream: upstream.url(),
         }
     }
@@ -162,11 +168,14 @@ impl AttemptReport {
             status: None,
             error: None,
             cause: self.cause,
-            address: self.address.map(|address| address.to_string()),
+            address: self.address.as_ref().map(Address::to_string),
             response: None,
         };
         let AttemptEnd::Answered(response) = &self.end else {
-            let error = self.cause.map(|cause| cause.sentence().to_owned());
+            let is_unix = matches!(self.address, Some(Address::Unix(_)));
+            let error = self
+                .cause
+                .map(|cause| cause.sentence_for(is_unix).to_owned());
             return AttemptRecord { error, ..record };
         };
         let kept = self.cause.map(|_| {
@@ -251,7 +260,7 @@ struct Connection {
     /// Boxed, because it is big and would be copied into every future on the way.
     peer: Box<HttpPeer>,
     stream: Stream,
-    address: SocketAddr,
+    address: Address,
     /// `true` if it came from the pool.
     reused: bool,
 }
@@ -355,7 +364,7 @@ impl Client {
     async fn open_new(
         &self,
         upstream: &Upstream,
-        fresh: Option<Arc<[SocketAddr]>>,
+        fresh: Option<Arc<[Address]>>,
         pool: Pool,
         progress: &ConnectProgress,
     ) -> Option<Connection> {
@@ -375,26 +384,27 @@ impl Client {
         };
         match (&*addresses, upstream.addresses.failing()) {
             ([_, _, ..], Some(failing)) => {
-                let connect = |address| self.connect_to(upstream, address, progress);
+                let connect = |address: Address| self.connect_to(upstream, address, progress);
                 race(&addresses, failing, connect).await
             }
             (addresses, _) => {
-                let Some(&address) = addresses.first() else {
+                let Some(address) = addresses.first() else {
                     progress.none_allowed();
                     return None;
                 };
-                if let Some(connection) = self.connect_to(upstream, address, progress).await {
+                if let Some(connection) = self.connect_to(upstream, address.clone(), progress).await
+                {
                     return Some(connection);
                 }
                 tokio::time::sleep(RECONNECT_AFTER).await;
-                self.connect_to(upstream, address, progress).await
+                self.connect_to(upstream, address.clone(), progress).await
             }
         }
     }
 
     /// Returns an idle connection to one of the addresses.
-    async fn pooled(&self, upstream: &Upstream, addresses: &[SocketAddr]) -> Option<Connection> {
-        for &address in addresses {
+    async fn pooled(&self, upstream: &Upstream, addresses: &[Address]) -> Option<Connection> {
+        for address in addresses {
             let verified = peer(&upstream.target, address);
             for peer in own_peer(&upstream.target, &verified)
                 .into_iter()
@@ -412,7 +422,7 @@ impl Client {
                     return Some(Connection {
                         peer,
                         stream,
-                        address,
+                        address: address.clone(),
                         reused: true,
                     });
                 }
@@ -427,14 +437,16 @@ impl Client {
     async fn connect_to(
         &self,
         upstream: &Upstream,
-        address: SocketAddr,
+        address: Address,
         progress: &ConnectProgress,
     ) -> Option<Connection> {
         let target = &upstream.target;
-        progress.connecting(address);
-        let verified = peer(target, address);
+        progress.connecting(&address);
+        let verified = peer(target, &address);
         if let Some(own) = own_peer(target, &verified) {
-            let connection = self.connect_peer(target, address, own, progress).await?;
+            let connection = self
+                .connect_peer(target, address.clone(), own, progress)
+                .await?;
             if shows_own(target, &connection.stream) {
                 return Some(connection);
             }
@@ -445,7 +457,7 @@ impl Client {
     async fn connect_peer(
         &self,
         target: &Target,
-        address: SocketAddr,
+        address: Address,
         peer: HttpPeer,
         progress: &ConnectProgress,
     ) -> Option<Connection> {
@@ -469,7 +481,7 @@ impl Client {
                     %error,
                     "connect to upstream failed"
                 );
-                progress.failed(address, cause);
+                progress.failed(&address, cause);
                 None
             }
         }
@@ -541,7 +553,7 @@ impl Connected<'_> {
         on_sent: impl FnOnce(),
     ) -> AttemptReport {
         let started = self.started;
-        let mut address = self.connection.address;
+        let mut address = self.connection.address.clone();
         let reopening = ConnectProgress::default();
         let ended = {
             let exchange = pin!(self.exchange(
@@ -590,7 +602,7 @@ impl Connected<'_> {
         attempt: u32,
         possible_duplicate: bool,
         reopening: &ConnectProgress,
-        address: &mut SocketAddr,
+        address: &mut Address,
         on_sent: impl FnOnce(),
     ) -> Result<Response, ConnectError> {
         let Self {
@@ -621,29 +633,29 @@ impl Connected<'_> {
             .await
         {
             Ok(response) => return Ok(response),
-            Err(ExchangeError::Failed(cause)) => return Err(broken(cause, *address)),
+            Err(ExchangeError::Failed(cause)) => return Err(broken(cause, address)),
             Err(ExchangeError::Stale) => {}
         }
         // A new connection cannot be stale.
         let connection = client.open(upstream, Pool::Avoid, reopening).await?;
         reopening.connected();
-        *address = connection.address;
+        *address = connection.address.clone();
         client
             .send(connection, head(true), request.body(), || ())
             .await
             .map_err(|error| match error {
-                ExchangeError::Failed(cause) => broken(cause, *address),
-                ExchangeError::Stale => broken(Cause::Reset, *address),
+                ExchangeError::Failed(cause) => broken(cause, address),
+                ExchangeError::Stale => broken(Cause::Reset, address),
             })
     }
 }
 
 /// Returns the failure of an exchange whose connection broke, or whose response is not HTTP.
-fn broken(cause: Cause, address: SocketAddr) -> ConnectError {
+fn broken(cause: Cause, address: &Address) -> ConnectError {
     ConnectError {
         error: UpstreamError::Broken,
         cause,
-        address: Some(address),
+        address: Some(address.clone()),
     }
 }
 
@@ -717,12 +729,21 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
     })
 }
 
-fn peer(target: &Target, address: SocketAddr) -> HttpPeer {
+fn peer(target: &Target, address: &Address) -> HttpPeer {
+    let inet = match address {
+        Address::Inet(address) => *address,
+        Address::Unix(_) => ANY_PEER,
+    };
     // Takes an address: Pingora would resolve a name on this thread, and panic if that fails.
-    let mut peer = HttpPeer::new(address, target.tls, target.host.to_string());
+    let mut peer = HttpPeer::new(inet, target.tls, target.host.to_string());
     if let Some(ca) = &target.ca {
         peer.options.ca = Some(ca.authorities());
         peer.group_key = ca.fingerprint();
+    }
+    if let Address::Unix(path) = address {
+        let connector = UnixConnector(Arc::clone(path));
+        peer.group_key = connector.group_key(peer.group_key);
+        peer.options.custom_l4 = Some(Arc::new(connector));
     }
     peer
 }

@@ -2,7 +2,6 @@
 //! opens, changes and closes them.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +10,13 @@ use arc_swap::ArcSwap;
 use pingora_core::protocols::l4::listener::Listener as PingoraListener;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::server::ShutdownWatch;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{OpenFiles, Sockets, tls};
-use crate::config::{self, Place};
+use super::sockets::{Held, ListeningSocket, Opened};
+use super::{Error, OpenFiles, SocketAddress, Sockets, resolve_listen, tls};
+use crate::config::{self, ListenAddress, Place};
 use crate::gateway::{Gateway, Listener};
 use crate::metrics::Metrics;
 
@@ -38,15 +38,22 @@ pub(super) struct DataListeners {
 /// A listener that accepts.
 struct OpenListener {
     /// The configured address.
-    configured: SocketAddr,
-    /// The real one: the system may have chosen another port.
-    address: SocketAddr,
+    configured: ListenAddress,
+    /// Several, if that is a name with several addresses.
+    sockets: Vec<OpenSocket>,
     /// The listener of connections that are accepted from now on.
     current: Arc<ArcSwap<Listener>>,
     /// The files of its certificates.
     certificates: Vec<Box<str>>,
     /// Set once a reload has removed it.
     removed: watch::Sender<bool>,
+}
+
+/// A socket of a listener.
+struct OpenSocket {
+    /// The real address: the system may have chosen another port.
+    address: SocketAddress,
+    /// Accepts connections.
     task: JoinHandle<()>,
 }
 
@@ -55,20 +62,14 @@ pub(super) struct Prepared(Vec<PreparedListener>);
 
 struct PreparedListener {
     configured: config::Listen,
-    socket: PreparedSocket,
-}
-
-enum PreparedSocket {
-    /// That of the open listener with this real address.
-    Kept(SocketAddr),
-    New(std::net::TcpListener),
+    /// The sockets, if no open listener has the address.
+    new: Option<Vec<Held>>,
 }
 
 /// An address of a new configuration that cannot be listened on.
 pub(super) struct ListenError {
     pub place: Place,
-    pub address: SocketAddr,
-    pub source: io::Error,
+    pub error: Error,
 }
 
 impl DataListeners {
@@ -88,41 +89,45 @@ impl DataListeners {
     }
 
     /// Returns the real addresses.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.open.iter().map(|open| open.address).collect()
+    pub(super) fn addresses(&self) -> Vec<SocketAddress> {
+        self.open.iter().flat_map(OpenListener::addresses).collect()
     }
 
-    /// Starts a listener on `socket`.
+    /// Starts a listener on its sockets.
     ///
     /// # Errors
     /// When the system refuses to wait for connections.
     pub(super) fn start(
         &mut self,
         configured: config::Listen,
-        socket: std::net::TcpListener,
+        sockets: Vec<Opened>,
     ) -> io::Result<()> {
-        let (address, socket) = (socket.local_addr()?, TcpListener::from_std(socket)?);
         let (tls, proxy_protocol) = (configured.tls.is_some(), configured.proxy_protocol);
-        let key = configured.address;
+        let key = configured.address.clone();
         let (listener, certificates) = self.listener(configured, watch::Sender::new(false));
-        let current = Arc::new(ArcSwap::from_pointee(listener));
-        let acceptor = Acceptor {
-            socket: PingoraListener::from(socket),
-            current: Arc::clone(&current),
-            open_files: self.open_files,
-            warned_at: None,
-        };
-        let removed = watch::Sender::new(false);
-        let task = acceptor.accept_until(self.stopping.clone(), removed.subscribe());
-        tracing::info!(listener = "data", %address, tls, proxy_protocol, "listening");
-        self.open.push(OpenListener {
+        let mut open = OpenListener {
             configured: key,
-            address,
-            current,
+            sockets: Vec::with_capacity(sockets.len()),
+            current: Arc::new(ArcSwap::from_pointee(listener)),
             certificates,
-            removed,
-            task: tokio::spawn(task),
-        });
+            removed: watch::Sender::new(false),
+        };
+        for (address, socket) in sockets {
+            let acceptor = Acceptor {
+                socket: match socket {
+                    ListeningSocket::Inet(socket) => TcpListener::from_std(socket)?.into(),
+                    ListeningSocket::Unix(socket) => UnixListener::from_std(socket)?.into(),
+                },
+                current: Arc::clone(&open.current),
+                open_files: self.open_files,
+                warned_at: None,
+            };
+            let accepting = acceptor.accept_until(self.stopping.clone(), open.removed.subscribe());
+            tracing::info!(listener = "data", %address, tls, proxy_protocol, "listening");
+            let task = tokio::spawn(accepting);
+            open.sockets.push(OpenSocket { address, task });
+        }
+        self.open.push(open);
         Ok(())
     }
 
@@ -131,38 +136,35 @@ impl DataListeners {
     ///
     /// # Errors
     /// When one of them cannot be opened. Those that were are closed again.
-    pub(super) fn prepare(
+    pub(super) async fn prepare(
         &self,
         configured: Vec<config::Listen>,
         sockets: &Sockets,
-        also_leaving: Option<SocketAddr>,
+        also_leaving: Option<SocketAddress>,
     ) -> Result<Prepared, ListenError> {
         let mut left: Vec<_> = self.open.iter().collect();
-        let kept: Vec<_> = configured
+        let is_kept: Vec<_> = configured
             .iter()
             .map(|listen| {
-                let index = left
-                    .iter()
-                    .position(|open| open.configured == listen.address)?;
-                Some(left.remove(index).address)
+                let mut open = left.iter();
+                let index = open.position(|open| open.configured == listen.address);
+                index.map(|index| left.remove(index)).is_some()
             })
             .collect();
-        let leaving = left.iter().map(|open| open.address);
+        let leaving = left.iter().flat_map(|open| open.addresses());
         let leaving: Vec<_> = leaving.chain(also_leaving).collect();
         let mut prepared = Vec::with_capacity(configured.len());
-        for (configured, kept) in configured.into_iter().zip(kept) {
-            let socket = match kept {
-                Some(address) => PreparedSocket::Kept(address),
-                None => {
-                    let opened = sockets.open_another(configured.address, &leaving);
-                    PreparedSocket::New(opened.map_err(|source| ListenError {
-                        place: configured.place,
-                        address: configured.address,
-                        source,
-                    })?)
-                }
+        for (configured, is_kept) in configured.into_iter().zip(is_kept) {
+            let new = if is_kept {
+                None
+            } else {
+                let opened = open_listener(&configured, sockets, &leaving).await;
+                Some(opened.map_err(|error| ListenError {
+                    place: configured.place,
+                    error,
+                })?)
             };
-            prepared.push(PreparedListener { configured, socket });
+            prepared.push(PreparedListener { configured, new });
         }
         Ok(Prepared(prepared))
     }
@@ -171,7 +173,7 @@ impl DataListeners {
     /// place, and closes those that are gone once they have accepted what waits.
     ///
     /// # Errors
-    /// When the system refuses to wait for connections on a new socket. All others are changed.
+    /// When the system refuses something for one of them. All others are changed.
     pub(super) async fn change(
         &mut self,
         prepared: Prepared,
@@ -179,36 +181,43 @@ impl DataListeners {
     ) -> io::Result<()> {
         let mut before = std::mem::take(&mut self.open);
         let mut result = Ok(());
-        for PreparedListener { configured, socket } in prepared.0 {
-            match socket {
-                PreparedSocket::Kept(address) => {
-                    let index = before.iter().position(|open| open.address == address);
-                    let Some(index) = index else { continue };
-                    let open = self.changed(before.remove(index), configured);
-                    self.open.push(open);
+        let mut added = Vec::new();
+        for PreparedListener { configured, new } in prepared.0 {
+            if let Some(held) = new {
+                let handles: io::Result<_> = held.iter().map(Held::handle).collect();
+                match handles.and_then(|handles| self.start(configured, handles)) {
+                    Ok(()) => added.extend(held),
+                    Err(error) => result = result.and(Err(error)),
                 }
-                PreparedSocket::New(socket) => {
-                    let started = socket.try_clone().and_then(|handle| {
-                        self.start(configured, handle)?;
-                        sockets.add(socket);
-                        Ok(())
-                    });
-                    result = result.and(started);
-                }
+                continue;
             }
+            let mut open = before.iter();
+            let index = open.position(|open| open.configured == configured.address);
+            let Some(index) = index else { continue };
+            let open = before.remove(index);
+            for address in open.addresses() {
+                result = result.and(sockets.set_mode(&address, configured.mode));
+            }
+            let open = self.changed(open, configured);
+            self.open.push(open);
         }
         for open in before {
-            tls::forget_expiry(&self.metrics, open.configured, &open.certificates);
+            tls::forget_expiry(&self.metrics, &open.configured, &open.certificates);
             open.removed.send_replace(true);
             open.current.load().retired.send_replace(true);
-            // It accepts what waits, and no more.
-            let _ = open.task.await;
-            sockets.close(open.address);
-            tracing::info!(
-                listener = "data",
-                address = %open.address,
-                "listener closed; its connections end after their requests"
-            );
+            for OpenSocket { address, task } in open.sockets {
+                // It accepts what waits, and no more.
+                let _ = task.await;
+                sockets.close(&address);
+                tracing::info!(
+                    listener = "data",
+                    %address,
+                    "listener closed; its connections end after their requests"
+                );
+            }
+        }
+        for held in added {
+            sockets.add(held);
         }
         result
     }
@@ -224,14 +233,14 @@ impl DataListeners {
         } else {
             watch::Sender::new(false)
         };
-        tls::forget_expiry(&self.metrics, open.configured, &open.certificates);
+        tls::forget_expiry(&self.metrics, &open.configured, &open.certificates);
         let (listener, certificates) = self.listener(configured, retired);
         let (tls, proxy_protocol) = (listener.tls.is_some(), listener.proxy_protocol);
         open.certificates = certificates;
         open.current.store(Arc::new(listener));
         if !is_same_kind {
             before.retired.send_replace(true);
-            let address = open.address;
+            let address = &open.configured;
             tracing::info!(listener = "data", %address, tls, proxy_protocol, "listener changed");
         }
         open
@@ -244,7 +253,7 @@ impl DataListeners {
         retired: watch::Sender<bool>,
     ) -> (Listener, Vec<Box<str>>) {
         let certificates = configured.tls.as_ref().map(|tls| {
-            tls::export_expiry(&self.metrics, configured.address, tls);
+            tls::export_expiry(&self.metrics, &configured.address, tls);
             tls.certificates.clone()
         });
         let listener = Listener {
@@ -262,10 +271,27 @@ impl DataListeners {
         for open in &self.open {
             open.current.load().retired.send_replace(true);
         }
-        for open in self.open {
-            let _ = open.task.await;
+        for socket in self.open.into_iter().flat_map(|open| open.sockets) {
+            let _ = socket.task.await;
         }
     }
+}
+
+impl OpenListener {
+    /// Returns the real addresses.
+    fn addresses(&self) -> impl Iterator<Item = SocketAddress> {
+        self.sockets.iter().map(|socket| socket.address.clone())
+    }
+}
+
+/// Opens the sockets of a listener that a reload adds.
+async fn open_listener(
+    configured: &config::Listen,
+    sockets: &Sockets,
+    leaving: &[SocketAddress],
+) -> Result<Vec<Held>, Error> {
+    let wanted = resolve_listen::wanted(std::slice::from_ref(configured)).await?;
+    sockets.open_more(&wanted.concat(), leaving)
 }
 
 /// The socket of a listener.

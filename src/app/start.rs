@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use super::chores::Chores;
 use super::listen::DataListeners;
+use super::sockets::{ListeningSocket, Wanted};
 use super::update_routes::RouteUpdater;
-use super::{App, Error, OpenFiles, Sockets, memory, tls};
+use super::{App, Error, OpenFiles, Sockets, memory, resolve_listen, tls};
 use crate::activity::Activity;
 use crate::admin::{self, ConfigurationOnDisk, ReloadHandle};
 use crate::clock::Clock;
@@ -69,11 +70,14 @@ impl App {
         let (draining, draining_changes) = watch::channel(false);
         let (stopping, stopping_changes) = watch::channel(false);
         let (reload_requests, reloads) = ReloadHandle::new();
-        let addresses: Vec<_> = std::iter::once(config.admin.address)
-            .chain(config.listen.iter().map(|listen| listen.address))
-            .collect();
-        let mut opened = sockets.listen(&addresses)?.into_iter();
-        let (_, admin_socket) = opened.next().expect("as many as addresses");
+        let mut wanted = vec![vec![Wanted::from(config.admin.address)]];
+        wanted.extend(resolve_listen::wanted(&config.listen).await?);
+        let mut opened = sockets.listen(&wanted)?.into_iter();
+        let Some(ListeningSocket::Inet(admin_socket)) =
+            opened.next().and_then(|it| Some(it.into_iter().next()?.1))
+        else {
+            return Err(io::Error::other("the admin listener has no socket").into());
+        };
         let in_process = InProcessListener::new(
             Arc::clone(&components.gateway),
             tls::is_everywhere(&config.listen),
@@ -85,8 +89,8 @@ impl App {
             open_files,
             stopping_changes,
         );
-        for (listen, (_, socket)) in config.listen.into_iter().zip(opened) {
-            data.start(listen, socket)?;
+        for (listen, sockets) in config.listen.into_iter().zip(opened) {
+            data.start(listen, sockets)?;
         }
         let configuration = Arc::new(ConfigurationOnDisk::default());
         let state = admin::AdminState {

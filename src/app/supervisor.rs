@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::SocketAddress;
+
 /// The time that a stop takes besides the drain and the grace period: for the last transaction, and
 /// for moving the write-ahead log into the database.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// Reports that all listeners accept.
-pub(super) fn ready(data: &[SocketAddr], admin: SocketAddr) {
+pub(super) fn ready(data: &[SocketAddress], admin: SocketAddr) {
     let data: Vec<String> = data.iter().map(ToString::to_string).collect();
     let status = format!("serving on {}, admin on {admin}", data.join(", "));
     notify(&[NotifyState::Ready, NotifyState::Status(&status)]);

@@ -1,8 +1,6 @@
 //! The TLS of the listeners as a whole, and the metrics of their certificates.
 
-use std::net::SocketAddr;
-
-use crate::config::{Listen, ListenTls};
+use crate::config::{Listen, ListenAddress, ListenTls};
 use crate::metrics::Metrics;
 
 /// Returns whether every listener for direct connections has TLS; or every listener, if all are
@@ -16,7 +14,7 @@ pub(super) fn is_everywhere(listen: &[Listen]) -> bool {
 }
 
 /// Exports when the certificates of the listener with this configured address expire.
-pub(super) fn export_expiry(metrics: &Metrics, address: SocketAddr, tls: &ListenTls) {
+pub(super) fn export_expiry(metrics: &Metrics, address: &ListenAddress, tls: &ListenTls) {
     let certificates = tls.settings.certificates();
     for (file, certificate) in tls.certificates.iter().zip(certificates) {
         metrics.set_certificate_expiry(&address.to_string(), file, certificate.not_after);
@@ -24,7 +22,7 @@ pub(super) fn export_expiry(metrics: &Metrics, address: SocketAddr, tls: &Listen
 }
 
 /// Forgets the certificates of a listener that are not used any more.
-pub(super) fn forget_expiry(metrics: &Metrics, address: SocketAddr, files: &[Box<str>]) {
+pub(super) fn forget_expiry(metrics: &Metrics, address: &ListenAddress, files: &[Box<str>]) {
     for file in files {
         metrics.forget_certificate(&address.to_string(), file);
     }

@@ -56,7 +56,8 @@ pub(super) fn exec(sockets: Sockets) -> io::Error {
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1));
     match sockets.pass_to(&mut command) {
-        Ok(()) => command.exec(),
+        // The files of Unix sockets are removed only if this fails.
+        Ok(_files) => command.exec(),
         Err(error) => error,
     }
 }

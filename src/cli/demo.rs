@@ -94,8 +94,7 @@ async fn run_steps(json: bool) -> Result<bool, CommandError> {
         .await
         .map_err(|error| CommandError::Failed(format!("cannot start the receiver: {error}")))?;
     let store = store_folder()?;
-    let app = start_gateway(routes_for_steps(receiver.address, store.path())).await?;
-    let address = app.data[0];
+    let (app, address) = start_gateway(routes_for_steps(receiver.address, store.path())).await?;
     terminal::print_line(&format!(
         "gateway   http://{address}   metrics http://{}/metrics",
         app.admin
@@ -168,13 +167,17 @@ routes:
     )
 }
 
-async fn start_gateway(yaml: String) -> Result<App, CommandError> {
+/// Starts a gateway and returns it with the address of its first listener.
+async fn start_gateway(yaml: String) -> Result<(App, SocketAddr), CommandError> {
     let env = |name: &str| (name == "DEMO_SECRET").then(|| SECRET.to_owned());
     let loaded = config::load_text("demo.yaml", yaml, &env)
         .map_err(|report| CommandError::Configuration(Box::new(report)))?;
-    App::start(loaded.config, Sockets::default())
+    let app = App::start(loaded.config, Sockets::default())
         .await
-        .map_err(|error: app::Error| CommandError::Failed(error.to_string()))
+        .map_err(|error: app::Error| CommandError::Failed(error.to_string()))?;
+    let address = app.data.first().and_then(app::SocketAddress::inet);
+    let address = address.ok_or_else(|| CommandError::Failed("no listener has a port".into()))?;
+    Ok((app, address))
 }
 
 /// Returns the steps: every event type of both providers, then the requests that must fail.

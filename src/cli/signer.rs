@@ -6,7 +6,7 @@ use super::admin::CommandError;
 use super::config_file::ConfigArgs;
 use super::input::{self, SecretArgs};
 use crate::admin::reachable;
-use crate::config::{self, Authentication, Endpoint};
+use crate::config::{self, Authentication, Endpoint, ListenAddress};
 use crate::event::EnvelopeSpec;
 use crate::providers;
 use crate::secret::Secret;
@@ -123,11 +123,14 @@ fn example_type(example: Option<&str>, events: &[Box<str>]) -> String {
 
 /// Returns the URL of a route on this machine, and the `Host` of requests to it.
 fn target(endpoint: &Endpoint) -> (String, Option<Box<str>>) {
-    let address = reachable(endpoint.address);
+    let (address, port) = match &endpoint.address {
+        ListenAddress::Inet(address) => (reachable(*address).to_string(), address.port()),
+        other => (other.to_string(), other.port().unwrap_or_default()),
+    };
     let path = &endpoint.path;
     match &endpoint.host {
         // The name is also that of the certificate.
-        Some(host) if endpoint.tls => (format!("https://{host}:{}{path}", address.port()), None),
+        Some(host) if endpoint.tls => (format!("https://{host}:{port}{path}"), None),
         None if endpoint.tls => (format!("https://{address}{path}"), None),
         host => (format!("http://{address}{path}"), host.clone()),
     }
@@ -159,7 +162,7 @@ mod tests {
     fn target_is_the_route_on_this_machine() {
         let endpoint = |address: &str, tls, host: Option<&str>| {
             target(&Endpoint {
-                address: address.parse().unwrap(),
+                address: ListenAddress::Inet(address.parse().unwrap()),
                 tls,
                 host: host.map(Into::into),
                 path: "/w".into(),

@@ -34,9 +34,10 @@ use super::files::{self, FileDigest, ReadFiles, RouteFiles, UnreadableSecret};
 use super::raw;
 use super::tree::Span;
 use super::{
-    AdminEndpoint, Authentication, Config, Endpoint, Listen, RouteAddress, Shutdown, StoreFolder,
-    values,
+    AdminEndpoint, Authentication, Config, Endpoint, Listen, ListenAddress, RouteAddress, Shutdown,
+    StoreFolder, values,
 };
+use crate::client_network::NO_ADDRESS;
 use crate::gateway::Limits;
 use crate::log;
 use crate::store;
@@ -253,16 +254,27 @@ fn endpoint(
     let list = field.value().into_iter().flatten().filter_map(Field::value);
     let direct = list.filter(|listen| !facts::PROXY_PROTOCOL.value_of(&listen.proxy_protocol));
     let mut listeners: Vec<_> = direct
-        .filter_map(|listen| Some((listen.address.value()?.0, !listen.tls.is_absent())))
+        .filter_map(|listen| Some((listen.address.value()?.0.clone(), !listen.tls.is_absent())))
         .collect();
     if field.is_absent() {
-        listeners.push((facts::LISTEN_ADDRESS, false));
+        listeners.push((ListenAddress::Inet(facts::LISTEN_ADDRESS), false));
+    }
+    let any_unix = listeners
+        .iter()
+        .any(|(address, _)| address.port().is_none());
+    listeners.retain(|(address, _)| address.port().is_some());
+    if listeners.is_empty() && any_unix {
+        return Err(
+            "the configuration has listeners on Unix sockets only; give the URL of the proxy in \
+             front"
+                .into(),
+        );
     }
     let (address, tls) = listeners
         .into_iter()
         .min_by_key(|(_, tls)| *tls)
         .ok_or("the configuration has no listener that senders reach directly; give the URL")?;
-    if address.port() == 0 {
+    if address.port() == Some(0) {
         return Err("the configuration lets the system choose the port; give the URL".into());
     }
     let path = identity.path.as_ref().ok_or("the route has no path")?;
@@ -407,7 +419,7 @@ impl Compiler<'_> {
     fn limits(
         &self,
         field: &Field<raw::Limits>,
-        proxies: &Field<Vec<Field<values::Network>>>,
+        proxies: &Field<Vec<Field<values::Proxy>>>,
     ) -> Limits {
         let absent = raw::Limits::default();
         let limits = field.value().unwrap_or(&absent);
@@ -422,7 +434,7 @@ impl Compiler<'_> {
             body_bytes_in_flight: in_flight.0,
             header_timeout: self.amount(&limits.header_timeout, facts::HEADER_TIMEOUT).0,
             idle_timeout: self.amount(&limits.idle_timeout, facts::IDLE_TIMEOUT).0,
-            trusted_proxies: networks(proxies),
+            trusted_proxies: trusted_proxies(proxies),
         }
     }
 
@@ -656,6 +668,16 @@ impl Compiler<'_> {
     fn report(&self, diagnostic: Diagnostic) {
         self.problems.push(diagnostic);
     }
+}
+
+fn trusted_proxies(field: &Field<Vec<Field<values::Proxy>>>) -> Vec<ipnet::IpNet> {
+    let list = field.value().into_iter().flatten();
+    list.filter_map(Field::value).map(|proxy| proxy.0).collect()
+}
+
+/// Returns whether the peers of Unix sockets are trusted proxies.
+fn trusts_unix_peers(trusted: &[ipnet::IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&NO_ADDRESS))
 }
 
 fn networks(field: &Field<Vec<Field<values::Network>>>) -> Vec<ipnet::IpNet> {

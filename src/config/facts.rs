@@ -14,7 +14,7 @@ use serde_json::{Number, Value};
 
 use super::de::Field;
 use super::raw::{AutomaticRedelivery, LogLevel, Method};
-use super::values::{ByteSize, Duration};
+use super::values::{ByteSize, Duration, FileMode};
 use crate::activity::CAPTURED_BYTES_MAX;
 use crate::event::{IdNames, MissingId};
 use crate::handshake::HandshakeResponder;
@@ -93,6 +93,8 @@ const MANY: Range<usize> = Range::at_least(1).at_most(1_000_000);
 // Top level
 pub(super) const LISTEN_ADDRESS: SocketAddr = loopback(8080);
 pub(super) const STRICT_START: Choice<bool> = Choice::new(false);
+/// The group may connect: a proxy in front seldom runs as the gateway's own user.
+pub(super) const SOCKET_MODE: Choice<FileMode> = Choice::new(FileMode(0o660));
 pub(super) const PROXY_PROTOCOL: Choice<bool> = Choice::new(false);
 pub(super) const ADMIN_ADDRESS: Choice<SocketAddr> = Choice::new(loopback(9180));
 /// The default is more than an application has, and bounds what a token for the API can fill: a

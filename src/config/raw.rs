@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::de::{Field, OneOrMore, Pairs, TEXT_OR_MAPPING, shorthand};
 use super::facts;
-use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
+use super::values::{
+    Address, ByteSize, Duration, FileMode, ListenerAddress, Literal, Moment, Network, Proxy,
+    SocketPath,
+};
 use crate::event::{IdNames, MissingId};
 use crate::handshake::HandshakeResponder;
 use crate::ledger::{InFlightPolicy, UnsignedPolicy};
@@ -52,9 +55,10 @@ pub(super) struct File {
     pub limits: Field<Limits>,
     /// The proxies in front of the gateway. The gateway accepts client addresses from these only:
     /// in `X-Forwarded-For`, and in the PROXY protocol header of a listener with `proxy_protocol`.
-    /// The first `X-Forwarded-For` from another peer is logged.
+    /// The first `X-Forwarded-For` from another peer is logged. `unix` stands for everyone who
+    /// connects to a listener on a Unix socket.
     #[schemars(extend("default" = []))]
-    pub trusted_proxies: Field<Vec<Field<Network>>>,
+    pub trusted_proxies: Field<Vec<Field<Proxy>>>,
     /// The treatment of a route's secret whose file cannot be read. With `true`, a start fails, and a
     /// reload is refused; all such files are listed. With `false`, a start takes the route off line
     /// and serves the others, and a reload keeps what was read last. Any other file that cannot be
@@ -87,8 +91,14 @@ pub(super) struct File {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["address"]))]
 pub(super) struct Listen {
-    /// The address to listen on. With port 0 the system chooses a free port.
-    pub address: Field<Address>,
+    /// The address to listen on: an IP address or a host's name with a port, or `unix:` and the path
+    /// of a Unix socket. With port 0 the system chooses a free port. A name is resolved at the
+    /// start, and all its addresses are listened on.
+    pub address: Field<ListenerAddress>,
+    /// The permissions of the file of a Unix socket: `"0660"` lets the gateway's user and group
+    /// connect, `"0666"` everyone who can enter the folder.
+    #[schemars(transform = facts::SOCKET_MODE.schema())]
+    pub mode: Field<FileMode>,
     /// The server certificate, or a list of several. With several, a sender gets the one for the
     /// name that it asks for (SNI), or else the first. TLS 1.2 and 1.3. Default: no TLS.
     #[schemars(schema_with = "one_or_more::<Certificate>")]
@@ -713,6 +723,9 @@ pub(super) struct Upstream {
     /// folder. A self-signed certificate of the upstream itself may be among them. The file is
     /// watched. Default: the system's CA certificates.
     pub ca: Field<String>,
+    /// The path of a Unix socket to connect to, in place of the host and the port in `url`. The
+    /// `url` then gives the `Host` header and the path. Default: a connection over TCP.
+    pub socket: Field<SocketPath>,
     /// The time that connecting may take: the look-up of the name, all addresses that are tried, and
     /// the TLS handshake. Default: the rest of the budget.
     #[schemars(transform = facts::CONNECT_TIMEOUT.schema())]

@@ -25,8 +25,12 @@ const EXAMPLE: &str = include_str!("../../config/hookstile.yaml");
 /// 2026-06-01T00:00:00Z
 const NOW: i64 = 1_780_272_000;
 
-fn addresses(config: &Config) -> Vec<SocketAddr> {
-    config.listen.iter().map(|listen| listen.address).collect()
+fn addresses(config: &Config) -> Vec<String> {
+    config
+        .listen
+        .iter()
+        .map(|listen| listen.address.to_string())
+        .collect()
 }
 
 fn report_json(report: &Report) -> Json {
@@ -171,10 +175,7 @@ fn json_has_every_problem() {
 fn minimal_configuration_is_valid() {
     let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert_eq!(
-        addresses(&loaded.config),
-        ["127.0.0.1:8080".parse().unwrap()]
-    );
+    assert_eq!(addresses(&loaded.config), ["127.0.0.1:8080"]);
     assert_eq!(
         loaded.config.admin.address,
         "127.0.0.1:9180".parse().unwrap()
@@ -609,7 +610,7 @@ fn variables_are_inserted_into_values() {
                   upstream: http://127.0.0.1:${PORT}/\n    budget: ${UNSET:-3s}\n    \
                   headers: {value: \"${PORT}\"}\n";
     let loaded = config(source);
-    assert_eq!(addresses(&loaded), ["127.0.0.1:3000".parse().unwrap()]);
+    assert_eq!(addresses(&loaded), ["127.0.0.1:3000"]);
     assert_eq!(loaded.limits.connections, 3000);
     let route = &loaded.routes[0];
     assert_eq!(
@@ -1407,4 +1408,68 @@ fn changed_restart_keys_are_known_by_their_values() {
         )),
         ["admin.hosts"]
     );
+}
+
+#[test]
+fn listener_address_has_three_forms() {
+    let listen = |value: &str| {
+        let text = format!("listen: [{{address: \"{value}\"}}]\n{MINIMAL}");
+        parse_text(&text)
+            .map(|loaded| loaded.config.listen[0].address.clone())
+            .map_err(|report| report.to_string())
+    };
+    for (written, shown) in [
+        ("127.0.0.1:80", "127.0.0.1:80"),
+        ("[::1]:80", "[::1]:80"),
+        ("localhost:8080", "localhost:8080"),
+        ("hooks-1.internal.:443", "hooks-1.internal.:443"),
+        ("unix:/run/h/s", "unix:/run/h/s"),
+        ("unix:///run//h/./s", "unix:/run/h/s"),
+    ] {
+        let address = listen(written).unwrap_or_else(|report| panic!("{written}: {report}"));
+        assert_eq!(address.to_string(), shown);
+    }
+    for (wrong, named) in [
+        ("localhost", "the port is missing: `localhost:8080`"),
+        ("/run/s", "a Unix socket is `unix:/run/s`"),
+        ("unix:s", "from the root"),
+        ("unix:/run/", "from the root"),
+        ("unix:@abstract", "from the root"),
+        ("256.0.0.1:80", "this is not an address"),
+        ("a..b:80", "this is not an address"),
+        ("*:80", "0.0.0.0:80"),
+        ("localhost:99999", "this is not an address"),
+    ] {
+        let report = listen(wrong).expect_err(wrong);
+        assert!(report.contains(named), "{wrong}: {report}");
+    }
+}
+
+#[test]
+fn socket_mode_is_octal_in_every_notation() {
+    let mode = |text: &str| {
+        let text = format!("listen: [{{address: \"unix:/s\", mode: {text}}}]\n{MINIMAL}");
+        parse_text(&text).map(|loaded| loaded.config.listen[0].mode)
+    };
+    for written in ["\"0660\"", "0660", "660", "0o660"] {
+        assert_eq!(mode(written).ok(), Some(0o660), "{written}");
+    }
+    for wrong in ["\"rw-rw----\"", "1777", "680", "-1", "u+w"] {
+        assert!(mode(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn loop_over_a_unix_socket_is_noticed() {
+    let upstream = "http://127.0.0.1:3000/webhooks/vpn-enterprise";
+    assert!(MINIMAL.contains(upstream), "the minimal configuration");
+    let to_socket = |path: &str| {
+        let target = format!("{{url: {upstream}, socket: {path}}}");
+        let text = MINIMAL.replace(upstream, &target);
+        let text = format!("listen: [{{address: \"unix:/run/s\"}}]\n{text}");
+        let loaded = parse_text(&text).unwrap_or_else(|report| panic!("{report}"));
+        loaded.warnings.to_string()
+    };
+    assert!(to_socket("/run/s").contains("the gateway's own address"));
+    assert!(!to_socket("/run/t").contains("the gateway's own address"));
 }

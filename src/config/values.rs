@@ -5,13 +5,19 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::SocketAddr as UnixAddr;
+use std::path::{Path, PathBuf};
 use std::{fmt, time};
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
+
+use super::ListenAddress;
+use crate::client_network::NO_ADDRESS;
 
 /// A time span: a number and a unit, `ms`, `s`, `m`, `h` or `d`, as in `500ms`, `1.5h`, `7d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -64,9 +70,25 @@ impl fmt::Display for ByteSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address(pub SocketAddr);
 
+/// An IP address or a host's name with a port, or the path of a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ListenerAddress(pub ListenAddress);
+
+/// The path of a Unix socket: absolute, and short enough for the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SocketPath(pub PathBuf);
+
+/// The permissions of a file, in octal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileMode(pub u32);
+
 /// A network in CIDR notation, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Network(pub IpNet);
+
+/// The networks of a proxy, or `unix` for the peers of Unix sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Proxy(pub IpNet);
 
 /// A point in time (RFC 3339).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,12 +259,13 @@ impl ByteSize {
 
 impl Address {
     fn parse(text: &str) -> Result<Self, ValueError> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| Self::meant(text).map_or(ValueError::Form, ValueError::Almost))
+        text.parse().map(Self).map_err(|_| {
+            let meant = Self::meant(text).or_else(|| Self::meant_by_name(text));
+            meant.map_or(ValueError::Form, ValueError::Almost)
+        })
     }
 
-    /// Returns what to write for a port alone, a name, or an address without a port.
+    /// Returns what to write for a port alone, or an address without a port.
     fn meant(text: &str) -> Option<String> {
         let every = |port: &str| {
             format!(
@@ -262,14 +285,118 @@ impl Address {
             return Some(format!("the port is missing: `{address}:8080`"));
         }
         let (host, behind) = text.rsplit_once(':').filter(|(_, behind)| port(behind))?;
+        ["", "*"].contains(&host).then(|| every(behind))
+    }
+
+    /// Returns what to write for a name.
+    fn meant_by_name(text: &str) -> Option<String> {
+        let is_port = |text: &str| text.parse::<u16>().is_ok();
+        let (host, behind) = text
+            .rsplit_once(':')
+            .filter(|(_, behind)| is_port(behind))?;
         match host {
-            "" | "*" => Some(every(behind)),
             "localhost" => Some(format!("write `127.0.0.1:{behind}`")),
             _ if host.contains(['/', ':']) => None,
             _ => Some(format!(
                 "names are not resolved here; write the IP address of this machine, or \
                  `0.0.0.0:{behind}` for all of them"
             )),
+        }
+    }
+}
+
+/// The longest host name (RFC 1035 §2.3.4).
+const NAME_BYTES_MAX: usize = 253;
+
+impl ListenerAddress {
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        if text.starts_with("unix:") {
+            return SocketPath::parse(text).map(|path| Self(ListenAddress::Unix(path.0)));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self(ListenAddress::Inet(address)));
+        }
+        let name = text.rsplit_once(':').and_then(|(host, port)| {
+            let port = port.parse().ok().filter(|_| is_host_name(host))?;
+            Some(ListenAddress::Name(host.into(), port))
+        });
+        name.map(Self).ok_or_else(|| {
+            let meant = Address::meant(text).or_else(|| Self::meant(text));
+            meant.map_or(ValueError::Form, ValueError::Almost)
+        })
+    }
+
+    /// Returns what to write for a path alone, or a name without a port.
+    fn meant(text: &str) -> Option<String> {
+        if text.starts_with('/') {
+            return Some(format!("a Unix socket is `unix:{text}`"));
+        }
+        is_host_name(text).then(|| format!("the port is missing: `{text}:8080`"))
+    }
+}
+
+impl SocketPath {
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        if !path.starts_with('/') || path.ends_with('/') {
+            return Err(ValueError::Value(
+                "this is not the path of a Unix socket\nwrite it whole, from the root: \
+                 `/run/hookstile/http.sock`",
+            ));
+        }
+        // `//` and `/./` are left out: paths are compared.
+        let path: PathBuf = Path::new(path).components().collect();
+        match UnixAddr::from_pathname(&path) {
+            Ok(_) => Ok(Self(path)),
+            Err(_) => Err(ValueError::Value(
+                "this path is too long for a Unix socket\nat most 107 bytes on Linux, 103 on macOS",
+            )),
+        }
+    }
+}
+
+/// Returns whether `text` has the form of a host's name and not of a number or an address.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    name.len() <= NAME_BYTES_MAX
+        && name.split('.').all(is_label)
+        && name
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.bytes().any(|byte| byte.is_ascii_alphabetic()))
+}
+
+impl FileMode {
+    /// Parses octal digits, as `chmod` does. YAML's own octal notation is accepted, too.
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(ValueError::Form);
+        }
+        match u32::from_str_radix(digits, 8) {
+            Ok(mode @ 0..=0o777) => Ok(Self(mode)),
+            _ => Err(ValueError::Form),
+        }
+    }
+}
+
+impl Serialize for FileMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:04o}", self.0))
+    }
+}
+
+impl Proxy {
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "unix" | "unix:" => Ok(Self(NO_ADDRESS.into())),
+            text => Network::parse(text).map(|network| Self(network.0)),
         }
     }
 }
@@ -370,6 +497,30 @@ text_values! {
         "description": "An IP address and a port: `127.0.0.1:8080`, `[::1]:8080`.",
         "type": "string",
         "pattern": "^([0-9.]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$"
+    };
+    ListenerAddress: "an address", "an address and a port, or a Unix socket: `127.0.0.1:8080`, `[::1]:8080`, \
+        `localhost:8080` or `unix:/run/hookstile/http.sock`", {
+        "description": "An IP address or a host's name, and a port: `127.0.0.1:8080`, \
+            `[::1]:8080`, `localhost:8080`. Or the path of a Unix socket: \
+            `unix:/run/hookstile/http.sock`.",
+        "type": "string",
+        "pattern": "^(([0-9A-Za-z._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}|unix:/.*[^/])$"
+    };
+    SocketPath: "the path of a Unix socket", "a path from the root: `/run/app/http.sock`", {
+        "description": "The path of a Unix socket, from the root: `/run/app/http.sock`.",
+        "type": "string",
+        "pattern": "^(unix:)?/.*[^/]$"
+    };
+    FileMode: "a file's permissions", "octal digits: `\"0660\"`", {
+        "description": "The permissions of a file, in octal digits: `\"0660\"`.",
+        "type": ["string", "integer"],
+        "pattern": "^(0o)?0*[0-7]{1,3}$"
+    };
+    Proxy: "a network", "CIDR notation, an IP address or `unix`: `203.0.113.0/24`", {
+        "description": "A network in CIDR notation, or an IP address: `203.0.113.0/24`, \
+            `2001:db8::/32`. Or `unix`: everyone who connects to a listener on a Unix socket.",
+        "type": "string",
+        "pattern": "^([0-9A-Fa-f:.]+(/[0-9]{1,3})?|unix)$"
     };
     Network: "a network", "CIDR notation or an IP address: `203.0.113.0/24` or `2001:db8::/32`", {
         "description": "A network in CIDR notation, or an IP address: `203.0.113.0/24`, \

@@ -169,7 +169,8 @@ impl Listener {
         let sampler = &self.gateway.log_sampler;
         if let Some(suppressed) = sampler.admit(None, kind, Instant::now()) {
             let suppressed = (suppressed > 0).then_some(suppressed);
-            tracing::info!(%peer, error, suppressed, "{message}");
+            let peer = address::shown(peer);
+            tracing::info!(peer, error, suppressed, "{message}");
         }
     }
 }

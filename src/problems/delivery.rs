@@ -419,15 +419,32 @@ impl LastFailure {
         if let Some(status) = self.status {
             return format!("{upstream} answers {status}");
         }
-        let phrase = self.cause.sentence().replacen("the upstream", upstream, 1);
+        let sentence = self.cause.sentence_for(self.is_unix());
+        let phrase = sentence.replacen("the upstream", upstream, 1);
         match &self.address {
             Some(address) if !upstream.contains(&**address) => format!("{phrase} ({address})"),
             _ => phrase,
         }
     }
 
+    /// Returns whether the upstream is on a Unix socket.
+    fn is_unix(&self) -> bool {
+        let address = self.address.as_deref();
+        address.is_some_and(|address| address.starts_with("unix:"))
+    }
+
     fn advice(&self) -> &'static str {
         match self.cause {
+            Cause::Refused if self.is_unix() => {
+                "Start the application: the socket file is there, but no process listens on it."
+            }
+            Cause::Unreachable if self.is_unix() => {
+                "Start the application, and compare `socket` with the path that it listens on. The \
+                 gateway's user must be allowed to enter the folder and to write to the file."
+            }
+            Cause::ConnectTimeout if self.is_unix() => {
+                "The application accepts no connections: look at its log."
+            }
             Cause::Status => self.status.map_or("", status_advice),
             Cause::Refused => "Start the application, or correct the port in `upstream`.",
             Cause::Unreachable | Cause::ConnectTimeout => {

@@ -194,6 +194,31 @@ fn billing() -> RouteFacts {
     }
 }
 
+#[test]
+fn socket_file_is_named_in_the_advice() {
+    let facts = RouteFacts {
+        last_failure: Some(last_failure(
+            Cause::Unreachable,
+            None,
+            Some("unix:/run/app.sock"),
+        )),
+        ..billing()
+    };
+    let problems = problems(&GatewayFacts::default(), &[facts], at(NOW));
+    let problem = &problems[0];
+    assert!(
+        problem.summary.contains("socket file does not exist")
+            && problem.summary.contains("(unix:/run/app.sock)"),
+        "{}",
+        problem.summary
+    );
+    assert!(
+        problem.advice.contains("compare `socket`"),
+        "{}",
+        problem.advice
+    );
+}
+
 /// Everything is signed with another secret since 17:41.
 fn shopify() -> RouteFacts {
     RouteFacts {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::unverified_limit::UnverifiedLimit;
+use crate::client_network::NO_ADDRESS;
 
 /// A route's allow-list, rate limits and concurrency limit.
 pub struct Admission {
@@ -70,17 +71,15 @@ impl Admission {
         }
     }
 
-    /// Admits a request from `client`, by its address.
+    /// Admits a request from `client`, by its address. One that is not known is in no network.
     ///
     /// # Errors
     /// [`AdmissionError::ForbiddenAddress`].
     pub fn admit(&self, client: IpAddr) -> Result<(), AdmissionError> {
-        if !self.allow_from.is_empty()
-            && !self
-                .allow_from
-                .iter()
-                .any(|net| net.contains(&client.to_canonical()))
-        {
+        let is_allowed = |client: IpAddr| {
+            client != NO_ADDRESS && self.allow_from.iter().any(|net| net.contains(&client))
+        };
+        if !self.allow_from.is_empty() && !is_allowed(client.to_canonical()) {
             return Err(AdmissionError::ForbiddenAddress);
         }
         Ok(())

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::Target;
 use super::failing::FailingAddresses;
 use super::forbidden::is_forbidden;
 use super::resolver::{Name, ResolveError, Resolver};
+use super::{Address, Target};
 
 /// The number of addresses that one attempt tries. Those that fail are tried last by the next one,
 /// so a name with more addresses gets through them.
@@ -15,8 +15,8 @@ const CANDIDATES_MAX: usize = 4;
 
 /// The addresses of an upstream.
 pub(super) enum Addresses {
-    /// The address that the URL holds; none if it is forbidden.
-    Fixed(Arc<[SocketAddr]>),
+    /// The address that the URL holds, or the Unix socket; none if it is forbidden.
+    Fixed(Arc<[Address]>),
     Name {
         host: Box<str>,
         port: u16,
@@ -29,13 +29,16 @@ pub(super) enum Addresses {
 
 impl Addresses {
     pub(super) fn new(target: &Target) -> Self {
+        if let Some(path) = &target.socket {
+            return Self::Fixed(Arc::new([Address::Unix(Arc::clone(path))]));
+        }
         let literal = target
             .host
             .parse()
             .ok()
             .or_else(|| parse_ipv4(&target.host).map(IpAddr::V4));
         match literal {
-            Some(address) => Self::Fixed(Arc::new([SocketAddr::new(address, target.port)])),
+            Some(address) => Self::Fixed(Arc::new([SocketAddr::new(address, target.port).into()])),
             None => Self::Name {
                 host: target.host.clone(),
                 port: target.port,
@@ -46,7 +49,7 @@ impl Addresses {
     }
 
     /// Returns the addresses to try now if no look-up is needed.
-    pub(super) fn fresh(&self, resolver: &Resolver) -> Option<Arc<[SocketAddr]>> {
+    pub(super) fn fresh(&self, resolver: &Resolver) -> Option<Arc<[Address]>> {
         match self {
             Self::Fixed(addresses) => Some(Arc::clone(addresses)),
             Self::Name { .. } => self.candidates(&self.name(resolver)?.fresh()?),
@@ -57,7 +60,7 @@ impl Addresses {
     pub(super) async fn resolve(
         &self,
         resolver: &Resolver,
-    ) -> Result<Arc<[SocketAddr]>, ResolveError> {
+    ) -> Result<Arc<[Address]>, ResolveError> {
         let Some(name) = self.name(resolver) else {
             return Ok(self.fresh(resolver).unwrap_or_default());
         };
@@ -69,11 +72,10 @@ impl Addresses {
     pub(super) fn forbid_internal_addresses(&mut self) {
         match self {
             Self::Fixed(addresses) => {
-                let allowed = addresses
-                    .iter()
-                    .copied()
-                    .filter(|address| !is_forbidden(address.ip()));
-                *addresses = allowed.collect();
+                let allowed = addresses.iter().filter(
+                    |address| matches!(address, Address::Inet(it) if !is_forbidden(it.ip())),
+                );
+                *addresses = allowed.cloned().collect();
             }
             Self::Name { guarded, .. } => *guarded = true,
         }
@@ -104,7 +106,7 @@ impl Addresses {
     }
 
     /// Returns the addresses of a name that one attempt tries; `None` for a fixed address.
-    fn candidates(&self, addresses: &[IpAddr]) -> Option<Arc<[SocketAddr]>> {
+    fn candidates(&self, addresses: &[IpAddr]) -> Option<Arc<[Address]>> {
         let Self::Name {
             port,
             name,
@@ -121,6 +123,9 @@ impl Addresses {
         let mut candidates: Vec<_> = allowed.collect();
         if candidates.len() > 1 {
             candidates = alternate(candidates);
+        }
+        let mut candidates: Vec<_> = candidates.into_iter().map(Address::Inet).collect();
+        if candidates.len() > 1 {
             if let Some(name) = name.get() {
                 name.failing().sort_last(&mut candidates, Instant::now());
             }
@@ -204,7 +209,7 @@ mod tests {
         assert_eq!(addresses.candidates(&resolved).unwrap().len(), 3);
         addresses.forbid_internal_addresses();
         let allowed: SocketAddr = "10.0.0.1:81".parse().unwrap();
-        assert_eq!(*addresses.candidates(&resolved).unwrap(), [allowed]);
+        assert_eq!(*addresses.candidates(&resolved).unwrap(), [allowed.into()]);
         assert!(addresses.candidates(&resolved[..1]).unwrap().is_empty());
     }
 

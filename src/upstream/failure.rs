@@ -1,13 +1,12 @@
 //! The causes of failed attempts: what Pingora's errors mean, and how far connecting had come when
 //! it failed or its deadline passed.
 
-use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pingora_core::{Error as PingoraError, ErrorType};
 
-use super::UpstreamError;
 use super::resolver::ResolveError;
+use super::{Address, UpstreamError};
 use crate::cause::Cause;
 
 /// The failure to open a connection.
@@ -15,7 +14,7 @@ pub(super) struct ConnectError {
     pub error: UpstreamError,
     pub cause: Cause,
     /// The address that the cause is about, if there is one.
-    pub address: Option<SocketAddr>,
+    pub address: Option<Address>,
 }
 
 /// The progress of opening a connection, which outlives the future that opens it: a deadline drops
@@ -26,9 +25,9 @@ pub(super) struct ConnectProgress(Mutex<Progress>);
 #[derive(Default)]
 struct Progress {
     /// The step in progress: the cause if the deadline passes now.
-    pending: Option<(Cause, Option<SocketAddr>)>,
+    pending: Option<(Cause, Option<Address>)>,
     /// The failed address that says most about the upstream; of several, the last one.
-    failed: Option<(Cause, SocketAddr)>,
+    failed: Option<(Cause, Address)>,
 }
 
 impl ConnectProgress {
@@ -52,21 +51,19 @@ impl ConnectProgress {
     }
 
     /// Records that an address is being connected to, TLS included.
-    pub(super) fn connecting(&self, address: SocketAddr) {
-        self.progress().pending = Some((Cause::ConnectTimeout, Some(address)));
+    pub(super) fn connecting(&self, address: &Address) {
+        self.progress().pending = Some((Cause::ConnectTimeout, Some(address.clone())));
     }
 
     /// Records that an address could not be connected to.
-    pub(super) fn failed(&self, address: SocketAddr, cause: Cause) {
+    pub(super) fn failed(&self, address: &Address, cause: Cause) {
         let mut progress = self.progress();
         progress
             .pending
-            .take_if(|(_, pending)| *pending == Some(address));
-        if progress
-            .failed
-            .is_none_or(|(known, _)| weight(cause) >= weight(known))
-        {
-            progress.failed = Some((cause, address));
+            .take_if(|(_, pending)| pending.as_ref() == Some(address));
+        let known = progress.failed.as_ref().map(|(known, _)| *known);
+        if known.is_none_or(|known| weight(cause) >= weight(known)) {
+            progress.failed = Some((cause, address.clone()));
         }
     }
 
@@ -77,12 +74,11 @@ impl ConnectProgress {
 
     /// Returns the cause if connecting ends now without a connection, and the address that it is
     /// about; `None` if nothing has begun, or the connection is open.
-    pub(super) fn cause(&self) -> Option<(Cause, Option<SocketAddr>)> {
+    pub(super) fn cause(&self) -> Option<(Cause, Option<Address>)> {
         let progress = self.progress();
-        let failed = progress
-            .failed
-            .map(|(cause, address)| (cause, Some(address)));
-        match (failed, progress.pending) {
+        let failed = progress.failed.clone();
+        let failed = failed.map(|(cause, address)| (cause, Some(address)));
+        match (failed, progress.pending.clone()) {
             (Some(failed), Some(pending)) if weight(failed.0) <= weight(pending.0) => Some(pending),
             (failed, pending) => failed.or(pending),
         }
@@ -230,21 +226,28 @@ mod tests {
 
     #[test]
     fn best_informed_address_gives_the_cause() {
-        let [a, b] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let [a, b] =
+            [1, 2].map(|port| Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
         let progress = ConnectProgress::default();
         assert_eq!(progress.cause(), None);
         progress.resolving();
         assert_eq!(progress.cause(), Some((Cause::DnsTimeout, None)));
-        progress.connecting(a);
-        progress.connecting(b);
-        assert_eq!(progress.cause(), Some((Cause::ConnectTimeout, Some(b))));
-        progress.failed(a, Cause::Unreachable);
-        assert_eq!(progress.cause(), Some((Cause::ConnectTimeout, Some(b))));
-        progress.failed(b, Cause::Refused);
-        assert_eq!(progress.cause(), Some((Cause::Refused, Some(b))));
-        progress.failed(a, Cause::TlsExpired);
-        progress.connecting(b);
-        assert_eq!(progress.cause(), Some((Cause::TlsExpired, Some(a))));
+        progress.connecting(&a);
+        progress.connecting(&b);
+        assert_eq!(
+            progress.cause(),
+            Some((Cause::ConnectTimeout, Some(b.clone())))
+        );
+        progress.failed(&a, Cause::Unreachable);
+        assert_eq!(
+            progress.cause(),
+            Some((Cause::ConnectTimeout, Some(b.clone())))
+        );
+        progress.failed(&b, Cause::Refused);
+        assert_eq!(progress.cause(), Some((Cause::Refused, Some(b.clone()))));
+        progress.failed(&a, Cause::TlsExpired);
+        progress.connecting(&b);
+        assert_eq!(progress.cause(), Some((Cause::TlsExpired, Some(a.clone()))));
         progress.connected();
         assert_eq!(progress.cause(), None);
     }

@@ -1,13 +1,13 @@
 //! The race of an upstream's addresses ("happy eyeballs", RFC 8305): the next address is tried
 //! when the one before it fails, or has not connected within 250 ms. The first connection wins.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep;
 
+use super::Address;
 use super::failing::FailingAddresses;
 
 /// The head start of an address before the next one (RFC 8305 §5).
@@ -16,9 +16,9 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Connects to the first of `addresses` that can be connected to, and remembers those that could
 /// not. Returns `None` if all failed.
 pub(super) async fn race<T, F>(
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     failing: &FailingAddresses,
-    connect: impl Fn(SocketAddr) -> F,
+    connect: impl Fn(Address) -> F,
 ) -> Option<T>
 where
     F: Future<Output = Option<T>>,
@@ -30,10 +30,10 @@ where
         since: Vec::new(),
     };
     loop {
-        if let Some(&address) = waiting.next() {
-            let connecting = connect(address);
+        if let Some(address) = waiting.next() {
+            let connecting = connect(address.clone());
             connects.push(async move { (address, connecting.await) });
-            pending.since.push((address, Instant::now()));
+            pending.since.push((address.clone(), Instant::now()));
         }
         let more = waiting.len() > 0;
         tokio::select! {
@@ -58,12 +58,12 @@ where
 /// have had their head start, even if a deadline ends it.
 struct Pending<'a> {
     failing: &'a FailingAddresses,
-    since: Vec<(SocketAddr, Instant)>,
+    since: Vec<(Address, Instant)>,
 }
 
 impl Pending<'_> {
-    fn end(&mut self, address: SocketAddr) {
-        self.since.retain(|(other, _)| *other != address);
+    fn end(&mut self, address: &Address) {
+        self.since.retain(|(other, _)| other != address);
     }
 }
 
@@ -72,7 +72,7 @@ impl Drop for Pending<'_> {
         let now = Instant::now();
         for (address, since) in &self.since {
             if now.duration_since(*since) >= STAGGER {
-                self.failing.record_failure(*address, now);
+                self.failing.record_failure(address, now);
             }
         }
     }
@@ -80,11 +80,13 @@ impl Drop for Pending<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     /// What the address of a port does, and after how many milliseconds.
-    async fn connect(address: SocketAddr) -> Option<u16> {
-        match address.port() {
+    async fn connect(address: Address) -> Option<u16> {
+        match port(&address) {
             refused @ ..100 => {
                 sleep(Duration::from_millis(refused.into())).await;
                 None
@@ -100,13 +102,20 @@ mod tests {
     const REFUSED: u16 = 1;
     const BLACK_HOLE: u16 = 5000;
 
-    fn addresses<const N: usize>(ports: [u16; N]) -> [SocketAddr; N] {
-        ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+    fn port(address: &Address) -> u16 {
+        match address {
+            Address::Inet(address) => address.port(),
+            Address::Unix(path) => panic!("{path:?} has no port"),
+        }
     }
 
-    fn sorted(failing: &FailingAddresses, mut addresses: Vec<SocketAddr>) -> Vec<u16> {
+    fn addresses<const N: usize>(ports: [u16; N]) -> [Address; N] {
+        ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)).into())
+    }
+
+    fn sorted(failing: &FailingAddresses, mut addresses: Vec<Address>) -> Vec<u16> {
         failing.sort_last(&mut addresses, Instant::now());
-        addresses.iter().map(SocketAddr::port).collect()
+        addresses.iter().map(port).collect()
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The location of an upstream: a parsed URL, with nothing resolved yet.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::trust::TrustedCa;
@@ -19,6 +21,8 @@ pub struct Target {
     /// The CA certificates that the upstream's certificate must be signed with. `None` trusts the
     /// system's.
     pub ca: Option<TrustedCa>,
+    /// The Unix socket to connect to, in place of the host and the port.
+    pub socket: Option<Arc<Path>>,
     /// The longest time from the look-up of the name to a connection, TLS included. `None` leaves it
     /// to the budget.
     pub connect_timeout: Option<Duration>,
@@ -31,6 +35,8 @@ pub enum UrlError {
     NotAUrl,
     #[error("the scheme must be http or https")]
     Scheme,
+    #[error("for a Unix socket, write `url: http://localhost/path` and `socket: /run/app.sock`")]
+    UnixSocket,
     #[error("an upstream's URL must not have user information; use `headers:`")]
     UserInformation,
     #[error("a fragment (`#…`) is never sent; leave it out")]
@@ -45,6 +51,9 @@ impl Target {
     pub fn parse(url: &str, connect_timeout: Option<Duration>) -> Result<Self, UrlError> {
         if url.contains('#') {
             return Err(UrlError::Fragment);
+        }
+        if is_unix_socket(url) {
+            return Err(UrlError::UnixSocket);
         }
         let uri: http::Uri = url.parse().map_err(|_| UrlError::NotAUrl)?;
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -88,6 +97,7 @@ impl Target {
             },
             path_and_query: path_and_query.into(),
             ca: None,
+            socket: None,
             connect_timeout,
         })
     }
@@ -97,6 +107,19 @@ impl Target {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}{}", self.authority, self.path_and_query)
     }
+}
+
+/// Returns whether a text is the location of a Unix socket, as other programs write it.
+fn is_unix_socket(url: &str) -> bool {
+    let path = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))
+        .unwrap_or(url);
+    ["unix:", "unix+http:", "http+unix:", "https+unix:"]
+        .iter()
+        .any(|scheme| {
+            path.starts_with(scheme) && !path[scheme.len()..].starts_with(char::is_numeric)
+        })
 }
 
 #[cfg(test)]
@@ -134,6 +157,7 @@ mod tests {
                 "app.example.com",
                 "/a?b=c",
             ),
+            ("http://unix:80/", false, "unix", 80, "unix", "/"),
             ("http://app?x=1", false, "app", 80, "app", "/?x=1"),
             (
                 "http://[::1]:8080/x",
@@ -167,6 +191,10 @@ mod tests {
             ("127.0.0.1:3000", UrlError::NotAUrl),
             ("/just/a/path", UrlError::NotAUrl),
             ("ftp://host/", UrlError::Scheme),
+            ("unix:/run/app.sock", UrlError::UnixSocket),
+            ("unix:///run/app.sock", UrlError::UnixSocket),
+            ("http://unix:/run/app.sock:/hook", UrlError::UnixSocket),
+            ("http+unix://%2Frun%2Fapp.sock/hook", UrlError::UnixSocket),
             ("http://user:pass@host/", UrlError::UserInformation),
             ("http://host/#top", UrlError::Fragment),
             ("http://host:99999/", UrlError::NotAUrl),

@@ -84,6 +84,7 @@ mod stop; // drain, finish, exit 0
 mod tls; // certificates and client authentication
 mod tools; // `send`, `catch`, completions and manual pages
 mod unenforced; // `enforce: false`
+mod unix_sockets; // listeners and upstreams on Unix sockets, and listeners by name
 mod upgrade; // replacing the binary without losing requests
 mod verify; // unverified requests are neither forwarded nor remembered
 mod webhooks; // webhooks created over the API

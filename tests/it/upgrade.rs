@@ -457,3 +457,27 @@ async fn unused_inherited_socket_is_closed_and_logged() {
         .await
         .assert(200, "delivered");
 }
+
+/// The file stays, too: a sender that connects meanwhile waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unix_socket_outlives_an_upgrade() {
+    let (upstream, folder) = (Upstream::ok(), tempfile::tempdir().expect("a folder"));
+    let path = folder.path().join("http.sock");
+    let listen = format!(
+        r#"[{{address: "127.0.0.1:0"}}, {{address: "unix:{}"}}]"#,
+        path.display()
+    );
+    let setup = Setup::from(Route::to(&upstream)).with("listen", &listen);
+    let mut installed = Installed::start(setup.stopping_at_once()).await;
+    let inode = || std::fs::metadata(&path).expect("the file").ino();
+    let before = inode();
+    for event in ["evt_1", "evt_2"] {
+        installed.upgrade().await;
+        assert_eq!(inode(), before, "the same socket");
+        let mut client = Client::connect_unix(&path).await.expect("it listens");
+        let response = client.send(Event::new(event).post()).await;
+        response.assert(200, "delivered");
+    }
+    assert!(installed.gateway.stop().await.success());
+    assert!(!path.exists(), "the last process removes the file");
+}

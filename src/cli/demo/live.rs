@@ -60,8 +60,8 @@ pub(super) async fn run(admin: Option<SocketAddr>) -> Result<(), CommandError> {
     let store = store_folder()?;
     let admin = admin.unwrap_or_else(admin_address);
     let store_path = store.path().display().to_string();
-    let app = start_gateway(configuration(&store_path, admin, applications)).await?;
-    let gateway = app.data[0];
+    let configuration = configuration(&store_path, admin, applications);
+    let (app, gateway) = start_gateway(configuration).await?;
     terminal::print(&introduction(gateway, app.admin))?;
     let result = tokio::select! {
         result = send_until_ended(gateway, &failing) => result,

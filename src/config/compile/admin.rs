@@ -5,7 +5,7 @@ use super::Compiler;
 use crate::config::de::{Field, Located};
 use crate::config::diagnostics::{Diagnostic, Place};
 use crate::config::tree::Span;
-use crate::config::{Admin, Listen, facts, raw};
+use crate::config::{Admin, Listen, ListenAddress, facts, raw};
 use crate::signature::NamedSecret;
 use crate::upstream::AllowedUpstream;
 
@@ -27,7 +27,11 @@ impl Compiler<'_> {
                     .help("add `token: {env: HOOKSTILE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
                 );
             }
-            if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
+            if address.port() != 0
+                && listen
+                    .iter()
+                    .any(|listen| listen.address == ListenAddress::Inet(address))
+            {
                 self.report(
                     Diagnostic::error(given.span, "a listener for webhooks has the same address")
                         .help("give each listener its own port"),

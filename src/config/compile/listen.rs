@@ -1,27 +1,26 @@
 //! Listeners for webhooks: their addresses, their certificates and the PROXY protocol.
 
-use std::net::SocketAddr;
-
 use rustls_pki_types::CertificateDer;
 
-use super::Compiler;
+use super::{Compiler, trusted_proxies, trusts_unix_peers};
 use crate::config::de::{Field, Located, OneOrMore};
 use crate::config::diagnostics::{Diagnostic, Place};
 use crate::config::tree::Span;
-use crate::config::values::Network;
-use crate::config::{Listen, ListenTls, facts, raw};
+use crate::config::values::{ListenerAddress, Proxy};
+use crate::config::{Listen, ListenAddress, ListenTls, facts, raw};
 use crate::tls::{self, Certificate, Chain, KeyError};
 
 impl Compiler<'_> {
     pub(super) fn listen(
         &self,
         field: &Field<Vec<Field<raw::Listen>>>,
-        proxies: &Field<Vec<Field<Network>>>,
+        proxies: &Field<Vec<Field<Proxy>>>,
     ) -> Vec<Listen> {
         let Some(list) = field.given() else {
             return vec![Listen {
                 place: Place::default(),
-                address: facts::LISTEN_ADDRESS,
+                address: ListenAddress::Inet(facts::LISTEN_ADDRESS),
+                mode: facts::SOCKET_MODE.default.0,
                 tls: None,
                 proxy_protocol: facts::PROXY_PROTOCOL.default,
             }];
@@ -34,7 +33,7 @@ impl Compiler<'_> {
                 )),
             );
         }
-        let mut addresses: Vec<Located<SocketAddr>> = Vec::new();
+        let mut addresses: Vec<Located<ListenAddress>> = Vec::new();
         let mut listeners = Vec::new();
         for listen in list.value.iter().filter_map(Field::given) {
             let tls = self.listen_tls(&listen.value);
@@ -44,10 +43,11 @@ impl Compiler<'_> {
             else {
                 continue;
             };
-            let (address, span) = (address.value.0, address.span);
+            let (address, span) = (address.value.0.clone(), address.span);
+            let mode = self.socket_mode(&listen.value, &address);
             match addresses
                 .iter()
-                .find(|other| other.value == address && address.port() != 0)
+                .find(|other| other.value == address && address.port() != Some(0))
             {
                 Some(first) => {
                     self.report(
@@ -57,12 +57,13 @@ impl Compiler<'_> {
                 }
                 None => {
                     addresses.push(Located {
-                        value: address,
+                        value: address.clone(),
                         span,
                     });
                     listeners.push(Listen {
                         place: Place(Some(span)),
                         address,
+                        mode,
                         tls,
                         proxy_protocol,
                     });
@@ -72,7 +73,19 @@ impl Compiler<'_> {
         listeners
     }
 
-    fn proxy_protocol(&self, listen: &raw::Listen, proxies: &Field<Vec<Field<Network>>>) -> bool {
+    /// Returns the permissions of a listener's socket file.
+    fn socket_mode(&self, listen: &raw::Listen, address: &ListenAddress) -> u32 {
+        if let (Some(given), false) = (
+            listen.mode.given(),
+            matches!(address, ListenAddress::Unix(_)),
+        ) {
+            let error = Diagnostic::error(given.span, "`mode` is for Unix sockets");
+            self.report(error.help("remove it, or listen on `unix:/run/hookstile/http.sock`"));
+        }
+        facts::SOCKET_MODE.value_of(&listen.mode).0
+    }
+
+    fn proxy_protocol(&self, listen: &raw::Listen, proxies: &Field<Vec<Field<Proxy>>>) -> bool {
         let enabled = facts::PROXY_PROTOCOL.value_of(&listen.proxy_protocol);
         let no_proxies = proxies
             .given()
@@ -82,6 +95,13 @@ impl Compiler<'_> {
             self.report(error.help(
                 "add the load balancer's addresses to `trusted_proxies`, or remove this key",
             ));
+        } else if let (true, Some(ListenerAddress(ListenAddress::Unix(_))), Some(given)) = (
+            enabled && !trusts_unix_peers(&trusted_proxies(proxies)),
+            listen.address.value(),
+            listen.proxy_protocol.given(),
+        ) {
+            let error = Diagnostic::error(given.span, "no peer of this Unix socket is trusted");
+            self.report(error.help("add `unix` to `trusted_proxies`, or remove this key"));
         }
         enabled
     }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use http::Method;
 
 use super::sender::Sender;
-use super::{Compiler, networks};
+use super::{Compiler, networks, trusts_unix_peers};
 use crate::activity::CaptureLimits;
 use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values;
-use crate::config::{Authentication, Endpoint, Listen, RouteAddress, facts, raw};
+use crate::config::{Authentication, Endpoint, Listen, ListenAddress, RouteAddress, facts, raw};
 use crate::explain::{Candidate, Explainer};
 use crate::gateway::Limits;
 use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
@@ -215,7 +215,12 @@ impl Compiler<'_> {
             raw.get(|route| &route.concurrency),
             facts::CONCURRENCY.range,
         );
-        let admission = self.admission(raw, concurrency.unwrap_or(facts::CONCURRENCY.default));
+        let admission = self.admission(
+            raw,
+            concurrency.unwrap_or(facts::CONCURRENCY.default),
+            listen,
+            limits,
+        );
         let budget = self.budget(raw, defaults);
         let max_body = self.max_body(raw.get(|route| &route.max_body), defaults, limits);
         let replay = self.replay(raw.get(|route| &route.replay), sender.as_ref());
@@ -482,11 +487,31 @@ impl Compiler<'_> {
         });
     }
 
-    fn admission(&self, raw: &Layered<'_>, concurrency: usize) -> Admission {
+    fn admission(
+        &self,
+        raw: &Layered<'_>,
+        concurrency: usize,
+        listen: &[Listen],
+        limits: &Limits,
+    ) -> Admission {
         let allow_from = raw.get(|route| &route.allow_from);
         if let Some(empty) = allow_from.given().filter(|list| list.value.is_empty()) {
             let error = Diagnostic::error(empty.span, "an empty list would allow every address");
             self.report(error.help("remove `allow_from` to allow any"));
+        }
+        let nameless = listen.iter().find(|listen| {
+            matches!(listen.address, ListenAddress::Unix(_))
+                && !trusts_unix_peers(&limits.trusted_proxies)
+        });
+        if let (Some(given), Some(nameless)) = (allow_from.given(), nameless) {
+            let warning = Diagnostic::warning(
+                given.span,
+                format!("`allow_from` admits no request over {}", nameless.address),
+            );
+            self.report(warning.help(
+                "a Unix socket shows no client address; if the proxy in front sends \
+                 `X-Forwarded-For`, add `unix` to `trusted_proxies`",
+            ));
         }
         Admission::new(
             networks(allow_from),

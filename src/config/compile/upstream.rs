@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use http::{HeaderName, HeaderValue};
 
 use super::Compiler;
-use crate::config::Listen;
 use crate::config::de::{Field, Located, Pairs};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::facts;
 use crate::config::raw::{self, HeaderText, Reference};
 use crate::config::redact::has_secret_prefix;
 use crate::config::tree::Span;
+use crate::config::{Listen, ListenAddress};
 use crate::delivery::{folds_to_framing, is_hookstile_header, is_spelling_of};
 use crate::signature::Scheme;
 use crate::tls::{NameProblem, TrustedCertificate};
@@ -27,12 +27,17 @@ impl Compiler<'_> {
         let upstream = self.required(field, span, "route", "upstream")?;
         let timeout = self.duration(&upstream.value.connect_timeout, facts::CONNECT_TIMEOUT);
         let url = self.required(&upstream.value.url, upstream.span, "upstream", "url")?;
-        let target = Target::parse(&url.value, timeout)
+        let mut target = Target::parse(&url.value, timeout)
             .map_err(|error| {
                 let problem = Diagnostic::error(url.span, "this is not an upstream's URL");
                 self.report(problem.label(format!("{error}")));
             })
             .ok()?;
+        target.socket = match &upstream.value.socket {
+            Field::Absent => None,
+            Field::Wrong => return None,
+            Field::Given(path) => Some(path.value.0.as_path().into()),
+        };
         let ca = match upstream.value.ca.given() {
             None => None,
             Some(path) => Some(self.trusted_ca(path, &target.host)?),
@@ -282,12 +287,20 @@ fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str
 /// Returns whether a connection to `target` would reach `listen`. Names other than `localhost` are
 /// not resolved.
 fn reaches(target: &Target, listen: &Listen) -> bool {
+    let listen = match (&listen.address, &target.socket) {
+        (ListenAddress::Unix(own), Some(socket)) => return *own == **socket,
+        (ListenAddress::Name(name, port), None) => {
+            return *name == target.host && *port == target.port;
+        }
+        (ListenAddress::Inet(address), None) => address,
+        _ => return false,
+    };
     let loopback = &*target.host == "localhost";
     let address: Option<IpAddr> = target.host.parse().ok();
-    let own = listen.address.ip();
+    let own = listen.ip();
     let same_host = match address {
         Some(address) => address == own || (own.is_unspecified() && address.is_loopback()),
         None => loopback && (own.is_loopback() || own.is_unspecified()),
     };
-    same_host && target.port == listen.address.port()
+    same_host && target.port == listen.port()
 }

@@ -11,7 +11,7 @@ use super::head::MalformedHead;
 use super::{handshake, head};
 use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
-use crate::gateway::{Gateway, RouteSnapshot};
+use crate::gateway::{Gateway, RouteSnapshot, address};
 use crate::route::DeliveryMode;
 
 impl Gateway {
@@ -53,7 +53,7 @@ impl Gateway {
             &request.headers,
             &routes.limits().trusted_proxies,
         );
-        exchange.log_line.peer = Some(exchange.forwarded.client);
+        exchange.log_line.peer = address::known(exchange.forwarded.client);
         if !exchange.forwarded.from_trusted_proxy {
             self.warn_of_untrusted_proxy(exchange);
         }
@@ -74,7 +74,7 @@ impl Gateway {
         }
         if !self.warned_of_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                peer = %exchange.peer,
+                peer = address::shown(exchange.peer),
                 "X-Forwarded-For is ignored, because its sender is not in `trusted_proxies`: if \
                  this is your proxy, add it; otherwise all its clients count as one, in limits \
                  and for `allow_from`; this is logged once"

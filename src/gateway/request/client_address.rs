@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
+use crate::client_network::NO_ADDRESS;
 use crate::gateway::address;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -59,8 +60,12 @@ impl Forwarded {
     }
 }
 
-/// Parses a hop's address, which some proxies write with a port.
+/// Parses a hop's address, which some proxies write with a port. nginx writes `unix:` for the peer
+/// of a Unix socket.
 fn parse_hop(hop: &str) -> Option<IpAddr> {
+    if hop == "unix:" {
+        return Some(NO_ADDRESS);
+    }
     let address = hop
         .parse()
         .or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
@@ -111,6 +116,21 @@ mod tests {
             http::HeaderValue::from_bytes(b"\xff, 203.0.113.9").unwrap(),
         );
         assert_eq!(client_of("10.0.0.1", &headers), "203.0.113.9");
+    }
+
+    #[test]
+    fn unix_hop_is_followed_only_if_trusted() {
+        let mut headers = HeaderMap::new();
+        let hops = http::HeaderValue::from_static("203.0.113.9, unix:");
+        headers.append(X_FORWARDED_FOR, hops);
+        let client = |trusted: &[IpNet]| {
+            let forwarded = Forwarded::from_headers(NO_ADDRESS, &headers, trusted);
+            (forwarded.client.to_string(), forwarded.from_trusted_proxy)
+        };
+        assert_eq!(client(&[NO_ADDRESS.into()]), ("203.0.113.9".into(), true));
+        let networks = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(client(&networks), (NO_ADDRESS.to_string(), false));
+        assert_eq!(client_of("10.0.0.1", &headers), NO_ADDRESS.to_string());
     }
 
     #[test]

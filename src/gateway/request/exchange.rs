@@ -99,7 +99,7 @@ impl<'s> Exchange<'s> {
             rejected_body: None,
             let_pass: None,
             log_line: RequestLine {
-                peer: Some(peer),
+                peer: address::known(peer),
                 ..RequestLine::default()
             },
         }

@@ -54,7 +54,8 @@ impl Gateway {
             report.cause,
             report.duration.as_secs_f64(),
         );
-        (exchange.log_line.cause, exchange.log_line.address) = (report.cause, report.address);
+        exchange.log_line.cause = report.cause;
+        exchange.log_line.address = report.address.as_ref().map(|it| it.to_string().into());
         if let AttemptEnd::Answered(response) = &report.end {
             exchange.log_line.upstream_status = Some(response.status().as_u16());
         }

@@ -1,7 +1,7 @@
 //! The gateway under test: the real binary, its configuration, its log and its exit.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -106,7 +106,7 @@ pub struct Setup {
     files: Vec<(String, String)>,
     launcher: Launcher,
     /// The sockets that the binary inherits, as from systemd.
-    sockets: Vec<Arc<TcpListener>>,
+    sockets: Vec<Arc<OwnedFd>>,
 }
 
 impl Setup {
@@ -157,8 +157,8 @@ impl Setup {
     }
 
     /// Passes this socket to the binary at each start.
-    pub fn with_socket(mut self, socket: TcpListener) -> Self {
-        self.sockets.push(Arc::new(socket));
+    pub fn with_socket(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.sockets.push(Arc::new(socket.into()));
         self
     }
 
@@ -613,7 +613,7 @@ fn spawn(setup: &Setup, folder: &Path) -> Process {
         let numbered = (3..)
             .zip(&setup.sockets)
             .map(|(child_fd, socket)| FdMapping {
-                parent_fd: OwnedFd::from(socket.try_clone().expect("a copy")),
+                parent_fd: socket.try_clone().expect("a copy"),
                 child_fd,
             });
         command.env("LISTEN_FDS", setup.sockets.len().to_string());

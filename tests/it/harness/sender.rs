@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::gateway::{PATH, SECRET};
@@ -381,6 +382,18 @@ impl Client {
         )
         .await?;
         Ok(Client {
+            stream,
+            reader: Reader::default(),
+        })
+    }
+}
+
+/// A connection to a Unix socket.
+impl Client<UnixStream> {
+    /// Connects, or returns `None` if nobody listens there.
+    pub async fn connect_unix(path: &Path) -> Option<Self> {
+        let stream = within("connect", UnixStream::connect(path)).await.ok()?;
+        Some(Self {
             stream,
             reader: Reader::default(),
         })
