@@ -84,15 +84,13 @@ impl Gateway {
             log_sampler,
             clock,
         } = dependencies;
-        let snapshot = RouteSnapshot::without_routes(Arc::clone(&limits));
+        let body_bytes = limits.body_bytes_in_flight;
+        let snapshot = RouteSnapshot::without_routes(limits);
         Arc::new(Self {
             routes: ArcSwap::from_pointee(snapshot),
             test_marks: TestMarks::new(ledger.store().hash_key()),
             connection_limits: ConnectionLimits::default(),
-            request_limits: RequestLimits::new(
-                limits.body_bytes_in_flight,
-                metrics.body_bytes_in_flight.clone(),
-            ),
+            request_limits: RequestLimits::new(body_bytes, metrics.body_bytes_in_flight.clone()),
             verified_requests: VerifiedRequests::default(),
             explainer: Explainer::default(),
             ledger,

@@ -93,7 +93,7 @@ impl Gateway {
         memory: &mut Reservation<'_>,
         routes: &'s RouteSnapshot,
     ) -> Result<Outcome, Rejection> {
-        let matched = self.route(exchange, routes)?;
+        let matched = route::route(exchange, routes)?;
         if let Some(outcome) = self.admit(exchange, routes, matched).await? {
             return Ok(outcome);
         }

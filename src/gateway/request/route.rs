@@ -2,29 +2,26 @@
 
 use super::exchange::Exchange;
 use super::head::{self, Head};
+use crate::gateway::RouteSnapshot;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
-use crate::gateway::{Gateway, RouteSnapshot};
 
-impl Gateway {
-    /// Finds the route of a request.
-    ///
-    /// # Errors
-    /// `malformed_request`, `headers_too_large` or `unknown_route`.
-    pub(super) fn route<'s>(
-        &self,
-        exchange: &mut Exchange<'s>,
-        routes: &'s RouteSnapshot,
-    ) -> Result<MatchedRoute<'s>, Rejection> {
-        let request = exchange.session.req_header();
-        exchange.log_line.trace_id = head::trace_id(&request.headers).map(Into::into);
-        let max = routes.limits().header_bytes;
-        exchange.head = Head::check(exchange.session, max, exchange.arrival)?;
-        let path = exchange.session.req_header().uri.path();
-        let matched = routes
-            .find(exchange.head.host.as_deref(), path)
-            .ok_or(Rejection::UnknownRoute)?;
-        exchange.set_route(matched);
-        Ok(matched)
-    }
+/// Finds the route of a request.
+///
+/// # Errors
+/// `malformed_request`, `headers_too_large` or `unknown_route`.
+pub(super) fn route<'s>(
+    exchange: &mut Exchange<'s>,
+    routes: &'s RouteSnapshot,
+) -> Result<MatchedRoute<'s>, Rejection> {
+    let request = exchange.session.req_header();
+    exchange.log_line.trace_id = head::trace_id(&request.headers).map(Into::into);
+    let max = routes.limits().header_bytes;
+    exchange.head = Head::check(exchange.session, max, exchange.arrival)?;
+    let path = exchange.session.req_header().uri.path();
+    let matched = routes
+        .find(exchange.head.host.as_deref(), path)
+        .ok_or(Rejection::UnknownRoute)?;
+    exchange.set_route(matched);
+    Ok(matched)
 }
