@@ -34,7 +34,7 @@ use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{timeout, timeout_at};
 
-pub use address::Address;
+pub(crate) use address::Address;
 pub(crate) use allowed::{AllowedUpstream, check_url};
 pub(crate) use target::Target;
 pub(crate) use trust::TrustedCa;

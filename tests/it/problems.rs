@@ -1,6 +1,8 @@
 //! The problems of a gateway in trouble: worst first, one line for one incident, the same list
 //! everywhere.
 
+use std::time::{Duration, Instant};
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -111,6 +113,39 @@ async fn dead_upstream_is_one_problem() {
     );
     let shown = run_cli(&gateway, "problems").await;
     assert_eq!(shown.assert(0).stdout, "no problems\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hanging_disk_is_a_problem() {
+    let Some(strace) = Strace::new("pread64") else {
+        return;
+    };
+    let closed = ClosedPort::new();
+    let route = Route::to_url(&closed.url())
+        .with("delivery", "queue")
+        .with("retry", RETRY);
+    let gateway = Gateway::start(Setup::from(route).stopping_at_once()).await;
+    for number in 0..5 {
+        let event = Event::new(&format!("evt_{number}"));
+        gateway.send(event).await.assert(202, "queued");
+    }
+    let failing = wait_for(&gateway, &["upstream_failing"]).await.remove(0);
+    assert_eq!(failing["at_risk"]["events"], 5);
+    let strace = strace.injecting("pread64", "delay_enter=60000000");
+    if !strace.attach(&gateway).await {
+        return;
+    }
+    let mut found = Vec::new();
+    eventually("the store is a problem", async || {
+        let asked = Instant::now();
+        found = problems(&gateway).await;
+        assert!(asked.elapsed() < Duration::from_secs(3), "{found:?}");
+        found[0]["code"] == "store_unavailable"
+    })
+    .await;
+    // It has what the store said before.
+    assert_eq!(found[1]["code"], "upstream_failing");
+    assert!(found[1]["at_risk"]["oldest_age_seconds"].is_number());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,9 @@
 //! The gateway as a whole: its health, an overview of all routes, and reloads.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::Operations;
 use super::routes::RouteSummary;
@@ -11,6 +13,9 @@ use crate::admin::error::OperationError;
 use crate::admin::reload::Reloaded;
 use crate::problems::{Problem, RemovedRoute};
 use crate::store::StoreError;
+
+/// The time for which an overview waits for the statistics of all routes.
+const ROUTES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The health of the gateway.
 pub(crate) struct Health {
@@ -46,9 +51,10 @@ impl Operations {
 
     /// Returns an overview even while the store can't be read, when it is needed most.
     pub(crate) async fn overview(&self) -> Overview {
-        let (routes, unreadable) = match self.routes().await {
-            Ok(routes) => (routes, None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
+        let (routes, unreadable) = match timeout(ROUTES_TIMEOUT, self.routes()).await {
+            Ok(Ok(routes)) => (routes, None),
+            Ok(Err(error)) => (Vec::new(), Some(error.to_string())),
+            Err(_) => (Vec::new(), Some("the store does not respond".to_owned())),
         };
         let mut health = self.health();
         health.not_ready = health.not_ready.or(unreadable);

@@ -23,8 +23,9 @@ use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, StoreError};
 /// The time for which a report waits for the store.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// The time after which a store that has not answered is a problem. Other reads take milliseconds.
-const HANGS_AFTER: Duration = Duration::from_secs(3);
+/// The time after which a store that has not answered is a problem. More than a statement may take:
+/// a read waits its turn among the operators' queries.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
 
 /// The highest number of deliveries that the store counts.
 const COUNTED_MAX: u64 = 10_000;
