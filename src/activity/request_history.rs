@@ -158,7 +158,7 @@ impl RequestHistory {
             minute: self.minute(now),
             age: now.saturating_duration_since(self.since),
         };
-        state.add(reading, sample, times);
+        state.add(reading, &sample, times);
     }
 
     /// Returns the running incident of the delivery attempts.
@@ -270,7 +270,7 @@ struct Sample {
 
 impl State {
     /// Adds the increase since the last sample to the minute of this one.
-    fn add(&mut self, reading: RouteCounters, sample: Sample, times: Times) {
+    fn add(&mut self, reading: RouteCounters, sample: &Sample, times: Times) {
         let early = std::mem::replace(&mut self.early, times);
         if reading == self.last {
             return;

@@ -71,7 +71,7 @@ impl Streak {
             }
             return;
         }
-        let mut incident = self.incident(now).unwrap_or_else(|| Incident {
+        let mut incident = self.incident(now).unwrap_or(Incident {
             began: first_failed,
             last_failed: now,
             failed: 0,

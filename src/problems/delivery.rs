@@ -97,21 +97,24 @@ fn refusal_severity(route: &RouteFacts, now: Timestamp) -> Severity {
 
 /// Says what senders get, and until when their provider retries it.
 fn refused(route: &RouteFacts, now: Timestamp) -> String {
-    let mut text = String::from("senders get 503");
-    if let Some(since) = route.refused.since {
-        let requests = words::requests(route.refused.count);
-        text += &format!(", {requests} since {}", words::time(since, now));
-    }
+    let requests = || words::requests(route.refused.count);
+    let mut parts = vec![match route.refused.since {
+        Some(since) => format!(
+            "senders get 503, {} since {}",
+            requests(),
+            words::time(since, now)
+        ),
+        None => "senders get 503".into(),
+    }];
     if route.undelivered.events > 0 {
-        text += &format!(
-            "; {} failed before",
-            words::events(route.undelivered.events)
-        );
+        let events = words::events(route.undelivered.events);
+        parts.push(format!("{events} failed before"));
     }
     if let Some(at) = refused_requests(route).gives_up_at {
-        text += &format!("; the provider gives up at {}", words::time(at, now));
+        let at = words::time(at, now);
+        parts.push(format!("the provider gives up at {at}"));
     }
-    text
+    parts.join("; ")
 }
 
 /// Returns what is at risk while senders are refused, with the events that failed before.

@@ -368,7 +368,12 @@ fn severity_follows_the_share() {
 fn larger_outage_comes_first() {
     let rejecting =
         |name, rate| route(name, false).rejected(5, rate, Code::InvalidSignature, "mismatch");
-    let problems = list(&[rejecting("small", 2), rejecting("large", 50)]);
+    let routes = [("small", 2), ("large", 50)].into_iter();
+    let problems = list(
+        &routes
+            .map(|(name, rate)| rejecting(name, rate))
+            .collect::<Vec<_>>(),
+    );
     let names: Vec<_> = problems
         .iter()
         .filter_map(|problem| problem.route.as_deref())
@@ -453,9 +458,11 @@ fn wrong_secret_is_critical() {
         last_success: Some(at("2026-06-01T16:00:00Z")),
         ..base()
     };
-    for facts in vec![familiar, missing, silent, explained, restarted] {
-        assert_eq!(severity(facts), Severity::Critical);
+    for facts in [Box::new(familiar), Box::new(missing), Box::new(silent)] {
+        assert_eq!(severity(*facts), Severity::Critical);
     }
+    assert_eq!(severity(explained), Severity::Critical);
+    assert_eq!(severity(restarted), Severity::Critical);
     let new = RouteFacts {
         last_verified: None,
         ..base()

@@ -130,7 +130,7 @@ impl ProblemTracker {
         let delays = self.delays;
         let ending = |problem: &Problem| ending(problem, problems);
         self.known
-            .retain(|_, known| known.advance(now, delays, &ending, &mut changes));
+            .retain(|_, known| known.advance(now, delays, ending, &mut changes));
         changes
     }
 

@@ -57,6 +57,7 @@ impl Connect for UnixConnector {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "Pingora's errors are boxed")]
 fn connect_error(error: io::Error) -> Box<PingoraError> {
     let kind = match error.kind() {
         ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,

@@ -452,7 +452,7 @@ async fn patch_is_a_merge_patch() {
         "max_body": "2KiB", "retry": {"initial": "1s", "horizon": "1h"}
     });
     let (path, _) = create(&gateway, &made).await;
-    let patch = async |content_type: &str, document: &Value| {
+    let send_patch = async |content_type: &str, document: &Value| {
         let request = request("PATCH", &path, document).set("Content-Type", content_type);
         send(&gateway, request).await
     };
@@ -460,7 +460,7 @@ async fn patch_is_a_merge_patch() {
         "description": null, "events": null, "headers": {"X-A": null, "X-C": "3"},
         "max_body": null, "retry": {"initial": null}
     });
-    let patched = patch("application/merge-patch+json", &document).await;
+    let patched = send_patch("application/merge-patch+json", &document).await;
     assert_eq!(patched.status, 200, "{}", patched.text());
     let webhook = &parsed(&patched)["webhook"];
     assert_eq!(
@@ -483,7 +483,7 @@ async fn patch_is_a_merge_patch() {
     delivered.assert_header("X-B", "2");
     delivered.assert_header("X-C", "3");
     let id = path.strip_prefix("/webhooks/").unwrap();
-    let reset = patch("application/json", &json!({"path": null, "provider": null})).await;
+    let reset = send_patch("application/json", &json!({"path": null, "provider": null})).await;
     let webhook = &parsed(&reset)["webhook"];
     assert_eq!(
         (&webhook["path"], &webhook["provider"]),
@@ -513,12 +513,12 @@ async fn patch_is_a_merge_patch() {
         (json!([]), 400, "invalid_body"),
         (json!(null), 400, "invalid_body"),
     ] {
-        let refused = patch("application/merge-patch+json", &document).await;
+        let refused = send_patch("application/merge-patch+json", &document).await;
         assert_problem(&refused, status, code);
     }
     assert_eq!(tag(&gateway.admin_get(&path).await), before);
     for content_type in ["application/json-patch+json", "text/plain", ""] {
-        let refused = patch(content_type, &json!({"active": false})).await;
+        let refused = send_patch(content_type, &json!({"active": false})).await;
         assert_problem(&refused, 415, "unsupported_media_type");
         refused.assert_header(
             "Accept-Patch",
@@ -548,15 +548,15 @@ async fn patch_needs_the_admin_token() {
     let create = request("POST", "/webhooks", &json!({"url": upstream.url()}));
     let made = send(&gateway, with(create, TOKEN)).await;
     let path = made.header("Location").unwrap();
-    let patch = || request("PATCH", path, &json!({"active": false}));
-    assert_problem(&send(&gateway, patch()).await, 401, "unauthorized");
-    let refused = send(&gateway, with(patch(), READ_TOKEN)).await;
+    let change = || request("PATCH", path, &json!({"active": false}));
+    assert_problem(&send(&gateway, change()).await, 401, "unauthorized");
+    let refused = send(&gateway, with(change(), READ_TOKEN)).await;
     assert_problem(&refused, 403, "read_only");
-    let stale = with(patch(), TOKEN).header("If-Match", "\"x\"");
+    let stale = with(change(), TOKEN).header("If-Match", "\"x\"");
     assert_problem(&send(&gateway, stale).await, 412, "precondition_failed");
-    let patched = send(&gateway, with(patch(), TOKEN)).await;
+    let patched = send(&gateway, with(change(), TOKEN)).await;
     assert_eq!(patched.status, 200, "{}", patched.text());
-    let foreign = with(patch(), TOKEN).header("Origin", "https://evil.example");
+    let foreign = with(change(), TOKEN).header("Origin", "https://evil.example");
     assert_problem(&send(&gateway, foreign).await, 403, "cross_origin");
     let name = path.strip_prefix("/webhooks/wh_").unwrap();
     let outcomes = || {

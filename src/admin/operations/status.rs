@@ -18,6 +18,10 @@ use crate::route::DeliveryMode;
 use crate::webhooks::ActiveRoute;
 
 /// The current status of a route.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub(in crate::admin) struct RouteStatus {
     pub route: ServedRoute,
     /// The last hour's minutes, the oldest first; the last one is still running.
