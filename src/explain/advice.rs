@@ -26,7 +26,7 @@ struct OtherSignature<'a> {
 pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
     let others = other_signatures(case);
     let notes = others.iter().map(|other| {
-        let header = Named::header(other.header, case).as_subject();
+        let header = Named::header(other.header, case).of_header();
         match &other.providers[..] {
             [] => format!("the request has {header}, which may be the signature of another scheme"),
             providers => format!(

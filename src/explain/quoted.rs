@@ -50,14 +50,6 @@ impl<'n> Named<'n> {
         }
     }
 
-    /// Returns the header as the subject of a sentence.
-    pub(super) fn as_subject(&self) -> String {
-        match self {
-            Self::Quoted(name) => format!("the header {name}"),
-            Self::Long(_) => self.of_header(),
-        }
-    }
-
     /// Returns the name for a sentence about a field.
     pub(super) fn of_field(&self) -> String {
         match self {

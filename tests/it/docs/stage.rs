@@ -35,12 +35,14 @@ const NOT_RUN: [&str; 13] = [
     "systemctl",
 ];
 /// What stands on the pages for something that is not here, and its replacement.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 4] = [
     (
         "https://example.com/hooks",
         "http://127.0.0.1:8080/webhooks/stripe",
     ),
     ("/backup/", "$STAGE/backup/"),
+    ("wh_…", "$webhook"),
+    ("c0ffee…", "'\"$version\"'"), // between single quotes
 ];
 
 /// What every stage has first.

@@ -1,4 +1,4 @@
-# The newest of 17 dead letters of billing is del_17, and a webhook was made over the API.
+# The newest of 17 dead letters of billing is del_17. `wh_…` is a webhook that was made over the API.
 prepare() {
   cat >hookstile.yaml <<'END'
 routes:
@@ -16,6 +16,12 @@ END
   local number
   for number in $(seq 17); do send --route billing; done
   until_true dead
+  webhook=$(command curl -s -H 'Content-Type: application/json' http://127.0.0.1:9180/webhooks \
+    -d '{"url": "http://127.0.0.1:3000/hooks", "headers": {"X-Old": "1"}}' | jq -r .webhook.id)
+}
+
+before() {
+  version=$(command curl -si "http://127.0.0.1:9180/webhooks/$webhook" | sed -n 's/^etag: "\(.*\)".*/\1/Ip')
 }
 
 dead() { [ "$("$program" events list --json --status dead --limit 100 | jq '.deliveries | length')" = 17 ]; }
