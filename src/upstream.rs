@@ -34,7 +34,7 @@ use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{timeout, timeout_at};
 
-pub use address::Address;
+pub(crate) use address::Address;
 pub(crate) use allowed::{AllowedUpstream, check_url};
 pub(crate) use target::Target;
 pub(crate) use trust::TrustedCa;
@@ -148,7 +148,7 @@ impl AttemptReport {
             at,
             cause,
             status,
-            address: self.address.map(|address| address.to_string()),
+            address: self.address.as_ref().map(Address::to_string),
             upstream: upstream.url(),
         }
     }
@@ -457,7 +457,7 @@ impl Client {
     async fn connect_peer(
         &self,
         target: &Target,
-        address: SocketAddr,
+        address: Address,
         peer: HttpPeer,
         progress: &ConnectProgress,
     ) -> Option<Connection> {

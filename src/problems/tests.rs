@@ -191,11 +191,11 @@ fn billing() -> RouteFacts {
 #[test]
 fn socket_file_is_named_in_the_advice() {
     let facts = RouteFacts {
-        last_failure: Some(LastFailure {
-            cause: Cause::Unreachable,
-            status: None,
-            address: Some("unix:/run/app.sock".into()),
-        }),
+        last_failure: Some(last_failure(
+            Cause::Unreachable,
+            None,
+            Some("unix:/run/app.sock"),
+        )),
         ..billing()
     };
     let problems = problems(&GatewayFacts::default(), &[facts], at(NOW));
