@@ -115,10 +115,10 @@ fn missing_signature_is_no_fault_of_secrets() {
     for (request, note, first) in [
         (
             other,
-            "x-slack-signature, in which `slack` signs",
+            "`x-slack-signature`, in which `slack` signs",
             "`slack`",
         ),
-        (own, "x-acme-signature, which may be", "a secret is set"),
+        (own, "`x-acme-signature`, which may be", "a secret is set"),
         (bare, "", "a secret is set"),
     ] {
         let diagnosis = diagnose(&github, &request, &[candidate("current", SECRET)]);
