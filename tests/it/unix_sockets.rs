@@ -33,6 +33,12 @@ fn listening(route: Route, path: &Path, keys: &str) -> Setup {
         .stopping_at_once()
 }
 
+async fn reload(gateway: &Gateway, setup: impl Into<Setup>) {
+    gateway.rewrite(setup);
+    let response = gateway.admin_post("/reload", &json!({})).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+}
+
 async fn connect(path: &Path) -> Client<UnixStream> {
     let client = Client::connect_unix(path).await;
     client.unwrap_or_else(|| panic!("nobody listens on {}", path.display()))
@@ -196,9 +202,12 @@ async fn proxy_on_a_unix_socket_is_trusted_by_name() {
         // Without the name, the header is ignored and the sender unknown: not in any network.
         let mut gateway = Gateway::start(listening(route.clone(), &path, "")).await;
         send("evt_1").await.assert(403, "forbidden_address");
-        let warned = |text: &str| gateway.output().contains(text);
-        assert!(warned("`allow_from` admits no request over unix:"));
-        assert!(warned("X-Forwarded-For is ignored"));
+        eventually("both are warned of", async || {
+            let log = gateway.output();
+            log.contains("`allow_from` admits no request over unix:")
+                && log.contains("X-Forwarded-For is ignored")
+        })
+        .await;
         assert!(gateway.stop().await.success());
     }
     let trusting = listening(route, &path, "").with("trusted_proxies", "[unix]");
@@ -382,4 +391,32 @@ async fn proxy_header_is_read_over_unix() {
     gateway
         .wait_for_request_log(json!({"event_id": "evt_1", "peer": "203.0.113.9"}))
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unix_listener_comes_and_goes_at_reloads() {
+    let (upstream, (folder, path)) = (Upstream::ok(), socket_path());
+    let setup = |keys: &str| listening(Route::to(&upstream), &path, keys);
+    let mode = || fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
+    let without = Setup::from(Route::to(&upstream)).stopping_at_once();
+    let gateway = Gateway::start(without.clone()).await;
+    reload(&gateway, setup("")).await;
+    assert_eq!(mode(), 0o660);
+    let mut client = connect(&path).await;
+    reload(&gateway, setup(r#", mode: "0600""#)).await;
+    assert_eq!(mode(), 0o600);
+    // The socket is the same, and its connections go on.
+    let response = client.send(Event::new("evt_1").post()).await;
+    response.assert(200, "delivered");
+    // A path that is taken refuses the reload, and leaves nothing behind.
+    let taken = folder.path().join("taken.sock");
+    fs::write(&taken, "a file").expect("a file");
+    gateway.rewrite(listening(Route::to(&upstream), &taken, ""));
+    let refused = gateway.admin_post("/reload", &json!({})).await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert!(refused.text().contains("taken.sock"), "{}", refused.text());
+    assert_eq!(fs::read(&taken).expect("the file"), b"a file");
+    assert!(path.exists());
+    reload(&gateway, without).await;
+    assert!(!path.exists(), "the file goes with the listener");
 }
