@@ -258,8 +258,9 @@ impl App {
         let Some(admin) = admin else {
             return Ok((prepared, None));
         };
-        let leaving: Vec<_> = self.data.iter().cloned().chain(leaving).collect();
-        let opened = self.sockets.open_more(&[admin.address.into()], &leaving);
+        let opened = self
+            .sockets
+            .open_more(&[admin.address.into()], &prepared.leaving);
         let mut opened = opened.map_err(|error| ListenError {
             place: admin.place,
             error,

@@ -58,12 +58,16 @@ struct OpenSocket {
 }
 
 /// The listeners of a new configuration, with the sockets that they need. Nothing is changed yet.
-pub(super) struct Prepared(Vec<PreparedListener>);
+pub(super) struct Prepared {
+    listeners: Vec<PreparedListener>,
+    /// The addresses that the reload leaves.
+    pub(super) leaving: Vec<SocketAddress>,
+}
 
 struct PreparedListener {
     configured: config::Listen,
-    /// The sockets, if no open listener has the address.
-    new: Option<Vec<Held>>,
+    /// The sockets, each with a handle for the listener, if no open listener has the address.
+    new: Option<Vec<(Held, Opened)>>,
 }
 
 /// An address of a new configuration that cannot be listened on.
@@ -166,7 +170,10 @@ impl DataListeners {
             };
             prepared.push(PreparedListener { configured, new });
         }
-        Ok(Prepared(prepared))
+        Ok(Prepared {
+            listeners: prepared,
+            leaving,
+        })
     }
 
     /// Changes to the listeners of a new configuration: starts new ones, changes the others in
@@ -182,10 +189,10 @@ impl DataListeners {
         let mut before = std::mem::take(&mut self.open);
         let mut result = Ok(());
         let mut added = Vec::new();
-        for PreparedListener { configured, new } in prepared.0 {
-            if let Some(held) = new {
-                let handles: io::Result<_> = held.iter().map(Held::handle).collect();
-                match handles.and_then(|handles| self.start(configured, handles)) {
+        for PreparedListener { configured, new } in prepared.listeners {
+            if let Some(sockets) = new {
+                let (held, handles): (Vec<_>, _) = sockets.into_iter().unzip();
+                match self.start(configured, handles) {
                     Ok(()) => added.extend(held),
                     Err(error) => result = result.and(Err(error)),
                 }
@@ -289,9 +296,15 @@ async fn open_listener(
     configured: &config::Listen,
     sockets: &Sockets,
     leaving: &[SocketAddress],
-) -> Result<Vec<Held>, Error> {
+) -> Result<Vec<(Held, Opened)>, Error> {
     let wanted = resolve_listen::wanted(std::slice::from_ref(configured)).await?;
-    sockets.open_more(&wanted.concat(), leaving)
+    let held = sockets.open_more(&wanted.concat(), leaving)?;
+    // Also the handles, for which no descriptor may be left once something has changed.
+    let opened = held.into_iter().map(|held| {
+        let handle = held.handle()?;
+        Ok((held, handle))
+    });
+    opened.collect::<io::Result<_>>().map_err(Error::Io)
 }
 
 /// The socket of a listener.

@@ -152,7 +152,7 @@ impl Sockets {
     ///
     /// Two sockets conflict that have one address, or of which one has a wildcard address and both
     /// have the same port. If that is one of `leaving`, which the same reload closes, both are bound
-    /// until then, and no connection is refused.
+    /// until then. Connections that are half open when the old one closes are reset by the system.
     ///
     /// # Errors
     /// When one of them cannot be opened.

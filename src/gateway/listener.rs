@@ -136,9 +136,14 @@ impl Listener {
         first_byte.set_head_bytes_max(limits.bytes);
         stream = Box::new(FirstByteStream::new(stream, first_byte.clone()));
         let protocol = protocol::detect(&mut stream, limits, &shutdown).await;
+        let mut retired = self.retired.subscribe();
+        if *retired.borrow() {
+            // HTTP/2 waits for a change, which was during the handshake.
+            retired.mark_changed();
+        }
         let ending = Ending {
             stop: shutdown,
-            retired: self.retired.subscribe(),
+            retired,
         };
         match protocol {
             None => {}

@@ -325,10 +325,13 @@ impl Definition {
         match headers {
             Some(Some(headers)) => {
                 for (header, value) in headers {
-                    match value {
-                        Some(value) => merged.headers.insert(header, value),
-                        None => merged.headers.remove(&header),
-                    };
+                    // Whatever the case, it is the same header.
+                    merged
+                        .headers
+                        .retain(|name, _| !name.eq_ignore_ascii_case(&header));
+                    if let Some(value) = value {
+                        merged.headers.insert(header, value);
+                    }
                 }
             }
             Some(None) => merged.headers.clear(),

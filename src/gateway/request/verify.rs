@@ -54,7 +54,9 @@ impl Gateway {
                     exchange.count_unverified(matched, unverified.failure())?;
                     metrics.count_signature_check(unverified.failure().into(), now);
                     let checked = super::unverified::check(exchange, route, &unverified);
-                    exchange.let_pass = Some(unverified);
+                    if matches!(checked, Checked::Unclaimed(_)) {
+                        exchange.let_pass = Some(unverified);
+                    }
                     return Ok(checked);
                 }
             },
