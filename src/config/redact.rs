@@ -37,7 +37,9 @@ pub(super) fn mask_trees(documents: &[Rc<Node>]) -> Vec<Span> {
 /// is.
 fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
     match &node.value {
-        Value::Scalar { text, .. } if sensitive || has_user_information(text) => {
+        Value::Scalar { text, .. }
+            if sensitive || has_user_information(text) || has_credentials(text) =>
+        {
             masks.push(node.span);
         }
         Value::Null | Value::Wrong | Value::Scalar { .. } => {}
@@ -73,7 +75,17 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
 
 fn is_sensitive(key: &str) -> bool {
     let key = key.to_ascii_lowercase().replace("secret_encoding", "");
-    SENSITIVE.iter().any(|word| key.contains(word))
+    // A header's name, where a typing mistake took the key `headers` above it.
+    key.starts_with("x-") || SENSITIVE.iter().any(|word| key.contains(word))
+}
+
+/// Returns whether `text` is the value of an `Authorization` header.
+fn has_credentials(text: &str) -> bool {
+    let scheme = text.split(' ').next().unwrap_or_default();
+    ["bearer", "basic"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known))
+        && text.len() > scheme.len()
 }
 
 /// Returns whether `text` is marked as a secret, as Standard Webhooks does it.

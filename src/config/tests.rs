@@ -1473,3 +1473,12 @@ fn loop_over_a_unix_socket_is_noticed() {
     assert!(to_socket("/run/s").contains("the gateway's own address"));
     assert!(!to_socket("/run/t").contains("the gateway's own address"));
 }
+
+#[test]
+fn lost_key_above_headers_shows_no_value() {
+    for header in ["X-Api-Key: canary", "Anything: Bearer canary"] {
+        let text = MINIMAL.replace("routes:", &format!("defaults:\n  {header}\nroutes:"));
+        let report = parse_text(&text).err().expect("an unknown key");
+        assert!(!report.to_text(false).contains("canary"), "{report}");
+    }
+}

@@ -505,10 +505,17 @@ async fn cross_site_browser_request_gets_nothing() {
     let change = || {
         admin_request(&gateway, "POST", "/deliveries/del_1/redeliver").header("Content-Length", "0")
     };
+    let from_page = || change().header("Sec-Fetch-Site", "same-origin");
     assert_problem(
-        &send_to_admin(&gateway, change()).await,
+        &send_to_admin(&gateway, from_page()).await,
         415,
         "unsupported_media_type",
+    );
+    // No browser sends this.
+    assert_problem(
+        &send_to_admin(&gateway, change()).await,
+        404,
+        "unknown_delivery",
     );
     let form = change().header("Content-Type", "application/x-www-form-urlencoded");
     assert_problem(

@@ -105,7 +105,7 @@ async fn level_and_format_change_on_reload() {
 
     gateway.rewrite(setup("{level: debug}"));
     gateway.signal("HUP");
-    let reloaded = "log settings reloaded";
+    let reloaded = "configuration reloaded";
     eventually("the log says so", async || {
         gateway.output().contains(reloaded)
     })

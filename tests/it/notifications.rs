@@ -106,8 +106,13 @@ async fn pause_is_notified_as_no_recovery() {
         .admin_post("/webhooks/wh_hooks/pause", &json!({}))
         .await;
     assert_eq!(paused.status, 200, "{}", paused.text());
-    let (event_type, ended) = endpoint.wait_for(2).await;
+    // What failed before is at risk as long as the route is paused.
+    let (event_type, began) = endpoint.wait_for(2).await;
+    assert_eq!(event_type, "hookstile.problem.began");
+    assert_eq!(began["code"], "route_paused", "{began}");
+    let (event_type, ended) = endpoint.wait_for(3).await;
     assert_eq!(event_type, "hookstile.problem.ended");
+    assert_eq!(ended["code"], "upstream_failing", "{ended}");
     assert_eq!(ended["ended"]["reason"], "paused", "{ended}");
 }
 

@@ -464,9 +464,7 @@ async fn database_url_file_is_watched() {
     let file = gateway.directory().join("database.url");
     std::fs::write(file, url("second")).expect("a writable folder");
     eventually("the file is loaded", async || {
-        gateway
-            .output()
-            .contains("credentials and log settings reloaded")
+        gateway.output().contains("configuration reloaded")
     })
     .await;
     postgres.sql(

@@ -10,7 +10,7 @@ END
   gateway
   local number
   send --route shopify-orders
-  sleep 1.5 # the silence in which the provider's events are missing
+  sleep 4 # longer than between two looks at the counters; the silence in which the provider's events are missing
   for number in $(seq 12); do
     send --route shopify-orders --tamper body
     send --route billing
