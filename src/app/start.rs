@@ -56,8 +56,7 @@ impl App {
     ///
     /// # Errors
     /// When the memory does not suffice, the store cannot be opened, an address cannot be listened
-    /// on, or the system refuses
-    /// something else.
+    /// on, or the system refuses something else.
     pub async fn start(mut config: Config, mut sockets: Sockets) -> Result<Self, Error> {
         let open_files = OpenFiles::raise_limit();
         for warning in fit_limits(&mut config, open_files)? {

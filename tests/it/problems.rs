@@ -359,9 +359,7 @@ async fn reload_keeps_what_is_known() {
     let first = first_attempt(&gateway).await;
     let since = text(&before, "since").parse::<Timestamp>().expect("a time");
     assert_eq!(since.as_millisecond(), first.as_millisecond());
-    gateway.rewrite(route.with("budget", "8s"));
-    let reload = gateway.admin_post("/reload", &json!({})).await;
-    assert_eq!(reload.status, 200, "{}", reload.text());
+    gateway.reload(route.with("budget", "8s")).await;
     let mut after = problems(&gateway).await.remove(0);
     // Only its age moves.
     after["at_risk"]["oldest_age_seconds"] = before["at_risk"]["oldest_age_seconds"].clone();

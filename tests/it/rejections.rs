@@ -205,8 +205,8 @@ async fn reload_keeps_rejections_of_kept_route() {
         .send(Event::new("evt_1").forged().at("/webhooks/second"))
         .await
         .assert(401, "invalid_signature");
-    gateway.rewrite(Setup::from(Route::to(&upstream).with("budget", "9s")));
-    assert_eq!(gateway.admin_post("/reload", &json!({})).await.status, 200);
+    let changed = Setup::from(Route::to(&upstream).with("budget", "9s"));
+    gateway.reload(changed).await;
     assert_eq!(
         list(&gateway.api("/webhooks/wh_hooks/rejections").await).len(),
         1
@@ -223,8 +223,7 @@ async fn reload_keeps_rejections_of_kept_route() {
         .await
         .assert(401, "invalid_signature");
     assert_eq!(list(&gateway.api("/rejections").await).len(), 2);
-    gateway.rewrite(two);
-    assert_eq!(gateway.admin_post("/reload", &json!({})).await.status, 200);
+    gateway.reload(two).await;
     assert_eq!(
         list(&gateway.api("/webhooks/wh_second/rejections").await).len(),
         0

@@ -30,12 +30,6 @@ fn upstream_after_outage() -> Upstream {
     )
 }
 
-async fn reload(gateway: &Gateway, setup: impl Into<Setup>) {
-    gateway.rewrite(setup);
-    let response = gateway.admin_post("/reload", &json!({})).await;
-    assert_eq!(response.status, 200, "{}", response.text());
-}
-
 async fn move_over_api(gateway: &Gateway, from: &str, to: &str) -> (u16, Value) {
     let path = format!("/webhooks/wh_{from}/move");
     let to = json!({"to": format!("wh_{to}")});
@@ -98,11 +92,9 @@ async fn renamed_route_shows_and_moves_its_events() {
     upstream.wait_for_requests(3).await;
     assert_eq!(removed_routes(&gateway).await, json!([]));
 
-    reload(
-        &gateway,
-        Setup::from(queued(&upstream, "new")).stopping_at_once(),
-    )
-    .await;
+    gateway
+        .reload(Setup::from(queued(&upstream, "new")).stopping_at_once())
+        .await;
     wait_for_removed(&gateway, &["old"]).await;
     let removed = removed_routes(&gateway).await;
     let status = gateway.api("/status").await;
@@ -181,7 +173,7 @@ async fn move_that_cannot_be_says_why() {
         (status, &problem["code"]),
         (409, &json!("still_configured"))
     );
-    reload(&gateway, setup("new")).await;
+    gateway.reload(setup("new")).await;
     wait_for_removed(&gateway, &["old"]).await;
     for (from, to, expected, code) in [
         ("old", "nowhere", 422, "unknown_target"),
@@ -262,11 +254,9 @@ async fn attempt_in_flight_is_not_made_twice() {
         gateway.send(Event::new(id)).await.assert(202, "queued");
     }
     old.wait_for_requests(1).await;
-    reload(
-        &gateway,
-        Setup::from(queued(&new, "new")).stopping_at_once(),
-    )
-    .await;
+    gateway
+        .reload(Setup::from(queued(&new, "new")).stopping_at_once())
+        .await;
     let moving = async { move_over_api(&gateway, "old", "new").await };
     let opening = async { gate.open() };
     let ((status, moved), ()) = tokio::join!(moving, opening);

@@ -33,12 +33,6 @@ fn listening(route: Route, path: &Path, keys: &str) -> Setup {
         .stopping_at_once()
 }
 
-async fn reload(gateway: &Gateway, setup: impl Into<Setup>) {
-    gateway.rewrite(setup);
-    let response = gateway.admin_post("/reload", &json!({})).await;
-    assert_eq!(response.status, 200, "{}", response.text());
-}
-
 async fn connect(path: &Path) -> Client<UnixStream> {
     let client = Client::connect_unix(path).await;
     client.unwrap_or_else(|| panic!("nobody listens on {}", path.display()))
@@ -400,10 +394,10 @@ async fn unix_listener_comes_and_goes_at_reloads() {
     let mode = || fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
     let without = Setup::from(Route::to(&upstream)).stopping_at_once();
     let gateway = Gateway::start(without.clone()).await;
-    reload(&gateway, setup("")).await;
+    gateway.reload(setup("")).await;
     assert_eq!(mode(), 0o660);
     let mut client = connect(&path).await;
-    reload(&gateway, setup(r#", mode: "0600""#)).await;
+    gateway.reload(setup(r#", mode: "0600""#)).await;
     assert_eq!(mode(), 0o600);
     // The socket is the same, and its connections go on.
     let response = client.send(Event::new("evt_1").post()).await;
@@ -411,12 +405,12 @@ async fn unix_listener_comes_and_goes_at_reloads() {
     // A path that is taken refuses the reload, and leaves nothing behind.
     let taken = folder.path().join("taken.sock");
     fs::write(&taken, "a file").expect("a file");
-    gateway.rewrite(listening(Route::to(&upstream), &taken, ""));
-    let refused = gateway.admin_post("/reload", &json!({})).await;
+    let to_taken = listening(Route::to(&upstream), &taken, "");
+    let refused = gateway.try_reload(to_taken).await;
     assert_eq!(refused.status, 422, "{}", refused.text());
     assert!(refused.text().contains("taken.sock"), "{}", refused.text());
     assert_eq!(fs::read(&taken).expect("the file"), b"a file");
     assert!(path.exists());
-    reload(&gateway, without).await;
+    gateway.reload(without).await;
     assert!(!path.exists(), "the file goes with the listener");
 }

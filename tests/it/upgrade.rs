@@ -320,9 +320,8 @@ async fn upgrade_keeps_added_listener() {
     let installed = Installed::start(Route::to(&upstream)).await;
     let gateway = &installed.gateway;
     let two = r#"[{address: "127.0.0.1:0"}, {address: "127.0.0.1:0"}]"#;
-    gateway.rewrite(Setup::from(Route::to(&upstream)).with("listen", two));
-    let answer = gateway.admin_post("/reload", &serde_json::json!({})).await;
-    assert_eq!(answer.status, 200);
+    let with_two = Setup::from(Route::to(&upstream)).with("listen", two);
+    gateway.reload(with_two).await;
     let mut added = None;
     eventually("the new listener is logged", async || {
         let lines = gateway.lines().into_iter();

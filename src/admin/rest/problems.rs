@@ -24,7 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     get,
     path = "/problems",
     tag = "gateway",
-    responses((status = 200, body = Problems), (status = 503))
+    responses((status = 200, body = Problems))
 )]
 async fn problems(State(operations): Shared) -> Response {
     let problems = operations.problems().await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::fleet::Endpoint;
@@ -562,6 +562,19 @@ impl Gateway {
     /// Rewrites the configuration file in place.
     pub fn rewrite(&self, setup: impl Into<Setup>) {
         self.rewrite_text(&setup.into().yaml());
+    }
+
+    /// Rewrites the configuration, reloads it over the admin API, and returns the answer.
+    pub async fn try_reload(&self, setup: impl Into<Setup>) -> Response {
+        self.rewrite(setup);
+        self.admin_post("/reload", &json!({})).await
+    }
+
+    /// Rewrites the configuration and reloads it, which must succeed. Returns the answer.
+    pub async fn reload(&self, setup: impl Into<Setup>) -> Response {
+        let response = self.try_reload(setup).await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        response
     }
 
     pub fn rewrite_text(&self, yaml: &str) {
