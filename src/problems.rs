@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::activity::{MINUTES, MinuteBucket, RefusedRequests, RejectionKind};
+use crate::activity::{Explanation, MINUTES, MinuteBucket, RefusedRequests, RejectionKind};
 use crate::cause::Cause;
 
 pub(crate) use ending::{EndReason, Ending, ending};
@@ -202,10 +202,8 @@ pub(crate) struct RouteFacts {
     pub copies: Option<RejectedKind>,
     /// The last one of these.
     pub last_rejected: Option<Timestamp>,
-    /// The explanation of the latest request that did not verify.
-    pub explanation: Option<String>,
-    /// Set if it belongs to the incident, and shows that the sender has a secret.
-    pub cause_found: bool,
+    /// The explanation of the latest request that did not verify, if that belongs to the incident.
+    pub explanation: Option<Explanation>,
     /// The secrets that are in use and expire.
     pub expiring_secrets: Vec<(Arc<str>, Timestamp)>,
 }

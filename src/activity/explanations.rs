@@ -22,9 +22,9 @@ pub struct Explanation {
     pub at: Timestamp,
     /// One sentence without a secret, a signature or a part of the body.
     pub text: Arc<str>,
-    /// Set if a change was found that makes the request genuine. Only who has a secret can cause
-    /// that.
-    pub names_cause: bool,
+    /// What to do about the cause, if a change was found that makes the request genuine. Only who
+    /// has a secret can cause that.
+    pub advice: Option<Arc<str>>,
 }
 
 /// A route's explanations.
@@ -55,8 +55,8 @@ impl Explanations {
     pub fn record(&self, explanation: Explanation, now: Instant) {
         let mut state = self.state();
         let keeps = state.latest.as_ref().is_some_and(|(latest, since)| {
-            latest.names_cause
-                && !explanation.names_cause
+            latest.advice.is_some()
+                && explanation.advice.is_none()
                 && now.saturating_duration_since(*since) < CAUSE_KEPT
         });
         if !keeps {
@@ -81,11 +81,11 @@ impl Explanations {
 mod tests {
     use super::*;
 
-    fn explanation(text: &str, names_cause: bool) -> Explanation {
+    fn explanation(text: &str, advice: Option<&str>) -> Explanation {
         Explanation {
             at: Timestamp::UNIX_EPOCH,
             text: text.into(),
-            names_cause,
+            advice: advice.map(Into::into),
         }
     }
 
@@ -103,17 +103,20 @@ mod tests {
     fn cause_is_kept_for_an_hour() {
         let (explanations, now) = (Explanations::default(), Instant::now());
         let latest = || explanations.latest().map(|latest| latest.text.to_string());
-        explanations.record(explanation("nothing", false), now);
-        explanations.record(explanation("cause", true), now);
+        explanations.record(explanation("nothing", None), now);
+        explanations.record(explanation("cause", Some("do")), now);
         explanations.record(
-            explanation("nothing", false),
+            explanation("nothing", None),
             now + Duration::from_secs(3599),
         );
         assert_eq!(latest().as_deref(), Some("cause"));
-        explanations.record(explanation("other", true), now + Duration::from_secs(1));
+        explanations.record(
+            explanation("other", Some("do")),
+            now + Duration::from_secs(1),
+        );
         assert_eq!(latest().as_deref(), Some("other"));
         explanations.record(
-            explanation("nothing", false),
+            explanation("nothing", None),
             now + Duration::from_secs(3601),
         );
         assert_eq!(latest().as_deref(), Some("nothing"));

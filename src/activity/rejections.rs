@@ -111,6 +111,9 @@ pub(super) struct UnsampledRejections {
     pub familiar: u64,
     /// The first request that was refused because its route accepts none.
     pub first_refused: Option<Timestamp>,
+    /// The requests that did not verify and were answered as verified ones are, as the route has
+    /// `enforce: false`.
+    pub let_pass: u64,
 }
 
 /// The counts of one kind.
@@ -173,6 +176,12 @@ impl RejectionHistory {
         } else if code == Code::Inactive {
             unsampled.first_refused.get_or_insert(at);
         }
+    }
+
+    /// Enters a request that did not verify and is answered as a verified one is, before it is
+    /// counted.
+    pub fn enter_let_pass(&self) {
+        self.state().unsampled.let_pass += 1;
     }
 
     /// Returns the rejections that were entered since this was called last.

@@ -44,6 +44,8 @@ struct State {
     refused: RefusedRequests,
     /// The times of the last sample, which belong to what is counted now.
     early: Times,
+    /// The requests that did not verify and will be counted with an outcome of verified ones.
+    let_pass: u64,
 }
 
 /// The requests that were refused because their route accepts none: it is paused, switched off or
@@ -134,6 +136,7 @@ impl RequestHistory {
                 checks: Streak::default(),
                 refused: RefusedRequests::default(),
                 early: Times::default(),
+                let_pass: 0,
             }),
         }
     }
@@ -272,6 +275,7 @@ impl State {
     /// Adds the increase since the last sample to the minute of this one.
     fn add(&mut self, reading: RouteCounters, sample: &Sample, times: Times) {
         let early = std::mem::replace(&mut self.early, times);
+        self.let_pass += times.rejections.let_pass;
         if reading == self.last {
             return;
         }
@@ -298,6 +302,9 @@ impl State {
             requests.add(code, count);
             verified += if code.is_verified() { count } else { 0 };
         }
+        let let_pass = self.let_pass.min(verified);
+        self.let_pass -= let_pass;
+        verified -= let_pass;
         minute.requests += requests;
         minute.verified += verified;
         let inactive = Code::Inactive as usize;
@@ -612,6 +619,22 @@ mod tests {
         let later = route.history.rejected_requests(route.at(60)).unwrap();
         assert_eq!(later, incident, "nothing moves");
         assert_eq!(route.history.minute_began(route.at(61)), at(60));
+    }
+
+    #[test]
+    fn request_that_is_let_pass_is_not_verified() {
+        let route = route();
+        route.count(Code::InvalidSignature, 1);
+        route.sample(1);
+        route.rejections.enter_let_pass();
+        route.sample(2);
+        route.count(Code::Delivered, 1);
+        route.sample(3);
+        assert!(!route.history.has_verified());
+        assert_eq!(route.history.last_hour(route.at(3))[59].verified, 0);
+        route.count(Code::Delivered, 1);
+        route.sample(4);
+        assert!(route.history.has_verified());
     }
 
     #[test]

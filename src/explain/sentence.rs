@@ -15,7 +15,7 @@ const LIMITS: Limits = Limits {
     tries: 5000,
 };
 
-/// The longest sentence, in characters.
+/// The longest sentence, and the longest advice, in characters.
 const SENTENCE_MAX: usize = 400;
 
 /// What a route's rejected requests are explained with, beside its scheme.
@@ -31,8 +31,8 @@ pub struct Explainer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentence {
     pub text: String,
-    /// Set if a change was found that makes the request genuine.
-    pub names_cause: bool,
+    /// What to do about the cause. Set if a change was found that makes the request genuine.
+    pub advice: Option<String>,
 }
 
 impl Explainer {
@@ -66,7 +66,7 @@ impl Diagnosis {
     /// Returns the most likely explanation as one sentence.
     pub fn sentence(&self) -> Sentence {
         let cause = self.explanations.first().map(Explanation::clause);
-        let names_cause = cause.is_some();
+        let advice = self.explanations.first().map(Explanation::advice);
         let text = match (self.failure, cause) {
             // What is found is the cause.
             (SignatureError::Stale, _) => self.found.clone(),
@@ -81,9 +81,10 @@ impl Diagnosis {
             ),
             (SignatureError::Missing | SignatureError::Malformed, None) => self.found.clone(),
         };
+        let bounded = |text: String| text.chars().take(SENTENCE_MAX).collect();
         Sentence {
-            text: text.chars().take(SENTENCE_MAX).collect(),
-            names_cause,
+            text: bounded(text),
+            advice: advice.map(bounded),
         }
     }
 }
@@ -99,6 +100,11 @@ impl Explanation {
         } else {
             format!("{facts} (secret {name})")
         }
+    }
+
+    fn advice(&self) -> String {
+        let advice = self.changes.iter().map(|change| change.advice.as_str());
+        advice.collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -104,7 +104,7 @@ impl RejectedRequest {
         let text: Arc<str> = sentence.text.into();
         let outcome = Code::InvalidSignature.as_str();
         let what = if let_pass { "unverified" } else { "rejected" };
-        if sentence.names_cause {
+        if sentence.advice.is_some() {
             tracing::warn!(
                 route = %route.name,
                 outcome,
@@ -125,7 +125,7 @@ impl RejectedRequest {
         let explanation = Explanation {
             at: received_at,
             text,
-            names_cause: sentence.names_cause,
+            advice: sentence.advice.map(Into::into),
         };
         activity.explanations.record(explanation, clock.now());
     }

@@ -78,7 +78,7 @@ impl Origin {
             (_, Some("stale")) => false,
             // Only a verified body is read.
             (Code::InvalidEvent, _) => true,
-            (Code::InvalidSignature, _) => route.cause_found,
+            (Code::InvalidSignature, _) => cause_advice(route).is_some(),
             _ => false,
         };
         let is_familiar =
@@ -165,7 +165,8 @@ fn rejected(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
         parts.push("no event of the provider is known to be missing".into());
     }
     if top.kind.code == Code::InvalidSignature {
-        parts.extend(route.explanation.clone());
+        let explanation = route.explanation.iter();
+        parts.extend(explanation.map(|explanation| explanation.text.to_string()));
     }
     let at_risk = if severity == Severity::Notice {
         AtRisk::default()
@@ -187,7 +188,7 @@ fn rejected(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
             "Anybody can send such requests. If the provider's secret was changed lately, compare \
              it with the one here: this becomes critical once its events are missing."
         }
-        _ => advice(top, window.good > 0 && !is_total),
+        _ => advice(route, top, window.good > 0 && !is_total),
     };
     Some(Problem {
         since: Some(since),
@@ -219,9 +220,21 @@ fn is_strange(kind: &RejectedKind) -> bool {
     }
 }
 
-/// Returns the action against rejections of this kind. It depends on whether other requests verify
-/// meanwhile.
-fn advice(top: &RejectedKind, others_verify: bool) -> &'static str {
+/// Returns the action against the cause that an explanation found. It shows that the sender has a
+/// secret.
+fn cause_advice(route: &RouteFacts) -> Option<&str> {
+    route.explanation.as_ref()?.advice.as_deref()
+}
+
+/// Returns the action against rejections of this kind. It depends on the cause, if that was found,
+/// and on whether other requests verify meanwhile.
+fn advice<'a>(route: &'a RouteFacts, top: &RejectedKind, others_verify: bool) -> &'a str {
+    if let Some(advice) = cause_advice(route)
+        && top.kind.code == Code::InvalidSignature
+        && top.kind.reason != Some("stale")
+    {
+        return advice;
+    }
     match (top.kind.code, top.kind.reason) {
         (Code::InvalidSignature, Some("mismatch")) if others_verify => {
             "The secrets here are right for the requests that verify. A second endpoint or account \

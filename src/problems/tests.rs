@@ -42,7 +42,6 @@ fn route(name: &str, stores_events: bool) -> RouteFacts {
         copies: None,
         last_rejected: None,
         explanation: None,
-        cause_found: false,
         expiring_secrets: Vec::new(),
     }
 }
@@ -220,6 +219,14 @@ fn socket_file_is_named_in_the_advice() {
 }
 
 /// Everything is signed with another secret since 17:41.
+fn expired_secret() -> Explanation {
+    Explanation {
+        at: at("2026-06-01T17:41:00Z"),
+        text: "it is signed with the secret `old`, which expired".into(),
+        advice: Some("Extend its `expires`.".into()),
+    }
+}
+
 fn shopify() -> RouteFacts {
     RouteFacts {
         rejecting: Some(RunningIncident {
@@ -310,15 +317,16 @@ fn total_rejection_is_one_line() {
     );
     assert_eq!((problem.share, problem.at_risk.events), (1.0, 145));
     assert_eq!(problem.advice, "advice");
-    let explained = RouteFacts {
-        explanation: Some("one would verify with the secret `old`".into()),
+    let explained = only(RouteFacts {
+        explanation: Some(expired_secret()),
         ..shopify()
-    };
-    let summary = only(explained).summary;
+    });
+    let summary = explained.summary;
     assert!(
-        summary.contains("; one would verify with the secret `old`;"),
+        summary.contains("; it is signed with the secret `old`, which expired;"),
         "{summary}"
     );
+    assert_eq!(explained.advice, "Extend its `expires`.", "of the cause");
 }
 
 #[test]
@@ -450,7 +458,7 @@ fn wrong_secret_is_critical() {
         ..base()
     };
     let explained = RouteFacts {
-        cause_found: true,
+        explanation: Some(expired_secret()),
         ..base()
     };
     let restarted = RouteFacts {
@@ -480,7 +488,7 @@ fn wrong_secret_is_critical() {
 fn late_copies_are_no_alarm() {
     for code in [Code::InvalidEvent, Code::InvalidSignature] {
         let facts = RouteFacts {
-            cause_found: true,
+            explanation: Some(expired_secret()),
             ..route("r", false).rejected(5, 10, code, "stale")
         };
         assert_eq!(only(facts).severity, Severity::Notice, "who captured one");

@@ -174,11 +174,10 @@ fn facts(status: &RouteStatus) -> RouteFacts {
             .iter()
             .find(|group| is_copies(group))
             .map(explained),
-        explanation: status.explanation.as_deref().map(Into::into),
-        cause_found: status.cause_found_at.is_some_and(|at| {
+        explanation: status.explanation.clone().filter(|explanation| {
             let began = status.rejecting.map(|incident| incident.began);
             // The request arrived before it was rejected.
-            began.is_some_and(|began| at + status.budget >= began)
+            began.is_some_and(|began| explanation.at + status.budget >= began)
         }),
         expiring_secrets: status
             .secrets

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::Operations;
 use super::routes::ServedRoute;
 use crate::activity::{
-    Incident, LastFailure, MINUTES, MinuteBucket, RefusedRequests, RejectionCount,
+    Explanation, Incident, LastFailure, MINUTES, MinuteBucket, RefusedRequests, RejectionCount,
     RejectionHistory, RequestCounts,
 };
 use crate::admin::state::AdminState;
@@ -58,9 +58,7 @@ pub(in crate::admin) struct RouteStatus {
     /// The same for the last minutes that have some.
     pub rejected_lately: Vec<RejectionCount>,
     /// The explanation of the latest request that did not verify.
-    pub explanation: Option<Arc<str>>,
-    /// The time of that request, if the explanation shows that its sender has a secret.
-    pub cause_found_at: Option<Timestamp>,
+    pub explanation: Option<Explanation>,
     /// The time from a stored event's arrival after which it is not retried.
     pub retry_horizon: Duration,
     pub secrets: Vec<SecretUse>,
@@ -132,11 +130,7 @@ impl RouteStatus {
             silent: sender.idle.is_idle(now),
             last_verified: metrics.last_verified(),
             rejected: activity.rejections.last_hour(now),
-            cause_found_at: explanation
-                .as_ref()
-                .filter(|explanation| explanation.names_cause)
-                .map(|explanation| explanation.at),
-            explanation: explanation.map(|explanation| explanation.text),
+            explanation,
             rejected_lately: rejected_lately(&activity.rejections, now),
             retry_horizon: active.route.retry.horizon,
             minute_began: sender.history.minute_began(now),

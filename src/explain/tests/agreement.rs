@@ -119,7 +119,10 @@ pub(super) fn check(data: &[u8]) {
     assert_reveals_nothing(&format!("{verdict:?}"), &request, &scheme, now);
     if let Verdict::NotGenuine(diagnosis) = &verdict {
         let sentence = diagnosis.sentence();
-        assert_eq!(sentence.names_cause, !diagnosis.explanations.is_empty());
+        assert_eq!(
+            sentence.advice.is_some(),
+            !diagnosis.explanations.is_empty()
+        );
         assert!(!sentence.text.is_empty());
         assert_reveals_nothing(&sentence.text, &request, &scheme, now);
     }

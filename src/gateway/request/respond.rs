@@ -50,6 +50,11 @@ impl Gateway {
         if let Some(matched) = exchange.matched.filter(|_| code.is_rejection()) {
             self.enter_rejection(exchange, matched.activity, code);
         }
+        if let Some(matched) = exchange.matched.filter(|_| code.is_verified())
+            && exchange.log_line.unverified.is_some()
+        {
+            matched.activity.rejections.enter_let_pass();
+        }
         // Counted before the response leaves, so that its reader finds it counted.
         requests.count_response(code, status);
         // A request that was let pass may have been rejected for another reason since.
