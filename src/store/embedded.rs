@@ -2,6 +2,7 @@
 //!
 //! * `write` runs the writer thread. It commits all jobs that have arrived since its last commit in
 //!   one transaction, so that many requests share one disk flush and none waits for a timer.
+//! * `commit_log` makes a small transaction durable with one write, without a flush by SQLite.
 //! * `index` answers from memory whether an event may be known. Nearly none is; only then is the
 //!   row read.
 //! * `opening` loads the index and the counters, at the start and after a failure.
@@ -13,6 +14,7 @@
 
 mod apply;
 mod attempt_journal;
+mod commit_log;
 mod export;
 mod folder_lock;
 mod index;

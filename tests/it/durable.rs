@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::harness::programs::{program, tool};
-use crate::harness::strace::SYNCS;
+use crate::harness::strace::COMMITS;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
@@ -380,7 +380,7 @@ async fn one_route_leaves_room_for_the_others() {
     }
 }
 
-/// Starts the gateway under strace and warms it up; returns it with the number of syncs so far.
+/// Starts the gateway under strace and warms it up; returns it with the length of the trace so far.
 async fn start_traced(strace: &Strace, setup: Setup, good: (u16, &str)) -> (Gateway, usize) {
     let gateway = Gateway::start(setup.launched_by(strace.launcher())).await;
     let mut client = gateway.connect().await;
@@ -406,14 +406,14 @@ async fn start_traced(strace: &Strace, setup: Setup, good: (u16, &str)) -> (Gate
     (gateway, strace.trace().lines.len())
 }
 
-fn trace_syncs_and_responses() -> Option<Strace> {
-    Strace::new(&format!("{SYNCS},write,writev,sendto,sendmsg")).map(Strace::without_detach)
+fn trace_commits_and_responses() -> Option<Strace> {
+    Strace::new(&format!("{COMMITS},write,writev,sendto,sendmsg")).map(Strace::without_detach)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn single_request_responds_after_one_sync() {
+async fn single_request_responds_after_one_commit() {
     for (delivery, good) in [("proxy", (200, "delivered")), ("queue", (202, "queued"))] {
-        let Some(strace) = trace_syncs_and_responses() else {
+        let Some(strace) = trace_commits_and_responses() else {
             return;
         };
         // A receiver that never responds, so that the queue's own writes are not counted.
@@ -439,26 +439,26 @@ async fn single_request_responds_after_one_sync() {
                 == 20
         })
         .await;
-        let (mut syncs, mut responses) = (0, 0);
+        let (mut commits, mut responses) = (0, 0);
         let lines = &strace.trace().lines[warm..];
         for line in lines {
-            syncs += usize::from(line.ends_a_sync());
+            commits += usize::from(line.ends_a_commit());
             responses += usize::from(line.is_response(good.0));
             assert!(
-                responses <= syncs,
-                "response {responses} was sent before its sync: {lines:#?}"
+                responses <= commits,
+                "response {responses} was sent before its commit: {lines:#?}"
             );
         }
         assert_eq!(
-            syncs, 20,
-            "syncs for 20 consecutive requests ({delivery}): {lines:#?}"
+            commits, 20,
+            "commits for 20 consecutive requests ({delivery}): {lines:#?}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_requests_share_syncs() {
-    let Some(strace) = trace_syncs_and_responses() else {
+async fn concurrent_requests_share_commits() {
+    let Some(strace) = trace_commits_and_responses() else {
         return;
     };
     let upstream = Upstream::ok();
@@ -481,16 +481,16 @@ async fn concurrent_requests_share_syncs() {
             .expect("no panic in a sender")
             .assert(200, "delivered");
     }
-    let syncs = strace.trace().syncs_since(warm);
+    let commits = strace.trace().commits_since(warm);
     assert!(
-        (1..60).contains(&syncs),
-        "{syncs} syncs for 64 concurrent requests"
+        (1..60).contains(&commits),
+        "{commits} commits for 64 concurrent requests"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relaxed_durability_survives_kill_without_sync() {
-    let Some(strace) = trace_syncs_and_responses() else {
+    let Some(strace) = trace_commits_and_responses() else {
         return;
     };
     let upstream = Upstream::ok();
@@ -503,10 +503,10 @@ async fn relaxed_durability_survives_kill_without_sync() {
             .await
             .assert(200, "delivered");
     }
-    let syncs = strace.trace().syncs_since(warm);
+    let commits = strace.trace().commits_since(warm);
     assert!(
-        syncs < 10,
-        "{syncs} syncs for 50 requests that need no sync"
+        commits < 10,
+        "{commits} commits for 50 requests that need none"
     );
     gateway.kill().await;
     gateway

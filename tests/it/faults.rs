@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::history::Disturbance;
 use crate::harness::programs::{program, tool};
-use crate::harness::strace::{SYNCS, WRITES};
+use crate::harness::strace::{COMMITS, SYNCS, WRITES};
 use crate::harness::*;
 
 /// The call of a thread to fail, one in each round. The first ones open the store; the later ones
@@ -17,13 +17,29 @@ const WRITE_NUMBERS: [usize; 12] = [1, 2, 3, 4, 5, 7, 10, 14, 19, 25, 32, 40];
 /// A round ends after this many events without an injected fault.
 const EVENTS_PER_ROUND: usize = 150;
 
+/// The files on which calls fail.
+#[derive(Clone, Copy)]
+enum Files {
+    All,
+    CommitLog,
+}
+
+impl Files {
+    fn of(self, gateway: &Gateway) -> Vec<PathBuf> {
+        match self {
+            Self::All => gateway.store_files(),
+            Self::CommitLog => vec![gateway.commit_log()],
+        }
+    }
+}
+
 /// Kills the gateway at the Nth of these calls on the store's files, for each N.
-async fn kill_at_each(calls: &str, numbers: [usize; 12]) {
+async fn kill_at_each(calls: &str, on: Files, numbers: [usize; 12]) {
     if Strace::new(calls).is_none() {
         return;
     }
     let mut load_test = LoadTest::start().await;
-    let files = load_test.gateway.store_files();
+    let files = on.of(&load_test.gateway);
     for number in numbers {
         load_test.kill().await;
         let inject = format!("signal=KILL:when={number}");
@@ -49,12 +65,12 @@ async fn kill_at_each(calls: &str, numbers: [usize; 12]) {
 }
 
 /// Fails the Nth of these calls on the store's files, for each N.
-async fn fail_at_each(calls: &str, error: &str, numbers: [usize; 12]) {
+async fn fail_at_each(calls: &str, on: Files, error: &str, numbers: [usize; 12]) {
     if Strace::new(calls).is_none() {
         return;
     }
     let mut load_test = LoadTest::start().await;
-    let files = load_test.gateway.store_files();
+    let files = on.of(&load_test.gateway);
     for number in numbers {
         load_test.kill().await;
         let inject = format!("error={error}:when={number}");
@@ -101,27 +117,37 @@ async fn fail_at_each(calls: &str, error: &str, numbers: [usize; 12]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_at_any_sync_keeps_every_promise() {
-    kill_at_each(SYNCS, SYNC_NUMBERS).await;
+    kill_at_each(SYNCS, Files::All, SYNC_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_at_any_write_keeps_every_promise() {
-    kill_at_each(WRITES, WRITE_NUMBERS).await;
+    kill_at_each(WRITES, Files::All, WRITE_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_sync_breaks_no_promise() {
-    fail_at_each(SYNCS, "EIO", SYNC_NUMBERS).await;
+    fail_at_each(SYNCS, Files::All, "EIO", SYNC_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_write_breaks_no_promise() {
-    fail_at_each(WRITES, "EIO", WRITE_NUMBERS).await;
+    fail_at_each(WRITES, Files::All, "EIO", WRITE_NUMBERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_log_write_breaks_no_promise() {
+    fail_at_each("pwrite64", Files::CommitLog, "EIO", WRITE_NUMBERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_at_any_log_write_keeps_every_promise() {
+    kill_at_each("pwrite64", Files::CommitLog, WRITE_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_write_breaks_no_promise() {
-    fail_at_each(WRITES, "ENOSPC", WRITE_NUMBERS).await;
+    fail_at_each(WRITES, Files::All, "ENOSPC", WRITE_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,14 +175,16 @@ async fn kill_during_store_creation_allows_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failed_sync_blocks_success_until_reopen() {
+async fn failed_commit_blocks_success_until_reopen() {
     for delivery in ["proxy", "queue"] {
-        let Some(strace) = Strace::new(&format!("openat,{SYNCS},write,writev,sendto,sendmsg"))
-        else {
+        let Some(strace) = Strace::new("openat,pwrite64") else {
             return;
         };
-        // The failing sync is well after the start, whichever request causes it.
-        let strace = strace.injecting(SYNCS, "error=EIO:when=30");
+        let (folder, log) = (tempfile::tempdir().expect("a folder"), "hookstile.commits");
+        // The failing write is well after the start, whichever request causes it.
+        let strace = strace
+            .on_files(&[folder.path().join("store").join(log)])
+            .injecting("pwrite64", "error=EIO:when=30");
         // Stored events get no response here: the end of an attempt would be a commit of its own,
         // and its failure would fail no request.
         let upstream = Upstream::replying([if delivery == "queue" {
@@ -165,7 +193,9 @@ async fn failed_sync_blocks_success_until_reopen() {
             Reply::ok()
         }]);
         let route = Route::to(&upstream).with("delivery", delivery);
-        let gateway = Gateway::start(Setup::from(route).launched_by(strace.launcher())).await;
+        let store = format!("{{path: {}/store}}", folder.path().display());
+        let setup = Setup::from(route).with("store", &store);
+        let gateway = Gateway::start(setup.launched_by(strace.launcher())).await;
         let mut client = gateway.connect().await;
         let (good, outcome) = if delivery == "proxy" {
             (200, "delivered")
@@ -175,7 +205,7 @@ async fn failed_sync_blocks_success_until_reopen() {
         let mut number = 0;
         let failed = loop {
             number += 1;
-            assert!(number < 200, "no request reaches the failing sync");
+            assert!(number < 200, "no request reaches the failing write");
             let response = client.send(Event::new(&format!("evt_{number}"))).await;
             if response.status != good {
                 break response;
@@ -205,19 +235,13 @@ async fn failed_sync_blocks_success_until_reopen() {
         let refused = trace
             .iter()
             .position(|line| line.text.contains("(INJECTED)"))
-            .expect("the trace has the failed sync");
-        let after = &trace[refused..];
-        let opened = after
-            .iter()
-            .position(|line| line.opens_below(&gateway.store()));
-        let acknowledged = after
-            .iter()
-            .position(|line| line.is_response(good))
-            .expect("the trace has the last response");
-        let opened = opened.expect("the store was reopened");
+            .expect("the trace has the failed write");
+        let after = &trace[refused + 1..];
+        let next = after.iter().find(|line| !line.text.contains("unfinished"));
+        let next = next.expect("the log was written again");
         assert!(
-            opened < acknowledged,
-            "opened at {opened}, acknowledged at {acknowledged} after the failure"
+            next.text.starts_with("openat("),
+            "not before it was opened: {next:?}"
         );
         gateway
             .metrics()
@@ -236,10 +260,12 @@ async fn failing_disk_acknowledges_nothing() {
             .with("delivery", "queue"),
     ];
     let mut gateway = Gateway::start(Setup::new(routes).stopping_at_once()).await;
-    let Some(strace) = Strace::new(SYNCS) else {
+    let Some(strace) = Strace::new(COMMITS) else {
         return;
     };
-    let strace = strace.injecting(SYNCS, "error=EIO");
+    let strace = strace
+        .on_files(&gateway.store_files())
+        .injecting(COMMITS, "error=EIO");
     let event = |route: &str, number: usize| {
         Event::new(&format!("evt_{route}_{number}"))
             .post()

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
+use super::commit_log::Statements;
 use super::shared::Shared;
 use super::{
     AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange,
@@ -33,6 +34,8 @@ pub(super) struct BatchWriter<'t> {
     pub cursor: &'t mut Cursor,
     pub time: StoreTime,
     pub wall_ms: i64,
+    /// The statements so far, for the commit log; `None` if SQLite itself flushes the transaction.
+    pub log: Option<Statements>,
     effects: Effects,
 }
 
@@ -63,47 +66,88 @@ impl<'t> BatchWriter<'t> {
             cursor,
             time,
             wall_ms,
+            log: None,
             effects: Effects::default(),
         }
     }
 
-    /// Writes the sums of all jobs. Called last.
-    pub(super) fn finish(mut self) -> rusqlite::Result<Effects> {
-        let counts = std::mem::take(&mut self.effects.counts);
+    /// Executes a statement that writes. Every write goes through here, so that the commit log can
+    /// repeat it. Returns the number of rows.
+    pub(super) fn write(
+        &mut self,
+        text: &'static str,
+        values: &[&dyn ToSql],
+    ) -> rusqlite::Result<usize> {
+        self.log(text, values)?;
+        self.connection.prepare_cached(text)?.execute(values)
+    }
+
+    /// Executes a statement that writes and returns rows.
+    fn write_returning<T>(
+        &mut self,
+        text: &'static str,
+        values: &[&dyn ToSql],
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        self.log(text, values)?;
+        let mut statement = self.connection.prepare_cached(text)?;
+        statement.query_map(values, read)?.collect()
+    }
+
+    /// Writes the store's clocks. `clean` is set at the end of a clean shutdown.
+    pub(super) fn write_time(&mut self, downtime: Duration, clean: bool) -> rusqlite::Result<()> {
+        let (now, wall_ms) = (self.time.now.0, self.wall_ms);
+        self.write(
+            "UPDATE store SET uptime_ms = ?1, downtime_ms = ?2, wall_ms = ?3, clean = ?4",
+            params![now, millis(downtime), wall_ms, clean],
+        )
+        .map(drop)
+    }
+
+    fn log(&mut self, text: &'static str, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
+        match &mut self.log {
+            Some(log) => log.push(text, values),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the sums of all jobs. Called last. Returns the statements for the commit log, too.
+    pub(super) fn finish(mut self) -> rusqlite::Result<(Effects, Option<Statements>)> {
+        let (counts, wall_ms) = (std::mem::take(&mut self.effects.counts), self.wall_ms);
         for ((route, day), change) in &counts.days {
             let route_id = self.route_id(route)?;
-            let mut count = self.connection.prepare_cached(
+            self.write(
                 "INSERT INTO days VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
                  successful = successful + ?3, failed = failed + ?4, total_ms = total_ms + ?5",
+                params![
+                    route_id,
+                    day,
+                    change.successful,
+                    change.failed,
+                    change.total_ms
+                ],
             )?;
-            count.execute(params![
-                route_id,
-                day,
-                change.successful,
-                change.failed,
-                change.total_ms
-            ])?;
         }
         for (route, change) in &counts.routes {
             if !change.succeeded && !change.failed && change.kept_bytes == 0 {
                 continue;
             }
             let route_id = self.route_id(route)?;
-            let mut update = self.connection.prepare_cached(
+            self.write(
                 "UPDATE routes SET last_success_ms = iif(?2, ?4, last_success_ms),
                  last_failure_ms = iif(?3, ?4, last_failure_ms), kept_bytes = kept_bytes + ?5
                  WHERE id = ?1",
+                params![
+                    route_id,
+                    change.succeeded,
+                    change.failed,
+                    wall_ms,
+                    change.kept_bytes
+                ],
             )?;
-            update.execute(params![
-                route_id,
-                change.succeeded,
-                change.failed,
-                self.wall_ms,
-                change.kept_bytes
-            ])?;
         }
         self.effects.counts = counts;
-        Ok(self.effects)
+        Ok((self.effects, self.log))
     }
 
     pub(super) fn settle(
@@ -150,19 +194,19 @@ impl<'t> BatchWriter<'t> {
             }
             LedgerEntry::Attempted(tried) => (None, tried),
         };
-        let mut insert = self
-            .connection
-            .prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-        insert.execute(params![
-            row_id.0,
-            name.key.0.to_be_bytes(),
-            ends.0,
-            tried.attempts,
-            tried.possibly_delivered,
-            digest,
-            delivery.map(|id| id.0),
-            route_id,
-        ])?;
+        self.write(
+            "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                row_id.0,
+                name.key.0.to_be_bytes(),
+                ends.0,
+                tried.attempts,
+                tried.possibly_delivered,
+                digest,
+                delivery.map(|id| id.0),
+                route_id,
+            ],
+        )?;
         self.effects.added.push(LedgerChange {
             key: name.key,
             row_id,
@@ -206,29 +250,29 @@ impl<'t> BatchWriter<'t> {
         let id = DeliveryId(self.cursor.next_delivery);
         self.cursor.next_delivery += 1;
         let route_id = self.route_id(&event.route)?;
-        let mut insert = self.connection.prepare_cached(
+        self.write(
             "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
              ?14, ?15, ?16, ?17)",
+            params![
+                id.0,
+                route_id,
+                event.event_id,
+                event.event_type,
+                event.received_at.as_millisecond(),
+                after.state.as_str(),
+                after.reason.map(StateReason::as_str),
+                after.tried,
+                after.possibly_delivered,
+                after.attempts.to_json(),
+                after.stored_bytes,
+                after.due.map(|due| due.0),
+                after.queued.map(|queued| queued.0),
+                after.ended.map(|ended| ended.0),
+                after.keys,
+                event.secret,
+                event.is_test,
+            ],
         )?;
-        insert.execute(params![
-            id.0,
-            route_id,
-            event.event_id,
-            event.event_type,
-            event.received_at.as_millisecond(),
-            after.state.as_str(),
-            after.reason.map(StateReason::as_str),
-            after.tried,
-            after.possibly_delivered,
-            after.attempts.to_json(),
-            after.stored_bytes,
-            after.due.map(|due| due.0),
-            after.queued.map(|queued| queued.0),
-            after.ended.map(|ended| ended.0),
-            after.keys,
-            event.secret,
-            event.is_test,
-        ])?;
         self.effects.counts.add(event, after);
         Ok(id)
     }
@@ -240,24 +284,24 @@ impl<'t> BatchWriter<'t> {
         before: &StoredDelivery,
         after: &Progress,
     ) -> rusqlite::Result<()> {
-        let mut update = self.connection.prepare_cached(
+        self.write(
             "UPDATE deliveries SET state = ?2, reason = ?3, tried = ?4, possibly_delivered = ?5,
                  attempts = ?6, payload_bytes = ?7, due_ms = ?8, queued_ms = ?9, ended_ms = ?10,
                  keys = ?11 WHERE id = ?1",
+            params![
+                id.0,
+                after.state.as_str(),
+                after.reason.map(StateReason::as_str),
+                after.tried,
+                after.possibly_delivered,
+                after.attempts.to_json(),
+                after.stored_bytes,
+                after.due.map(|due| due.0),
+                after.queued.map(|queued| queued.0),
+                after.ended.map(|ended| ended.0),
+                after.keys,
+            ],
         )?;
-        update.execute(params![
-            id.0,
-            after.state.as_str(),
-            after.reason.map(StateReason::as_str),
-            after.tried,
-            after.possibly_delivered,
-            after.attempts.to_json(),
-            after.stored_bytes,
-            after.due.map(|due| due.0),
-            after.queued.map(|queued| queued.0),
-            after.ended.map(|ended| ended.0),
-            after.keys,
-        ])?;
         if after.stored_bytes == 0 && before.progress.stored_bytes > 0 {
             self.delete_payload(id)?;
         }
@@ -265,20 +309,17 @@ impl<'t> BatchWriter<'t> {
         Ok(())
     }
 
-    fn store_payload(&self, id: DeliveryId, payload: &Payload) -> rusqlite::Result<()> {
-        let mut insert = self
-            .connection
-            .prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
-        insert
-            .execute(params![id.0, &payload.head[..], &payload.body[..]])
-            .map(drop)
+    fn store_payload(&mut self, id: DeliveryId, payload: &Payload) -> rusqlite::Result<()> {
+        self.write(
+            "INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)",
+            params![id.0, &payload.head[..], &payload.body[..]],
+        )
+        .map(drop)
     }
 
-    fn delete_payload(&self, id: DeliveryId) -> rusqlite::Result<()> {
-        let mut delete = self
-            .connection
-            .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?;
-        delete.execute([id.0]).map(drop)
+    fn delete_payload(&mut self, id: DeliveryId) -> rusqlite::Result<()> {
+        self.write("DELETE FROM payloads WHERE delivery = ?1", params![id.0])
+            .map(drop)
     }
 
     /// Records an attempt. Recording the same attempt again changes nothing: the caller repeats it
@@ -343,25 +384,16 @@ impl<'t> BatchWriter<'t> {
             return Ok(0);
         };
         let to_id = self.route_id(to)?;
-        let mut update = self.connection.prepare_cached(
+        let StoreTime { now, now_due } = self.time;
+        let moved: Vec<(i64, i64)> = self.write_returning(
             "UPDATE deliveries SET route = ?2, due_ms = min(due_ms, ?5),
                  queued_ms = iif(state = 'pending', ?6, queued_ms)
              WHERE id IN (SELECT id FROM deliveries
                  WHERE route = ?1 AND state = ?3 AND state <> 'success' ORDER BY id LIMIT ?4)
              RETURNING received_ms, payload_bytes",
-        )?;
-        let rows = update.query_map(
-            params![
-                from_id,
-                to_id,
-                state.as_str(),
-                limit,
-                self.time.now_due.0,
-                self.time.now.0
-            ],
+            params![from_id, to_id, state.as_str(), limit, now_due.0, now.0],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let moved: Vec<(i64, i64)> = rows.collect::<rusqlite::Result<_>>()?;
         for &(received_ms, stored_bytes) in &moved {
             let counts = &mut self.effects.counts;
             counts.move_open((from, to), received_ms, state, stored_bytes);
@@ -377,13 +409,12 @@ impl<'t> BatchWriter<'t> {
 
     /// Deletes a ledger row. Returns its route, if that is known.
     fn delete_row(&mut self, key: EventKey, row_id: RowId) -> rusqlite::Result<Option<Arc<str>>> {
-        let mut delete = self
-            .connection
-            .prepare_cached("DELETE FROM ledger WHERE row_id = ?1 AND key = ?2 RETURNING route")?;
-        let route_id: Option<i64> = delete
-            .query_row(params![row_id.0, key.0.to_be_bytes()], |row| row.get(0))
-            .optional()?
-            .flatten();
+        let route_ids: Vec<Option<i64>> = self.write_returning(
+            "DELETE FROM ledger WHERE row_id = ?1 AND key = ?2 RETURNING route",
+            params![row_id.0, key.0.to_be_bytes()],
+            |row| row.get(0),
+        )?;
+        let route_id = route_ids.first().copied().flatten();
         let route = route_id.and_then(|id| {
             let mut routes = self.cursor.routes.iter();
             routes
@@ -402,11 +433,11 @@ impl<'t> BatchWriter<'t> {
     pub(super) fn sweep_ledger(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
         self.forget_expired_creations()?;
         self.cursor.next_row.retain(|bucket, _| *bucket >= first);
-        let mut delete = self.connection.prepare_cached(
+        self.write(
             "DELETE FROM ledger WHERE row_id IN (SELECT row_id FROM ledger WHERE row_id < ?1
              ORDER BY row_id LIMIT ?2)",
-        )?;
-        delete.execute(params![first.0, limit])
+            params![first.0, limit],
+        )
     }
 
     /// Deletes the records of deliveries that have ended.
@@ -420,9 +451,7 @@ impl<'t> BatchWriter<'t> {
                 continue;
             };
             self.delete_payload(id)?;
-            self.connection
-                .prepare_cached("DELETE FROM deliveries WHERE id = ?1")?
-                .execute([id.0])?;
+            self.write("DELETE FROM deliveries WHERE id = ?1", params![id.0])?;
             self.effects.counts.delete_record(&stored);
         }
         Ok(())
@@ -434,10 +463,7 @@ impl<'t> BatchWriter<'t> {
         } else {
             "DELETE FROM paused WHERE route = ?1"
         };
-        self.connection
-            .prepare_cached(sql)?
-            .execute([route])
-            .map(drop)
+        self.write(sql, params![route]).map(drop)
     }
 
     pub(super) fn set_webhook(
@@ -446,17 +472,12 @@ impl<'t> BatchWriter<'t> {
         definition: Option<&str>,
     ) -> rusqlite::Result<()> {
         match definition {
-            Some(definition) => self
-                .connection
-                .prepare_cached(
-                    "INSERT INTO webhooks VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
-                     SET definition = excluded.definition",
-                )?
-                .execute(params![name, definition]),
-            None => self
-                .connection
-                .prepare_cached("DELETE FROM webhooks WHERE name = ?1")?
-                .execute([name]),
+            Some(definition) => self.write(
+                "INSERT INTO webhooks VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
+                 SET definition = excluded.definition",
+                params![name, definition],
+            ),
+            None => self.write("DELETE FROM webhooks WHERE name = ?1", params![name]),
         }
         .map(drop)
     }
@@ -470,48 +491,47 @@ impl<'t> BatchWriter<'t> {
     ) -> rusqlite::Result<()> {
         let CreationKey { key, request } = creation;
         let ends = self.time.now.after(CREATION_KEPT);
-        self.connection
-            .prepare_cached("INSERT OR REPLACE INTO creations VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![key, request, name, definition, ends.0])?;
+        self.write(
+            "INSERT OR REPLACE INTO creations VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![key, request, name, definition, ends.0],
+        )?;
         self.forget_expired_creations()?;
-        self.connection
-            .prepare_cached(
-                "DELETE FROM creations WHERE key IN
-                 (SELECT key FROM creations ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)",
-            )?
-            .execute([CREATIONS_MAX])
-            .map(drop)
+        self.write(
+            "DELETE FROM creations WHERE key IN
+             (SELECT key FROM creations ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)",
+            params![CREATIONS_MAX],
+        )
+        .map(drop)
     }
 
     fn forget_expired_creations(&mut self) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached("DELETE FROM creations WHERE ends_ms <= ?1")?
-            .execute([self.time.now.0])
+        let now = self.time.now.0;
+        self.write("DELETE FROM creations WHERE ends_ms <= ?1", params![now])
             .map(drop)
     }
 
     pub(super) fn update_routes(&mut self, routes: &[StoreRoute]) -> rusqlite::Result<()> {
         for route in routes {
             let id = self.route_id(&route.route)?;
-            let mut update = self
-                .connection
-                .prepare_cached("UPDATE routes SET concurrency = ?2 WHERE id = ?1")?;
-            update.execute(params![id, route.concurrency])?;
-            let limits = route.retain.limits();
-            let mut remember = self.connection.prepare_cached(
-                "INSERT INTO route_settings VALUES (?1, ?2, ?3, ?4) ON CONFLICT (route) DO UPDATE
-                 SET keep_ms = excluded.keep_ms, max_bytes = excluded.max_bytes,
-                     horizon_ms = excluded.horizon_ms",
+            self.write(
+                "UPDATE routes SET concurrency = ?2 WHERE id = ?1",
+                params![id, route.concurrency],
             )?;
+            let limits = route.retain.limits();
             let max_bytes = limits
                 .max_bytes
                 .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
-            remember.execute(params![
-                route.route,
-                millis(limits.keep),
-                max_bytes,
-                millis(route.horizon)
-            ])?;
+            self.write(
+                "INSERT INTO route_settings VALUES (?1, ?2, ?3, ?4) ON CONFLICT (route) DO UPDATE
+                 SET keep_ms = excluded.keep_ms, max_bytes = excluded.max_bytes,
+                     horizon_ms = excluded.horizon_ms",
+                params![
+                    route.route,
+                    millis(limits.keep),
+                    max_bytes,
+                    millis(route.horizon)
+                ],
+            )?;
         }
         Ok(())
     }
@@ -520,10 +540,13 @@ impl<'t> BatchWriter<'t> {
         if let Some(&id) = self.cursor.routes.get(name) {
             return Ok(id);
         }
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO routes (name, created_ms, concurrency) VALUES (?1, ?2, 1) RETURNING id",
+        // Chosen here, so that a statement of the commit log never depends on the rows before it.
+        let id = self.cursor.routes.values().max().map_or(1, |last| last + 1);
+        let created_ms = self.wall_ms;
+        self.write(
+            "INSERT INTO routes (id, name, created_ms, concurrency) VALUES (?1, ?2, ?3, 1)",
+            params![id, name, created_ms],
         )?;
-        let id = insert.query_row(params![name, self.wall_ms], |row| row.get(0))?;
         self.cursor.routes.insert(Arc::clone(name), id);
         Ok(id)
     }

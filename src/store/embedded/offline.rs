@@ -1,7 +1,8 @@
 //! Read access to a store that no gateway has open.
 //!
-//! Nothing is created, changed or deleted, and no other process can open the store meanwhile.
-//! (Closing it may checkpoint the write-ahead log, as closing always does.)
+//! Nothing is created, changed or deleted, and no other process can open the store meanwhile. But what
+//! a loss of power left in the commit log is executed first, as the gateway would. (And closing may
+//! checkpoint the write-ahead log, as closing always does.)
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,9 @@ use jiff::Timestamp;
 
 use super::folder_lock::FolderLock;
 use super::read::Reader;
-use super::{DeliveryFilter, DeliveryId, DeliveryRecord, OpenError, schema};
+use super::{
+    DeliveryFilter, DeliveryId, DeliveryRecord, Durability, OpenError, commit_log, opening, schema,
+};
 use crate::store::uptime::Uptime;
 
 /// A store that is open for reading only.
@@ -41,9 +44,22 @@ impl OfflineStore {
             });
         }
         let lock = super::lock_folder(folder)?;
-        let connection =
-            schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
-        let header = schema::read_header(&connection, &file)?;
+        let database = |source| OpenError::database(&file, source);
+        let mut connection = schema::open_to_read(&file).map_err(database)?;
+        let mut header = schema::read_header(&connection, &file)?;
+        let log = |source| OpenError::folder(folder, source);
+        if !commit_log::read(folder, header.log)
+            .map_err(log)?
+            .records
+            .is_empty()
+        {
+            let mut writer = schema::open(&file, Durability::Strict).map_err(database)?;
+            opening::execute_unapplied(&mut writer, folder, header.log)
+                .map_err(|error| error.into_open_error(&file, folder))?;
+            drop(writer);
+            connection = schema::open_to_read(&file).map_err(database)?;
+            header = schema::read_header(&connection, &file)?;
+        }
         let now_due = header
             .uptime
             .after(header.downtime_until(Timestamp::now().as_millisecond()));

@@ -2,6 +2,8 @@
 //! interrupted attempts, before any other access is allowed.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,14 +12,15 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::apply::{BatchWriter, Cursor};
 use super::attempt_journal::{AttemptJournal, InterruptedAttempt, PreviousRun};
+use super::commit_log::{self, CommitLog, LogPosition};
 use super::folder_lock::FolderLock;
 use super::shared::{QueueCounts, Shared};
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
 use super::write::{Unwritten, Writer};
 use super::{
-    DeliveryId, DeliveryState, EventKey, EventRow, LedgerEntry, OpenError, RECORD_BYTES, RowId,
-    Settings, read, schema,
+    DeliveryId, DeliveryState, Durability, EventKey, EventRow, LedgerEntry, OpenError,
+    RECORD_BYTES, RowId, Settings, read, schema,
 };
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
@@ -31,6 +34,18 @@ pub(super) enum ReadError {
     Sql(#[from] rusqlite::Error),
     #[error("{0}")]
     Open(#[from] OpenError),
+    #[error("cannot use the commit log: {0}")]
+    Log(#[from] io::Error),
+}
+
+impl ReadError {
+    pub(super) fn into_open_error(self, file: &Path, folder: &Path) -> OpenError {
+        match self {
+            Self::Sql(source) => OpenError::database(file, source),
+            Self::Open(error) => error,
+            Self::Log(source) => OpenError::folder(folder, source),
+        }
+    }
 }
 
 /// The queued events whose last attempt may have been delivered without a recorded outcome.
@@ -86,7 +101,16 @@ pub(super) fn open(
     } = AttemptJournal::open(&settings.folder).map_err(folder)?;
     schema::create_private(&file).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
-    let header = schema::read_or_create(&mut connection, &file, wall_ms)?;
+    let created = schema::read_or_create(&mut connection, &file, wall_ms)?;
+    let executed = execute_unapplied(&mut connection, &settings.folder, created.log)
+        .map_err(|error| error.into_open_error(&file, &settings.folder))?;
+    let header = match executed {
+        0 => created,
+        _ => schema::read_header(&connection, &file)?,
+    };
+    // One may be logged and not committed. More are missing only if unflushed writes were lost, the
+    // journal's among them, even if the machine was not restarted.
+    let lost_writes = executed > 1;
     let time = UptimeClock::resume(header.uptime, header.downtime_until(wall_ms), clock);
     let shared = Arc::new(Shared::new(
         settings,
@@ -99,6 +123,8 @@ pub(super) fn open(
     let mut writer = Writer {
         shared: Arc::clone(&shared),
         connection: None,
+        log: None,
+        flushes: true,
         cursor: Cursor::default(),
         time_written: header.uptime,
         unwritten: HashMap::new(),
@@ -106,7 +132,7 @@ pub(super) fn open(
     };
     let began = Instant::now();
     let mut suspects = SuspectDeliveries {
-        first_due_of_each_route: !(header.clean || header.same_boot && file_existed),
+        first_due_of_each_route: lost_writes || !(header.clean || header.same_boot && file_existed),
         ..SuspectDeliveries::default()
     };
     for attempt in &interrupted {
@@ -128,10 +154,7 @@ pub(super) fn open(
     }
     writer
         .load(connection, &suspects)
-        .map_err(|error| match error {
-            ReadError::Sql(source) => database(source),
-            ReadError::Open(error) => error,
-        })?;
+        .map_err(|error| error.into_open_error(&file, &shared.settings.folder))?;
     let cleared = shared.journal.clear_previous_run();
     cleared.map_err(|source| OpenError::folder(&shared.settings.folder, source))?;
     let (ids, seconds) = (shared.index.len(), began.elapsed().as_secs_f64());
@@ -149,13 +172,15 @@ pub(super) fn open(
 impl Writer {
     /// Opens the file again after a failure.
     pub(super) fn reopen(&mut self) -> Result<(), ReadError> {
-        let connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
+        let mut connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
         if schema::read_header(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
             return Err(OpenError::Foreign {
                 file: self.shared.file.display().to_string(),
             }
             .into());
         }
+        let position = schema::read_header(&connection, &self.shared.file)?.log;
+        execute_unapplied(&mut connection, &self.shared.settings.folder, position)?;
         // The write-ahead log may be in memory only, if a flush of it failed. A full checkpoint
         // moves it into the database and flushes that, or fails as well.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
@@ -216,14 +241,26 @@ impl Writer {
                 unwritten.route.as_ref(),
             )?;
         }
-        let effects = batch.finish()?;
+        batch.write_time(shared.uptime.downtime(), false)?;
+        let (effects, _) = batch.finish()?;
+        let run = match shared.settings.durability {
+            Durability::Strict => new_run()?,
+            Durability::Relaxed => 0,
+        };
+        // From here on the records of earlier runs are void: this commit is flushed, and with it all
+        // that they hold.
+        schema::write_log_position(&transaction, LogPosition { run, applied: 0 })?;
         suspects.mark(&transaction, shared.uptime.now_due())?;
         schema::write_boot(&transaction)?;
-        schema::write_time(&transaction, now, shared.uptime.downtime(), wall_ms, false)?;
         transaction.commit()?;
         effects.apply(&shared);
         self.unwritten.clear();
         self.time_written = now;
+        self.flushes = true;
+        self.log = match shared.settings.durability {
+            Durability::Strict => Some(CommitLog::start(&shared.settings.folder, run)?),
+            Durability::Relaxed => None,
+        };
         self.connection = Some(connection);
         shared.mark_open();
         Ok(())
@@ -296,6 +333,48 @@ impl Writer {
         self.shared.with_counts(|counts| *counts = all);
         Ok(())
     }
+}
+
+/// Executes what the commit log has and the database does not. Returns the number of transactions.
+pub(super) fn execute_unapplied(
+    connection: &mut Connection,
+    folder: &Path,
+    position: LogPosition,
+) -> Result<usize, ReadError> {
+    let unapplied = commit_log::read(folder, position)?;
+    if unapplied.damaged > 0 {
+        tracing::error!(
+            file = %folder.join(commit_log::FILE).display(),
+            transactions = unapplied.damaged,
+            "the commit log is damaged; transactions that were acknowledged are lost"
+        );
+    }
+    for record in &unapplied.records {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for statement in &record.statements {
+            let mut execute = transaction.prepare_cached(&statement.text)?;
+            let mut rows = execute.query(rusqlite::params_from_iter(&statement.values))?;
+            while rows.next()?.is_some() {}
+        }
+        let applied = LogPosition {
+            applied: record.number,
+            ..position
+        };
+        schema::write_log_position(&transaction, applied)?;
+        transaction.commit()?;
+    }
+    let transactions = unapplied.records.len();
+    if transactions > 0 {
+        tracing::info!(transactions, "store recovered from its commit log");
+    }
+    Ok(transactions)
+}
+
+/// Returns the number of a new run, which is never 0.
+fn new_run() -> Result<i64, OpenError> {
+    let mut run = [0; 8];
+    getrandom::fill(&mut run).map_err(OpenError::Random)?;
+    Ok(i64::from_le_bytes(run) | 1)
 }
 
 pub(super) fn read_routes(connection: &Connection) -> rusqlite::Result<HashMap<Arc<str>, i64>> {

@@ -10,12 +10,13 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
+use super::commit_log::LogPosition;
 use super::{Durability, OpenError, folder_lock};
 use crate::store::uptime::Uptime;
 
 /// `hook` in ASCII. Tools such as `file` identify the format by it.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
-const VERSION: i32 = 3;
+const VERSION: i32 = 4;
 
 /// The writer's page cache, in KiB: 8 MiB.
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
@@ -25,10 +26,12 @@ const READER_CACHE_KIB: i32 = 1024;
 const TABLES: &str = "
 -- One row: the store's header. `uptime_ms` is the time for which the store was open, over all runs;
 -- `downtime_ms` the time between runs; `wall_ms` the Unix time of this write. `clean` states that
--- the last run was shut down cleanly, `boot` is the machine's boot ID during that run.
+-- the last run was shut down cleanly, `boot` is the machine's boot ID during that run. `log_run` and
+-- `log_applied` name the last record of the commit log that the database has.
 CREATE TABLE store (
     hash_key BLOB NOT NULL, uptime_ms INTEGER NOT NULL, downtime_ms INTEGER NOT NULL,
-    wall_ms INTEGER NOT NULL, clean INTEGER NOT NULL, boot TEXT NOT NULL
+    wall_ms INTEGER NOT NULL, clean INTEGER NOT NULL, boot TEXT NOT NULL,
+    log_run INTEGER NOT NULL DEFAULT 0, log_applied INTEGER NOT NULL DEFAULT 0
 );
 -- Routes that have any records. `concurrency` is the last active setting.
 CREATE TABLE routes (
@@ -76,6 +79,11 @@ const UPGRADE_TO_VERSION_2: &str = "ALTER TABLE deliveries ADD COLUMN secret TEX
 /// Upgrades version 2 to version 3.
 const UPGRADE_TO_VERSION_3: &str = "ALTER TABLE ledger ADD COLUMN route INTEGER";
 
+/// Upgrades version 3 to version 4.
+const UPGRADE_TO_VERSION_4: &str =
+    "ALTER TABLE store ADD COLUMN log_run INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE store ADD COLUMN log_applied INTEGER NOT NULL DEFAULT 0";
+
 /// The tables that earlier versions of the file lack. Created on opening if they do not exist.
 const ADDED_TABLES: &str = "
 -- Webhooks made over the API: the definition as JSON, including the secret.
@@ -105,6 +113,8 @@ pub(super) struct StoreHeader {
     pub clean: bool,
     /// The machine has not been restarted since, so writes without a flush are still there.
     pub same_boot: bool,
+    /// The last record of the commit log that the database has.
+    pub log: LogPosition,
 }
 
 impl StoreHeader {
@@ -161,17 +171,19 @@ pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Conn
             Some("this file system does not support a write-ahead log".into()),
         ));
     }
-    let synchronous = match durability {
-        Durability::Strict => "full",
-        Durability::Relaxed => "normal",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)?;
+    set_flushes(&connection, durability == Durability::Strict)?;
     // The upkeep thread checkpoints the write-ahead log, so that no caller waits for it in a
     // commit.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "memory")?;
     Ok(connection)
+}
+
+/// Sets whether a commit flushes the write-ahead log, and with it the commits before.
+pub(super) fn set_flushes(connection: &Connection, flushes: bool) -> rusqlite::Result<()> {
+    let synchronous = if flushes { "full" } else { "normal" };
+    connection.pragma_update(None, "synchronous", synchronous)
 }
 
 /// Opens the file for reading.
@@ -239,7 +251,7 @@ fn create(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusq
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
     transaction.execute(
-        "INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '')",
+        "INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '', 0, 0)",
         params![hash_key, wall_ms],
     )?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -257,7 +269,10 @@ fn upgrade(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
         if version < 2 {
             transaction.execute_batch(UPGRADE_TO_VERSION_2)?;
         }
-        transaction.execute_batch(UPGRADE_TO_VERSION_3)?;
+        if version < 3 {
+            transaction.execute_batch(UPGRADE_TO_VERSION_3)?;
+        }
+        transaction.execute_batch(UPGRADE_TO_VERSION_4)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()
@@ -266,7 +281,8 @@ fn upgrade(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
 fn select_header(connection: &Connection) -> rusqlite::Result<Option<StoreHeader>> {
     connection
         .query_row(
-            "SELECT hash_key, uptime_ms, downtime_ms, wall_ms, clean, boot FROM store",
+            "SELECT hash_key, uptime_ms, downtime_ms, wall_ms, clean, boot, log_run, log_applied
+             FROM store",
             [],
             |row| {
                 Ok(StoreHeader {
@@ -277,6 +293,10 @@ fn select_header(connection: &Connection) -> rusqlite::Result<Option<StoreHeader
                     clean: row.get(4)?,
                     same_boot: boot_id()
                         .is_some_and(|boot| row.get(5).is_ok_and(|before: String| before == boot)),
+                    log: LogPosition {
+                        run: row.get(6)?,
+                        applied: row.get(7)?,
+                    },
                 })
             },
         )
@@ -298,20 +318,14 @@ pub(super) fn write_boot(connection: &Connection) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-/// Writes the store's uptime and downtime. `clean` is set at the end of a clean shutdown.
-pub(super) fn write_time(
+/// Writes the last record of the commit log that the database has.
+pub(super) fn write_log_position(
     connection: &Connection,
-    running: Uptime,
-    away: Duration,
-    wall_ms: i64,
-    clean: bool,
+    position: LogPosition,
 ) -> rusqlite::Result<()> {
-    let away = i64::try_from(away.as_millis()).unwrap_or(i64::MAX);
-    let mut update = connection.prepare_cached(
-        "UPDATE store SET uptime_ms = ?1, downtime_ms = ?2, wall_ms = ?3, clean = ?4",
-    )?;
-    update
-        .execute(params![running.0, away, wall_ms, clean])
+    connection
+        .prepare_cached("UPDATE store SET log_run = ?1, log_applied = ?2")?
+        .execute(params![position.run, position.applied])
         .map(drop)
 }
 

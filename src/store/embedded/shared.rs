@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::Notify;
 
 use super::attempt_journal::AttemptJournal;
+use super::commit_log;
 use super::index::Index;
 use super::read::Reader;
 use super::upkeep::CHECKPOINT_MIN_PAGES;
@@ -349,7 +350,8 @@ impl Shared {
     /// Returns the size of the files, in bytes.
     pub(super) fn file_bytes(&self) -> u64 {
         let (file, log) = self.file_lengths();
-        file + log
+        let commits = std::fs::metadata(self.settings.folder.join(commit_log::FILE));
+        file + log + commits.map_or(0, |file| file.len())
     }
 
     /// Returns the lengths of the database and of its write-ahead log, in bytes.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::super::tests::{
-    RETAIN, TestFolder, WINDOW, completed, delivery_change, ledger_entry, queued, settle,
-    settlement, tried,
+    RETAIN, TestFolder, WINDOW, attempt, completed, delivery_change, due_ids, ledger_entry, queued,
+    record_attempt, settle, settlement, tried,
 };
+use crate::backoff::DeadLetterReason;
 use crate::store::*;
 
 #[tokio::test]
@@ -145,7 +146,8 @@ async fn previous_version_is_upgraded_with_its_data() {
     let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
     file.execute_batch(
         "ALTER TABLE deliveries DROP COLUMN secret; ALTER TABLE deliveries DROP COLUMN test;
-         ALTER TABLE ledger DROP COLUMN route; PRAGMA user_version = 1",
+         ALTER TABLE ledger DROP COLUMN route; ALTER TABLE store DROP COLUMN log_run;
+         ALTER TABLE store DROP COLUMN log_applied; PRAGMA user_version = 1",
     )
     .unwrap();
     drop(file);
@@ -256,4 +258,101 @@ async fn event_with_a_lost_payload_is_still_loaded() {
         .unwrap()
         .unwrap();
     assert_eq!((&*event.event_id, event.payload.is_none()), ("a", true));
+}
+
+/// Copies a store's files as a loss of power leaves them: the database as it was at `flushed`, and the
+/// commit log as it is now.
+fn lose_power(files: &TestFolder, flushed: &TestFolder) -> TestFolder {
+    let after = TestFolder::new();
+    let (from, to) = (flushed.settings().folder, after.settings().folder);
+    copy_files(&from, &to);
+    let log = "hookstile.commits";
+    std::fs::copy(files.settings().folder.join(log), to.join(log)).unwrap();
+    after
+}
+
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        if file.file_name() != "hookstile.db-shm" {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn lost_pages_are_recovered_from_the_log() {
+    let (files, flushed) = (TestFolder::new(), TestFolder::new());
+    let all = DeliveryFilter {
+        limit: 10,
+        ..DeliveryFilter::default()
+    };
+    let store = files.open();
+    settle(&store, 1, completed(1), None).await;
+    copy_files(&files.settings().folder, &flushed.settings().folder);
+    settle(&store, 2, completed(2), None).await;
+    let queued_one = queued(&store, 3, "evt_3").await;
+    let dead = queued(&store, 4, "evt_4").await;
+    let reason = AttemptOutcome::Dead(DeadLetterReason::Rejected);
+    record_attempt(&store, dead, 1, attempt(400), reason).await;
+    store.set_paused("billing".into(), true).await.unwrap();
+    store
+        .forget_event(store.find_rows(EventKey(2)).await.unwrap())
+        .await
+        .unwrap();
+    let records = store.deliveries(all.clone()).await.unwrap();
+
+    let after = lose_power(&files, &flushed);
+    let offline = OfflineStore::open(&after.settings().folder).unwrap();
+    assert_eq!(offline.deliveries(&all).unwrap().len(), 2);
+    drop(offline);
+    for _ in 0..2 {
+        let recovered = after.open();
+        assert_eq!(ledger_entry(&recovered, 1).await, Some(completed(1)));
+        assert_eq!(ledger_entry(&recovered, 2).await, None, "forgotten");
+        assert_eq!(ledger_entry(&recovered, 3).await, Some(completed(1)));
+        assert_eq!(recovered.queue_counts("billing"), (1, 1));
+        assert_eq!(recovered.paused_routes().await.unwrap(), ["billing"]);
+        assert_eq!(due_ids(&recovered).await, [queued_one]);
+        let found = recovered.deliveries(all.clone()).await.unwrap();
+        let ids =
+            |records: &[DeliveryRecord]| records.iter().map(|record| record.id).collect::<Vec<_>>();
+        assert_eq!(ids(&found), ids(&records));
+        recovered.close(true).await;
+    }
+}
+
+#[tokio::test]
+async fn full_log_starts_again_and_loses_nothing() {
+    let files = TestFolder::new();
+    let store = files.open();
+    let log = files.settings().folder.join("hookstile.commits");
+    let length = std::fs::metadata(&log).unwrap().len();
+    // More than one round, as each commit takes a block.
+    for key in 0..1_300 {
+        store
+            .settle(settlement(key, None, completed(1), None))
+            .await
+            .unwrap();
+    }
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), length);
+    store.close(true).await;
+    let reopened = files.open();
+    assert_eq!(reopened.remembered_ids(), 1_300);
+}
+
+#[tokio::test]
+async fn restored_database_ignores_a_later_log() {
+    let (files, backup) = (TestFolder::new(), TestFolder::new());
+    let store = files.open();
+    settle(&store, 1, completed(1), None).await;
+    copy_files(&files.settings().folder, &backup.settings().folder);
+    store.close(true).await;
+    let store = files.open();
+    settle(&store, 2, completed(1), None).await;
+    let after = lose_power(&files, &backup);
+    let restored = after.open();
+    assert_eq!(ledger_entry(&restored, 1).await, Some(completed(1)));
+    assert_eq!(ledger_entry(&restored, 2).await, None);
 }

@@ -7,15 +7,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::apply::{BatchWriter, Cursor, Effects};
+use super::commit_log::{CommitLog, Statements};
 use super::folder_lock::FolderLock;
 use super::shared::Shared;
 use super::{
@@ -132,6 +134,10 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     /// `None` while the file is closed.
     pub(super) connection: Option<Connection>,
+    /// The commit log; `None` while the file is closed, and with relaxed durability.
+    pub(super) log: Option<CommitLog>,
+    /// The connection flushes each commit.
+    pub(super) flushes: bool,
     pub(super) cursor: Cursor,
     pub(super) time_written: Uptime,
     /// The histories of settlements that could not be written, and of interrupted attempts. They are
@@ -147,6 +153,19 @@ pub(super) struct Unwritten {
     pub window: Duration,
     /// The event's route, if it is known.
     pub route: Option<Arc<str>>,
+}
+
+/// The reason why a transaction was not committed.
+#[derive(Debug, thiserror::Error)]
+enum CommitError {
+    #[error("{0}")]
+    Database(#[from] rusqlite::Error),
+    #[error("the commit log cannot be written: {0}")]
+    Log(#[from] io::Error),
+    #[error("the transaction is too large for the commit log")]
+    TooLarge,
+    #[error("the database is closed")]
+    Closed,
 }
 
 /// The error of a commit after which the file was closed. The cause is already logged.
@@ -183,10 +202,10 @@ impl Writer {
     /// Commits a batch and replies to its callers. On failure, closes the database *before*
     /// replying, so that no caller can act on the stale in-memory index.
     fn commit(&mut self, batch: Vec<Job>) -> Result<(), DatabaseClosed> {
-        let Some(connection) = &mut self.connection else {
+        if self.connection.is_none() {
             self.reject(batch);
             return Ok(());
-        };
+        }
         if batch.iter().any(|job| matches!(job, Job::Reopen)) {
             return Err(
                 self.close_after_error(&"the write-ahead log could not be checkpointed", batch)
@@ -194,49 +213,89 @@ impl Writer {
         }
         let began = Instant::now();
         let checkpoint = batch.iter().any(|job| matches!(job, Job::Checkpoint));
-        let shared = &self.shared;
-        let (now, wall_ms) = (shared.uptime.now(), Timestamp::now().as_millisecond());
-        let writes_time = now.since(self.time_written) >= WRITE_TIME_INTERVAL;
-        let mut write = || -> rusqlite::Result<(Effects, Vec<Reply>)> {
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut batch_writer = BatchWriter::new(
-                &transaction,
-                &mut self.cursor,
-                StoreTime {
-                    now,
-                    now_due: shared.uptime.now_due(),
-                },
-                wall_ms,
-            );
-            let replies = batch
-                .iter()
-                .map(|job| apply(&mut batch_writer, job))
-                .collect::<rusqlite::Result<_>>()?;
-            let effects = batch_writer.finish()?;
-            if writes_time {
-                schema::write_time(&transaction, now, shared.uptime.downtime(), wall_ms, false)?;
-            }
-            transaction.commit()?;
-            Ok((effects, replies))
+        let bytes: usize = batch.iter().map(Job::bytes).sum();
+        let by_log =
+            bytes <= Statements::BYTES_MAX && self.log.as_ref().is_some_and(CommitLog::has_room);
+        let written = match self.transact(&batch, by_log) {
+            Err(CommitError::TooLarge) => self
+                .read_routes_again()
+                .map_err(CommitError::Database)
+                .and_then(|()| self.transact(&batch, false)),
+            written => written,
         };
-        match write() {
+        match written {
             Ok((effects, replies)) => {
-                if writes_time {
-                    self.time_written = now;
-                }
-                shared.metrics.observe_commit(began.elapsed());
-                effects.apply(shared);
+                self.shared.metrics.observe_commit(began.elapsed());
+                effects.apply(&self.shared);
                 for (job, result) in batch.into_iter().zip(replies) {
                     reply(&self.shared, job, result);
                 }
             }
-            Err(error) if is_job_error(&error) => return self.commit_one_by_one(batch, &error),
+            Err(CommitError::Database(error)) if is_job_error(&error) => {
+                return self.commit_one_by_one(batch, &error);
+            }
             Err(error) => return Err(self.close_after_error(&error, batch)),
         }
-        if checkpoint {
+        if checkpoint && let Some(connection) = &self.connection {
             let checkpointed = schema::checkpoint_passive(connection);
             checkpointed.map_err(|error| self.close_after_error(&error, Vec::new()))?;
+        }
+        Ok(())
+    }
+
+    /// Applies a batch in one transaction. It is made durable by the commit log, or by SQLite, which
+    /// then flushes all transactions before it as well.
+    fn transact(
+        &mut self,
+        batch: &[Job],
+        by_log: bool,
+    ) -> Result<(Effects, Vec<Reply>), CommitError> {
+        let Some(connection) = &mut self.connection else {
+            return Err(CommitError::Closed);
+        };
+        let uptime = &self.shared.uptime;
+        let (now, wall_ms) = (uptime.now(), Timestamp::now().as_millisecond());
+        let time = StoreTime {
+            now,
+            now_due: uptime.now_due(),
+        };
+        if self.log.is_some() && self.flushes == by_log {
+            schema::set_flushes(connection, !by_log)?;
+            self.flushes = !by_log;
+        }
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut writer = BatchWriter::new(&transaction, &mut self.cursor, time, wall_ms);
+        writer.log = by_log.then(Statements::default);
+        let replies = batch.iter().map(|job| apply(&mut writer, job));
+        let replies = replies.collect::<rusqlite::Result<_>>()?;
+        let writes_time = now.since(self.time_written) >= WRITE_TIME_INTERVAL;
+        if writes_time {
+            writer.write_time(uptime.downtime(), false)?;
+        }
+        let (effects, statements) = writer.finish()?;
+        match (&mut self.log, &statements) {
+            (_, Some(statements)) if statements.is_too_large() => {
+                return Err(CommitError::TooLarge);
+            }
+            (Some(log), Some(statements)) => commit_by_log(transaction, log, statements)?,
+            (log, _) => {
+                transaction.commit()?;
+                if let Some(log) = log {
+                    log.restart();
+                }
+            }
+        }
+        if writes_time {
+            self.time_written = now;
+        }
+        Ok((effects, replies))
+    }
+
+    /// Reads the IDs of the routes again, after a transaction that was rolled back and with it the IDs
+    /// of new routes.
+    fn read_routes_again(&mut self) -> rusqlite::Result<()> {
+        if let Some(connection) = &self.connection {
+            self.cursor.routes = opening::read_routes(connection)?;
         }
         Ok(())
     }
@@ -248,12 +307,8 @@ impl Writer {
         mut batch: Vec<Job>,
         error: &rusqlite::Error,
     ) -> Result<(), DatabaseClosed> {
-        // The transaction was rolled back, and with it the IDs of new routes.
-        if let Some(connection) = &self.connection {
-            match opening::read_routes(connection) {
-                Ok(routes) => self.cursor.routes = routes,
-                Err(error) => return Err(self.close_after_error(&error, batch)),
-            }
+        if let Err(error) = self.read_routes_again() {
+            return Err(self.close_after_error(&error, batch));
         }
         if batch.len() == 1 {
             self.shared.metrics.count_error("commit");
@@ -324,7 +379,7 @@ impl Writer {
             file = %self.shared.file.display(),
             "store write failed; reopening the database"
         );
-        self.connection = None;
+        self.close_files();
         self.shared.close_connections();
         self.reject(batch);
         DatabaseClosed
@@ -338,7 +393,7 @@ impl Writer {
             match self.reopen() {
                 Ok(()) => break,
                 Err(error) => {
-                    self.connection = None;
+                    self.close_files();
                     self.shared.close_connections();
                     self.shared.metrics.count_error("open");
                     tracing::warn!(
@@ -368,17 +423,21 @@ impl Writer {
         tracing::info!(ids = self.shared.index.len(), "store reopened");
     }
 
+    fn close_files(&mut self) {
+        self.connection = None;
+        self.log = None;
+    }
+
     fn close(&mut self, clean: bool) {
         if let Some(connection) = self.connection.take() {
             let shared = &self.shared;
+            let time = StoreTime {
+                now: shared.uptime.now(),
+                now_due: shared.uptime.now_due(),
+            };
             let wall_ms = Timestamp::now().as_millisecond();
-            let closed = schema::write_time(
-                &connection,
-                shared.uptime.now(),
-                shared.uptime.downtime(),
-                wall_ms,
-                clean,
-            );
+            let mut writer = BatchWriter::new(&connection, &mut self.cursor, time, wall_ms);
+            let closed = writer.write_time(shared.uptime.downtime(), clean);
             shared.close_connections();
             // Closing the last connection checkpoints the write-ahead log.
             if let Err(error) = closed.and_then(|()| connection.close().map_err(|(_, error)| error))
@@ -390,6 +449,22 @@ impl Writer {
             }
         }
     }
+}
+
+/// Makes a transaction durable by the commit log, and commits it.
+fn commit_by_log(
+    transaction: Transaction<'_>,
+    log: &mut CommitLog,
+    statements: &Statements,
+) -> Result<(), CommitError> {
+    schema::write_log_position(&transaction, log.next_position())?;
+    log.append(statements)?;
+    let committed = transaction.commit();
+    if committed.is_err() {
+        // Its callers get an error, so it must not be executed later.
+        log.retract()?;
+    }
+    Ok(committed?)
 }
 
 /// Returns whether an error is about the data of one job, not about the file.

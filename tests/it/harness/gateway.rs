@@ -397,6 +397,11 @@ impl Gateway {
             .collect()
     }
 
+    /// Returns the file of the commit log.
+    pub fn commit_log(&self) -> PathBuf {
+        self.store().join("hookstile.commits")
+    }
+
     /// Returns the address of the public listener.
     pub fn public_address(&self) -> SocketAddr {
         self.listening.expect("the gateway is up").data

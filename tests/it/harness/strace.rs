@@ -3,8 +3,9 @@
 //! The tracer is the gateway's grandchild (`-D`), so that the process a test starts and kills is
 //! the gateway itself.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +17,8 @@ use super::wait::eventually;
 
 /// The calls that flush data to stable storage.
 pub const SYNCS: &str = "fsync,fdatasync";
+/// The calls that end with bytes on the disk: a sync, or the write of the commit log.
+pub const COMMITS: &str = "fsync,fdatasync,pwrite64";
 /// The calls that write bytes to files.
 pub const WRITES: &str = "write,pwrite64,writev,pwritev,ftruncate";
 
@@ -153,9 +156,14 @@ fn tracers(pid: u32) -> Vec<u32> {
 /// One line of the trace: the begin or the end of a call, or both.
 #[derive(Clone, Debug)]
 pub struct Line {
+    /// The call. At an end that is apart from its begin, both of them joined.
     pub text: String,
+    is_end_only: bool,
     pub at: Instant,
 }
+
+/// The end of a line that has only the begin of a call.
+const UNFINISHED: &str = " <unfinished ...>";
 
 /// The trace so far, in order.
 pub struct Trace {
@@ -171,28 +179,39 @@ impl Trace {
                 .expect("after 1970"),
         );
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut begun: HashMap<&str, &str> = HashMap::new();
+        let lines = complete.lines().filter_map(|line: &str| {
+            // `1234 1700000000.123456 fsync(7</tmp/…>) = 0`
+            let (thread, rest) = line.trim_start().split_once(' ')?;
+            let (time, text) = rest.trim_start().split_once(' ')?;
+            let ago = wall.saturating_sub(Duration::from_secs_f64(time.parse().ok()?));
+            if let Some(begin) = text.strip_suffix(UNFINISHED) {
+                begun.insert(thread, begin);
+            }
+            // `<... fsync resumed>) = 0`
+            let end = text
+                .strip_prefix("<... ")
+                .and_then(|end| end.split_once(" resumed>"));
+            let begin = end.and_then(|_| begun.remove(thread));
+            Some(Line {
+                text: match (begin, end) {
+                    (Some(begin), Some((_, end))) => format!("{begin}{end}"),
+                    _ => text.to_owned(),
+                },
+                is_end_only: end.is_some(),
+                at: now.checked_sub(ago)?,
+            })
+        });
         Self {
-            lines: complete
-                .lines()
-                .filter_map(|line: &str| {
-                    // `1234 1700000000.123456 fsync(7</tmp/…>) = 0`
-                    let (_, rest) = line.trim_start().split_once(' ')?;
-                    let (time, text) = rest.trim_start().split_once(' ')?;
-                    let ago = wall.saturating_sub(Duration::from_secs_f64(time.parse().ok()?));
-                    Some(Line {
-                        text: text.to_owned(),
-                        at: now.checked_sub(ago)?,
-                    })
-                })
-                .collect(),
+            lines: lines.collect(),
         }
     }
 
-    /// Counts the syncs that have returned, done or failed, after this many lines.
-    pub fn syncs_since(&self, lines: usize) -> usize {
+    /// Counts the commits that have returned, done or failed, after this many lines.
+    pub fn commits_since(&self, lines: usize) -> usize {
         self.lines[lines..]
             .iter()
-            .filter(|line| line.ends_a_sync())
+            .filter(|line| line.ends_a_commit())
             .count()
     }
 
@@ -215,12 +234,12 @@ impl Trace {
 }
 
 impl Line {
-    /// Returns whether the line is the end of a sync, which may be apart from its begin.
-    pub fn ends_a_sync(&self) -> bool {
-        let whole = self.text.starts_with("fsync(") || self.text.starts_with("fdatasync(");
-        let resumed = self.text.starts_with("<... fsync resumed>")
-            || self.text.starts_with("<... fdatasync resumed>");
-        resumed || (whole && !self.text.ends_with("<unfinished ...>"))
+    /// Returns whether the line is the end of a commit, which may be apart from its begin: of a sync,
+    /// or of a write to the commit log, which is synchronous.
+    pub fn ends_a_commit(&self) -> bool {
+        let is_sync = self.text.starts_with("fsync(") || self.text.starts_with("fdatasync(");
+        let is_log = self.text.starts_with("pwrite64(") && self.text.contains("hookstile.commits>");
+        (is_sync || is_log) && !self.text.ends_with(UNFINISHED)
     }
 
     /// Returns whether the line is the begin of a response with this status to a sender.
@@ -228,15 +247,6 @@ impl Line {
         let sends = ["write(", "writev(", "sendto(", "sendmsg("]
             .iter()
             .any(|call| self.text.starts_with(call));
-        sends && self.text.contains(&format!("HTTP/1.1 {status} "))
-    }
-
-    /// Returns whether the line opens a file below this folder.
-    pub fn opens_below(&self, folder: &Path) -> bool {
-        let name = folder
-            .file_name()
-            .and_then(|name| name.to_str())
-            .expect("a folder with a name");
-        self.text.starts_with("openat(") && self.text.contains(&format!("{name}/"))
+        sends && !self.is_end_only && self.text.contains(&format!("HTTP/1.1 {status} "))
     }
 }

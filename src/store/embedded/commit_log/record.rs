@@ -1,0 +1,76 @@
+//! A record of the commit log as bytes. Pure.
+
+use super::statements::{Statement, Statements};
+
+/// The unit of the file, in bytes: that of direct writes on every usual disk.
+pub(super) const BLOCK: usize = 4096;
+
+/// The first bytes of a record. The last one is the version of the format.
+const MAGIC: [u8; 8] = *b"hookcom\x01";
+
+const HEAD_BYTES: usize = 32;
+
+/// The size of the largest record, in bytes.
+pub(super) const BYTES_MAX: usize = HEAD_BYTES + Statements::BYTES_MAX;
+
+/// The statements of a transaction that was made durable by the log.
+#[derive(Debug, PartialEq)]
+pub(in super::super) struct Record {
+    pub(super) run: i64,
+    pub number: i64,
+    pub statements: Vec<Statement>,
+    /// The size as bytes.
+    bytes: usize,
+}
+
+/// Returns a record as bytes.
+pub(super) fn encode(run: i64, number: i64, statements: &Statements) -> Vec<u8> {
+    let content = statements.encode();
+    let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+    let mut record = Vec::with_capacity(HEAD_BYTES + content.len());
+    record.extend(MAGIC);
+    record.extend(length.to_le_bytes());
+    record.extend([0; 4]);
+    record.extend(run.to_le_bytes());
+    record.extend(number.to_le_bytes());
+    record.extend(content);
+    let checksum = checksum(&record);
+    record[12..16].copy_from_slice(&checksum.to_le_bytes());
+    record
+}
+
+/// Returns the checksum of a record, which leaves out the checksum itself.
+fn checksum(record: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&record[..12]), &record[16..])
+}
+
+impl Record {
+    /// Reads the record at the start of these bytes, which others may follow. Returns `None` if there
+    /// is none that is whole and unchanged.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, _) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+        let number =
+            |range: std::ops::Range<usize>| Some(i64::from_le_bytes(head[range].try_into().ok()?));
+        let short =
+            |range: std::ops::Range<usize>| Some(u32::from_le_bytes(head[range].try_into().ok()?));
+        if head[..8] != MAGIC {
+            return None;
+        }
+        let end = HEAD_BYTES.checked_add(usize::try_from(short(8..12)?).ok()?)?;
+        let record = bytes.get(..end)?;
+        if checksum(record) != short(12..16)? {
+            return None;
+        }
+        Some(Self {
+            run: number(16..24)?,
+            number: number(24..32)?,
+            statements: Statements::decode(&record[HEAD_BYTES..])?,
+            bytes: end,
+        })
+    }
+
+    /// Returns the number of blocks that the record takes.
+    pub(super) fn blocks(&self) -> usize {
+        self.bytes.div_ceil(BLOCK)
+    }
+}

@@ -1,0 +1,164 @@
+//! The statements of a transaction with their values, and as bytes. Pure.
+//!
+//! The texts stand with their values, so that a log can be executed by a later version of the program,
+//! too: each text once, and a statement names it by its number. Numbers are little-endian:
+//!
+//! | part | bytes |
+//! | --- | --- |
+//! | the texts | their number (2), then each with its length before it (4) |
+//! | each statement | the number of its text (2), the number of its values (2), the values |
+//! | a value | its type (1): 0 null, 1 integer (8), 2 real (8), 3 text, 4 blob, both with the length before it (4) |
+
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+
+/// The statements of a transaction.
+#[derive(Default)]
+pub(in super::super) struct Statements {
+    texts: Vec<&'static str>,
+    /// The statements as bytes.
+    statements: Vec<u8>,
+    is_too_large: bool,
+}
+
+/// A statement to execute again.
+#[derive(Debug, Clone, PartialEq)]
+pub(in super::super) struct Statement {
+    pub text: String,
+    pub values: Vec<Value>,
+}
+
+impl Statements {
+    /// The limit of all statements, in bytes. A larger transaction gains little from the log.
+    pub(in super::super) const BYTES_MAX: usize = 256 << 10;
+
+    /// Adds a statement.
+    pub(in super::super) fn push(
+        &mut self,
+        text: &'static str,
+        values: &[&dyn ToSql],
+    ) -> rusqlite::Result<()> {
+        if self.is_too_large {
+            return Ok(());
+        }
+        let known = self.texts.iter().position(|known| *known == text);
+        let number = known.unwrap_or_else(|| {
+            self.texts.push(text);
+            self.texts.len() - 1
+        });
+        push_short(&mut self.statements, number);
+        push_short(&mut self.statements, values.len());
+        for value in values {
+            match value.to_sql()? {
+                ToSqlOutput::Borrowed(value) => self.push_value(value),
+                ToSqlOutput::Owned(value) => self.push_value((&value).into()),
+                // The kinds that only other features of the crate have.
+                _ => self.is_too_large = true,
+            }
+        }
+        let texts: usize = self.texts.iter().map(|text| 4 + text.len()).sum();
+        if 2 + texts + self.statements.len() > Self::BYTES_MAX {
+            self.is_too_large = true;
+            self.statements = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn push_value(&mut self, value: ValueRef<'_>) {
+        let bytes = &mut self.statements;
+        match value {
+            ValueRef::Null => bytes.push(0),
+            ValueRef::Integer(integer) => {
+                bytes.push(1);
+                bytes.extend(integer.to_le_bytes());
+            }
+            ValueRef::Real(real) => {
+                bytes.push(2);
+                bytes.extend(real.to_le_bytes());
+            }
+            ValueRef::Text(text) => {
+                bytes.push(3);
+                push_bytes(bytes, text);
+            }
+            ValueRef::Blob(blob) => {
+                bytes.push(4);
+                push_bytes(bytes, blob);
+            }
+        }
+    }
+
+    /// Returns whether the statements are too large for the log. They are not kept then.
+    pub(in super::super) fn is_too_large(&self) -> bool {
+        self.is_too_large
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(4096);
+        push_short(&mut bytes, self.texts.len());
+        for text in &self.texts {
+            push_bytes(&mut bytes, text.as_bytes());
+        }
+        bytes.extend_from_slice(&self.statements);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Statement>> {
+        let mut rest = bytes;
+        let mut texts = Vec::new();
+        for _ in 0..take_short(&mut rest)? {
+            texts.push(take_text(&mut rest)?);
+        }
+        let mut statements = Vec::new();
+        while !rest.is_empty() {
+            let text = texts.get(take_short(&mut rest)?)?.clone();
+            let values = (0..take_short(&mut rest)?).map(|_| take_value(&mut rest));
+            let values = values.collect::<Option<_>>()?;
+            statements.push(Statement { text, values });
+        }
+        Some(statements)
+    }
+}
+
+/// Numbers of texts and values are far below the limit of two bytes.
+fn push_short(bytes: &mut Vec<u8>, number: usize) {
+    bytes.extend(u16::try_from(number).unwrap_or(u16::MAX).to_le_bytes());
+}
+
+fn push_bytes(bytes: &mut Vec<u8>, content: &[u8]) {
+    let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+    bytes.extend(length.to_le_bytes());
+    bytes.extend_from_slice(content);
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(*taken)
+}
+
+fn take_short(rest: &mut &[u8]) -> Option<usize> {
+    Some(u16::from_le_bytes(take(rest)?).into())
+}
+
+fn take_bytes<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
+    let length = usize::try_from(u32::from_le_bytes(take(rest)?)).ok()?;
+    let (taken, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(taken)
+}
+
+fn take_text(rest: &mut &[u8]) -> Option<String> {
+    String::from_utf8(take_bytes(rest)?.to_vec()).ok()
+}
+
+fn take_value(rest: &mut &[u8]) -> Option<Value> {
+    let [kind] = take(rest)?;
+    Some(match kind {
+        0 => Value::Null,
+        1 => Value::Integer(i64::from_le_bytes(take(rest)?)),
+        2 => Value::Real(f64::from_le_bytes(take(rest)?)),
+        3 => Value::Text(take_text(rest)?),
+        4 => Value::Blob(take_bytes(rest)?.to_vec()),
+        _ => return None,
+    })
+}

@@ -1,0 +1,258 @@
+//! What is found in the log after any end.
+
+use std::ops::RangeInclusive;
+
+use proptest::prelude::*;
+use rusqlite::params;
+use rusqlite::types::Value;
+
+use super::statements::Statement;
+use super::*;
+
+const RUN: i64 = 7;
+
+/// A log in a folder of its own, with what was appended since the last restart.
+struct TestLog {
+    folder: tempfile::TempDir,
+    log: CommitLog,
+}
+
+impl TestLog {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = CommitLog::start(folder.path(), RUN).unwrap();
+        Self { folder, log }
+    }
+
+    /// Appends a record with a value of this size. Its number is the other value.
+    fn append(&mut self, bytes: usize) {
+        let number = self.log.last + 1;
+        self.log.append(&statements(number, bytes)).unwrap();
+    }
+
+    fn content(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join(FILE)).unwrap()
+    }
+
+    /// Writes to the file beside the log.
+    fn overwrite(&self, offset: usize, bytes: &[u8]) {
+        let file = OpenOptions::new()
+            .write(true)
+            .open(self.folder.path().join(FILE));
+        file.unwrap().write_all_at(bytes, offset as u64).unwrap();
+    }
+
+    /// Returns the numbers of the records that a database with this position lacks, and the number of
+    /// those that are damaged.
+    fn unapplied(&self, applied: i64) -> (Vec<i64>, i64) {
+        let position = LogPosition { run: RUN, applied };
+        let found = read(self.folder.path(), position).unwrap();
+        for record in &found.records {
+            let Value::Integer(number) = record.statements[0].values[0] else {
+                panic!("not the number that was written");
+            };
+            assert_eq!(number, record.number, "never another content");
+        }
+        (
+            found.records.iter().map(|record| record.number).collect(),
+            found.damaged,
+        )
+    }
+}
+
+fn statements(number: i64, bytes: usize) -> Statements {
+    let mut statements = Statements::default();
+    let values = params![number, vec![0x5a_u8; bytes]];
+    statements
+        .push("INSERT INTO some VALUES (?1, ?2)", values)
+        .unwrap();
+    statements
+}
+
+fn numbers(range: RangeInclusive<i64>) -> Vec<i64> {
+    range.collect()
+}
+
+#[test]
+fn log_keeps_its_size() {
+    let mut log = TestLog::new();
+    let size = log.content().len();
+    while log.log.has_room() {
+        log.append(Statements::BYTES_MAX - 200);
+    }
+    log.log.restart();
+    log.append(1);
+    assert_eq!(log.content().len(), size);
+    assert_eq!(log.log.last, 16 - 1 + 1);
+}
+
+#[test]
+fn records_of_an_earlier_round_are_not_executed() {
+    let mut log = TestLog::new();
+    (0..5).for_each(|_| log.append(5000));
+    log.log.restart();
+    log.append(10);
+    assert_eq!(log.unapplied(5), (vec![6], 0));
+    log.append(10);
+    assert_eq!(log.unapplied(5), (vec![6, 7], 0));
+    assert_eq!(log.unapplied(7), (vec![], 0));
+}
+
+#[test]
+fn log_of_another_run_is_not_executed() {
+    let mut log = TestLog::new();
+    log.append(10);
+    let position = LogPosition {
+        run: RUN + 2,
+        applied: 0,
+    };
+    assert_eq!(read(log.folder.path(), position).unwrap().records, []);
+    let next = CommitLog::start(log.folder.path(), RUN + 2).unwrap();
+    assert_eq!(next.next_position().applied, 1);
+}
+
+#[test]
+fn older_database_executes_no_later_round() {
+    let mut log = TestLog::new();
+    (0..5).for_each(|_| log.append(10));
+    log.log.restart();
+    log.append(10);
+    assert_eq!(log.unapplied(3), (vec![], 0), "4 and 5 are not there");
+}
+
+#[test]
+fn retracted_record_is_void() {
+    let mut log = TestLog::new();
+    (0..3).for_each(|_| log.append(6000));
+    log.log.retract().unwrap();
+    assert_eq!(log.unapplied(0), (vec![1, 2], 0));
+    log.append(1);
+    assert_eq!(log.unapplied(0), (vec![1, 2, 3], 0));
+}
+
+#[test]
+fn missing_and_empty_files_have_no_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let position = LogPosition {
+        run: RUN,
+        applied: 0,
+    };
+    assert_eq!(read(folder.path(), position).unwrap().records, []);
+    File::create(folder.path().join(FILE)).unwrap();
+    assert_eq!(read(folder.path(), position).unwrap().records, []);
+}
+
+#[test]
+fn texts_stand_once_in_a_record() {
+    let mut statements = Statements::default();
+    let text = "UPDATE some SET a = ?1";
+    statements.push(text, params![1]).unwrap();
+    let one = statements.encode().len();
+    statements.push(text, params![2]).unwrap();
+    assert!(statements.encode().len() < one + text.len());
+}
+
+#[test]
+fn transaction_above_the_limit_is_not_kept() {
+    let mut statements = Statements::default();
+    let large = vec![0_u8; Statements::BYTES_MAX];
+    statements.push("DELETE", params![large]).unwrap();
+    assert!(statements.is_too_large());
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::Integer),
+        any::<f64>().prop_map(Value::Real),
+        ".{0,20}".prop_map(Value::Text),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(Value::Blob),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn statements_are_read_as_they_were_pushed(
+        pushed in prop::collection::vec((0usize..3, prop::collection::vec(value(), 0..5)), 0..20),
+    ) {
+        let texts = ["INSERT", "UPDATE", "DELETE"];
+        let mut statements = Statements::default();
+        for (text, values) in &pushed {
+            let values: Vec<&dyn rusqlite::ToSql> = values.iter().map(|value| value as _).collect();
+            statements.push(texts[*text], &values).unwrap();
+        }
+        let expected: Vec<_> = pushed
+            .into_iter()
+            .map(|(text, values)| Statement { text: texts[text].into(), values })
+            .collect();
+        prop_assert_eq!(Statements::decode(&statements.encode()), Some(expected));
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Statements::decode(&bytes);
+        let _ = Record::decode(&bytes);
+    }
+
+    /// The last write is cut short at any block, in any order of its blocks.
+    #[test]
+    fn torn_tail_is_not_executed(
+        earlier in prop::collection::vec(0usize..20_000, 0..6),
+        sizes in prop::collection::vec(0usize..20_000, 1..6),
+        lost in any::<u64>(),
+    ) {
+        let mut log = TestLog::new();
+        for size in &earlier {
+            log.append(*size);
+        }
+        let applied = log.log.last;
+        log.log.restart();
+        for size in &sizes[..sizes.len() - 1] {
+            log.append(*size);
+        }
+        let before = log.content();
+        log.append(*sizes.last().unwrap());
+        let (first, end) = (log.log.last_block, log.log.next_block);
+        let lost: Vec<_> = (first..end).filter(|block| lost >> (block % 64) & 1 == 1).collect();
+        for block in &lost {
+            let offset = usize::try_from(*block).unwrap() * BLOCK;
+            log.overwrite(offset, &before[offset..][..BLOCK]);
+        }
+        let last = if lost.is_empty() { log.log.last } else { log.log.last - 1 };
+        // A block of zeros may be lost without a trace.
+        let (found, damaged) = log.unapplied(applied);
+        prop_assert!(found == numbers(applied + 1..=last) || found == numbers(applied + 1..=last + 1));
+        prop_assert_eq!(damaged, 0);
+    }
+
+    /// A changed byte voids its record, and no other.
+    #[test]
+    fn damaged_record_is_never_believed(
+        sizes in prop::collection::vec(0usize..9_000, 2..8),
+        place in any::<prop::sample::Index>(),
+        flip in 1u8..,
+    ) {
+        let mut log = TestLog::new();
+        let mut ends = Vec::new();
+        for size in &sizes {
+            log.append(*size);
+            ends.push(usize::try_from(log.log.last_block).unwrap() * BLOCK
+                + record::encode(RUN, log.log.last, &statements(log.log.last, *size)).len());
+        }
+        let at = place.index(*ends.last().unwrap());
+        let content = log.content();
+        log.overwrite(at, &[content[at] ^ flip]);
+        let count = i64::try_from(sizes.len()).unwrap();
+        let hit = ends.iter().position(|end| at < *end).unwrap();
+        let is_padding = hit > 0 && at < ends[hit - 1].next_multiple_of(BLOCK);
+        let (found, damaged) = log.unapplied(0);
+        if is_padding {
+            prop_assert_eq!((found, damaged), (numbers(1..=count), 0));
+        } else {
+            let hit = i64::try_from(hit).unwrap() + 1;
+            let others: Vec<_> = (1..=count).filter(|number| *number != hit).collect();
+            prop_assert_eq!(found, others);
+            prop_assert_eq!(damaged, i64::from(hit < count));
+        }
+    }
+}
