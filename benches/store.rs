@@ -89,6 +89,7 @@ fn open(folder: &Path, durability: Durability, clock: &Clock) -> Store {
         durability,
         max_ids: usize::MAX,
         max_bytes: None,
+        must_exist: false,
     };
     let metrics = Metrics::new().expect("series of different names");
     Store::embedded(settings, clock.clone(), metrics.store().clone()).expect("a store")

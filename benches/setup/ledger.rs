@@ -67,6 +67,7 @@ pub fn open(folder: &Path) -> Store {
         durability: Durability::Relaxed,
         max_ids: usize::MAX,
         max_bytes: None,
+        must_exist: false,
     };
     let metrics = Metrics::new().expect("series of different names");
     Store::embedded(settings, Clock::System, metrics.store().clone()).expect("a store")

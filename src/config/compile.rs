@@ -329,6 +329,7 @@ impl Compiler<'_> {
         let absent = raw::Store::default();
         let store = field.value().unwrap_or(&absent);
         let durability = self.durability(&store.durability);
+        let must_exist = facts::MUST_EXIST.value_of(&store.must_exist);
         let max_ids = self.amount(&store.max_ids, facts::MAX_IDS);
         let max_bytes = self
             .in_range(&store.max_size, facts::STORE_SIZE)
@@ -338,6 +339,7 @@ impl Compiler<'_> {
             let settings = store::EmbeddedSettings {
                 folder,
                 durability,
+                must_exist,
                 max_ids,
                 max_bytes,
             };
@@ -365,6 +367,7 @@ impl Compiler<'_> {
             Ok(database) => Some(store::Settings::Shared(Box::new(store::SharedSettings {
                 database,
                 durability,
+                must_exist,
                 max_ids,
                 max_bytes,
             }))),

@@ -105,6 +105,7 @@ pub(super) const LOG_LEVEL: Choice<LogLevel> = Choice::new(LogLevel::Info);
 // `store`
 pub(super) const STORE_PATH: Choice<&str> = Choice::new("./hookstile-data");
 pub(super) const DURABILITY: Choice<Durability> = Choice::new(Durability::Strict);
+pub(super) const MUST_EXIST: Choice<bool> = Choice::new(false);
 pub(super) const MAX_IDS: Amount<usize> =
     Range::at_least(1000).at_most(1_000_000_000).or(50_000_000);
 /// The write-ahead log alone may take some MiB. The lower bound also rejects a number whose unit

@@ -179,6 +179,11 @@ pub(super) struct Store {
     /// tables. Default: no limit but the disk.
     #[schemars(transform = facts::STORE_SIZE.schema())]
     pub max_size: Field<ByteSize>,
+    /// Fail the start if there is no store, instead of creating an empty one. An empty one, where a
+    /// volume was not mounted or a database was restored without its data, knows no event: every copy
+    /// is forwarded again. Set it after the first start.
+    #[schemars(transform = facts::MUST_EXIST.schema())]
+    pub must_exist: Field<bool>,
     /// A PostgreSQL database that several gateways share. Replaces `path`.
     pub postgres: Field<Postgres>,
 }

@@ -53,6 +53,7 @@ fn open(folder: tempfile::TempDir, clock: &Clock, capacity: usize) -> Kept {
         durability: crate::store::Durability::Relaxed,
         max_ids: capacity,
         max_bytes: None,
+        must_exist: false,
     };
     let metrics = crate::metrics::Metrics::new().unwrap();
     let store = Store::embedded(settings, clock.clone(), metrics.store().clone()).unwrap();

@@ -5,6 +5,7 @@
 //! * `commit_log` makes a small transaction durable with one write, without a flush by SQLite.
 //! * `index` answers from memory whether an event may be known. Nearly none is; only then is the
 //!   row read.
+//! * `file_identity` knows whether the files were deleted or replaced meanwhile.
 //! * `opening` loads the index and the counters, at the start and after a failure.
 //! * `read` runs queries on its own connections, beside the writer.
 //! * `upkeep` runs a thread that deletes what has expired, checkpoints the write-ahead log, and
@@ -16,6 +17,7 @@ mod apply;
 mod attempt_journal;
 mod commit_log;
 mod export;
+mod file_identity;
 mod folder_lock;
 mod index;
 mod offline;
@@ -64,6 +66,8 @@ pub struct Settings {
     /// The store's own folder. It is created if it does not exist.
     pub folder: PathBuf,
     pub durability: Durability,
+    /// Opening fails if there is no store, instead of creating one.
+    pub must_exist: bool,
     /// The limit of remembered event IDs. Above it, new events get 503.
     pub max_ids: usize,
     /// The size on disk, in bytes, from which on new events get 503; `None` sets no limit but the
@@ -79,6 +83,7 @@ impl Settings {
             durability: Durability::Strict,
             max_ids: usize::MAX,
             max_bytes: None,
+            must_exist: false,
         }
     }
 }
@@ -100,6 +105,11 @@ pub enum OpenError {
     },
     #[error("there is no store in {folder}")]
     Missing { folder: String },
+    #[error(
+        "there is no store in {place}, and `store.must_exist` is set: an empty one would forget every \
+         event ID. Is a volume not mounted? Restore a backup, or remove the key for one start"
+    )]
+    MustExist { place: String },
     #[error(
         "{file} was not written by this program, or by a later version of it; it was not changed"
     )]

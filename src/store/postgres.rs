@@ -62,6 +62,8 @@ pub(super) use import::Import;
 pub struct Settings {
     pub database: Database,
     pub durability: Durability,
+    /// Opening fails if the database has no store, instead of creating one.
+    pub must_exist: bool,
     /// The limit of remembered event IDs, as the server's statistics count them.
     pub max_ids: usize,
     /// The approximate size of the stored data, in bytes, from which on new events get 503. Free
@@ -292,7 +294,7 @@ impl Store {
             .acquire()
             .await
             .map_err(|error| unusable(error.to_string()))?;
-        let hash_key = schema::read_or_create(connection.client_mut())
+        let hash_key = schema::read_or_create(connection.client_mut(), settings.must_exist)
             .await
             .map_err(|error| unusable(pool::error_chain(&error)))?;
         let warnings = schema::durability_warnings(&connection, relaxed)

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{AttemptHistory, DeliveryId, EventKey, folder_lock};
 
-const FILE: &str = "hookstile.attempts";
+pub(super) const FILE: &str = "hookstile.attempts";
 
 /// The size of a slot. For an event it holds the key (16 bytes), the window in milliseconds (8),
 /// the number of attempts including this one (4), and a marker (4). For a queued event it holds the

@@ -27,7 +27,7 @@ pub(super) enum LockError {
     Io(io::Error),
 }
 
-const FILE: &str = "hookstile.lock";
+pub(super) const FILE: &str = "hookstile.lock";
 
 impl FolderLock {
     /// Locks the folder, which must exist.

@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::apply::{BatchWriter, Cursor};
-use super::attempt_journal::{AttemptJournal, InterruptedAttempt, PreviousRun};
+use super::attempt_journal::{self, AttemptJournal, InterruptedAttempt, PreviousRun};
 use super::commit_log::{self, CommitLog, LogPosition};
+use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
 use super::shared::{QueueCounts, Shared};
 use super::uptime_clock::UptimeClock;
@@ -34,8 +35,12 @@ pub(super) enum ReadError {
     Sql(#[from] rusqlite::Error),
     #[error("{0}")]
     Open(#[from] OpenError),
-    #[error("cannot use the commit log: {0}")]
-    Log(#[from] io::Error),
+    #[error("cannot use the store's files: {0}")]
+    Files(#[from] io::Error),
+    #[error(
+        "the database was replaced while the gateway ran; restart the gateway to use the new one"
+    )]
+    Replaced,
 }
 
 impl ReadError {
@@ -43,7 +48,8 @@ impl ReadError {
         match self {
             Self::Sql(source) => OpenError::database(file, source),
             Self::Open(error) => error,
-            Self::Log(source) => OpenError::folder(folder, source),
+            Self::Files(source) => OpenError::folder(folder, source),
+            Self::Replaced => OpenError::folder(folder, io::Error::other(self)),
         }
     }
 }
@@ -94,6 +100,14 @@ pub(super) fn open(
     let wall_ms = Timestamp::now().as_millisecond();
     let database = |source| OpenError::database(&file, source);
     let folder = |source| OpenError::folder(&settings.folder, source);
+    if !file.try_exists().map_err(folder)? {
+        if settings.must_exist {
+            return Err(OpenError::MustExist {
+                place: settings.folder.display().to_string(),
+            });
+        }
+        report_creation(&settings.folder);
+    }
     let PreviousRun {
         journal,
         interrupted,
@@ -128,7 +142,7 @@ pub(super) fn open(
         cursor: Cursor::default(),
         time_written: header.uptime,
         unwritten: HashMap::new(),
-        _lock: lock,
+        lock,
     };
     let began = Instant::now();
     let mut suspects = SuspectDeliveries {
@@ -172,6 +186,15 @@ pub(super) fn open(
 impl Writer {
     /// Opens the file again after a failure.
     pub(super) fn reopen(&mut self) -> Result<(), ReadError> {
+        let (known, found) = self.shared.known_and_found_files()?;
+        if let Some(known) = known {
+            if found.database.is_some() && found.database != known.database {
+                return Err(ReadError::Replaced);
+            }
+            if found.lock != known.lock {
+                self.lock = super::lock_folder(&self.shared.settings.folder)?;
+            }
+        }
         let mut connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
         if schema::read_header(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
             return Err(OpenError::Foreign {
@@ -262,6 +285,7 @@ impl Writer {
             Durability::Relaxed => None,
         };
         self.connection = Some(connection);
+        shared.set_identity(FileIdentity::read(&shared.settings.folder)?);
         shared.mark_open();
         Ok(())
     }
@@ -332,6 +356,21 @@ impl Writer {
         drop(usage);
         self.shared.with_counts(|counts| *counts = all);
         Ok(())
+    }
+}
+
+/// Logs that an empty store is created. Where there are other files of one, its database was lost.
+fn report_creation(folder: &Path) {
+    let folder_text = folder.display();
+    let mut others = [attempt_journal::FILE, commit_log::FILE].iter();
+    if others.any(|file| folder.join(file).exists()) {
+        tracing::error!(
+            folder = %folder_text,
+            "the store's database is missing; an empty one is created, which knows no event. Stop the \
+             gateway and restore a backup, or set `store.must_exist` to refuse this"
+        );
+    } else {
+        tracing::info!(folder = %folder_text, "an empty store is created");
     }
 }
 

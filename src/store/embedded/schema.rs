@@ -186,6 +186,32 @@ pub(super) fn set_flushes(connection: &Connection, flushes: bool) -> rusqlite::R
     connection.pragma_update(None, "synchronous", synchronous)
 }
 
+/// Writes a copy of an open database to this path, flushed. A file there is replaced.
+pub(super) fn save(connection: &Connection, to: &Path) -> Result<(), OpenError> {
+    let folder = to.parent().unwrap_or(to);
+    let failed = |source| OpenError::folder(folder, source);
+    super::create_folder(folder).map_err(failed)?;
+    // A log of another database must not be read with this one.
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = to.as_os_str().to_owned();
+        path.push(suffix);
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+    }
+    let file = folder_lock::open_private(to).map_err(failed)?;
+    connection
+        .execute("VACUUM INTO ?1", [to.as_os_str().to_string_lossy()])
+        .map_err(|source| OpenError::database(to, source))?;
+    file.sync_all().map_err(failed)?;
+    std::fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
+}
+
 /// Opens the file for reading.
 pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
     // Reading in WAL mode needs a shared-memory file beside the database, which must be writable.

@@ -1,6 +1,7 @@
 //! The state that the store's threads and its callers share.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -10,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::attempt_journal::AttemptJournal;
 use super::commit_log;
+use super::file_identity::FileIdentity;
 use super::index::Index;
 use super::read::Reader;
 use super::upkeep::CHECKPOINT_MIN_PAGES;
@@ -44,6 +46,8 @@ pub(super) struct Shared {
     /// The size of the jobs that wait for the writer, in bytes.
     backlog: AtomicUsize,
     pub routes: Mutex<Vec<StoreRoute>>,
+    /// The files that are open; `None` before the first opening.
+    identity: Mutex<Option<FileIdentity>>,
     pub journal: Arc<AttemptJournal>,
 }
 
@@ -103,6 +107,7 @@ impl Shared {
             notifiers: Mutex::default(),
             backlog: AtomicUsize::new(0),
             routes: Mutex::default(),
+            identity: Mutex::default(),
             journal: Arc::new(journal),
         }
     }
@@ -167,6 +172,23 @@ impl Shared {
     /// Returns what each route holds, locked.
     pub(super) fn usage(&self) -> MutexGuard<'_, Usage> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_identity(&self, identity: FileIdentity) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+    }
+
+    /// Returns the files that were opened last, and those that have their names now.
+    pub(super) fn known_and_found_files(&self) -> io::Result<(Option<FileIdentity>, FileIdentity)> {
+        let known = *self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((known, FileIdentity::read(&self.settings.folder)?))
+    }
+
+    /// Returns whether the files are still those that are open. `true` if that cannot be known.
+    pub(super) fn has_its_files(&self) -> bool {
+        self.known_and_found_files().map_or(true, |(known, found)| {
+            known.is_none_or(|known| known == found)
+        })
     }
 
     /// Opens the store for readers and notifies all route workers.

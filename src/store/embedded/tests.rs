@@ -356,3 +356,73 @@ async fn restored_database_ignores_a_later_log() {
     assert_eq!(ledger_entry(&restored, 1).await, Some(completed(1)));
     assert_eq!(ledger_entry(&restored, 2).await, None);
 }
+
+#[tokio::test]
+async fn deleted_files_are_saved_and_written_again() {
+    let files = TestFolder::new();
+    let store = files.open();
+    settle(&store, 1, completed(1), None).await;
+    let id = queued(&store, 2, "a").await;
+    let folder = files.settings().folder;
+    std::fs::remove_dir_all(&folder).unwrap();
+    while !folder.join("hookstile.commits").exists() || store.check_open().is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    settle(&store, 3, completed(1), None).await;
+    assert!(files.try_open(files.settings()).is_err(), "locked again");
+    store.close(true).await;
+    let store = files.open();
+    for key in [1, 2, 3] {
+        assert_eq!(ledger_entry(&store, key).await, Some(completed(1)));
+    }
+    assert_eq!(due_ids(&store).await, [id]);
+}
+
+#[tokio::test]
+async fn replaced_database_is_not_believed() {
+    let (files, backup) = (TestFolder::new(), TestFolder::new());
+    let store = files.open();
+    settle(&store, 1, completed(1), None).await;
+    store.close(true).await;
+    copy_files(&files.settings().folder, &backup.settings().folder);
+    let store = files.open();
+    settle(&store, 2, completed(1), None).await;
+    let (file, other) = (
+        "hookstile.db",
+        backup.settings().folder.join("hookstile.db"),
+    );
+    std::fs::rename(other, files.settings().folder.join(file)).unwrap();
+    let saved = files.settings().folder.join("hookstile.db.saved");
+    while !saved.exists() || store.check_open().is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = store.settle(settlement(3, None, completed(1), None)).await;
+    assert_eq!(refused, Err(StoreError::Unavailable));
+    let ids: i64 = rusqlite::Connection::open(&saved)
+        .unwrap()
+        .query_row("SELECT count(*) FROM ledger", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(ids, 2, "what the writer had");
+    drop(store);
+    let restarted = loop {
+        match files.try_open(files.settings()) {
+            Ok(store) => break store,
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    assert_eq!(ledger_entry(&restarted, 1).await, Some(completed(1)));
+    assert_eq!(ledger_entry(&restarted, 2).await, None);
+}
+
+#[tokio::test]
+async fn store_that_must_exist_is_not_created() {
+    let files = TestFolder::new();
+    let settings = EmbeddedSettings {
+        must_exist: true,
+        ..files.settings()
+    };
+    let error = files.try_open(settings.clone()).err().unwrap().to_string();
+    assert!(error.contains("must_exist"), "{error}");
+    files.open().close(true).await;
+    assert!(files.try_open(settings).is_ok());
+}

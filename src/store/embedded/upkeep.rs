@@ -40,6 +40,10 @@ pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
         if store.shared.check_open().is_err() {
             continue;
         }
+        if !store.shared.has_its_files() {
+            let _ = store.send(Job::SaveFiles);
+            continue;
+        }
         upkeep.sweep_ledger(&store);
         sweep_records(&store);
         checkpoint(&store);

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::apply::{BatchWriter, Cursor, Effects};
 use super::commit_log::{CommitLog, Statements};
+use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
 use super::shared::Shared;
 use super::{
@@ -85,6 +86,8 @@ pub(super) enum Job {
     WriteTime,
     /// Checkpoints the rest of the write-ahead log, so that SQLite can restart it.
     Checkpoint,
+    /// Saves the database, whose file was deleted or replaced, and reopens it.
+    SaveFiles,
     /// Closes and reopens the file, which cannot be trusted until it has been read again.
     Reopen,
     Close {
@@ -144,7 +147,7 @@ pub(super) struct Writer {
     /// written when the file has been read again.
     pub(super) unwritten: HashMap<EventKey, Unwritten>,
     /// Released when the writer ends and the file is closed.
-    pub(super) _lock: FolderLock,
+    pub(super) lock: FolderLock,
 }
 
 /// The outcome of an event that could not be written.
@@ -210,6 +213,10 @@ impl Writer {
             return Err(
                 self.close_after_error(&"the write-ahead log could not be checkpointed", batch)
             );
+        }
+        if batch.iter().any(|job| matches!(job, Job::SaveFiles)) && !self.shared.has_its_files() {
+            let error = self.save_files();
+            return Err(self.close_after_error(&error, batch));
         }
         let began = Instant::now();
         let checkpoint = batch.iter().any(|job| matches!(job, Job::Checkpoint));
@@ -347,6 +354,7 @@ impl Writer {
                 | Job::DeleteRecords { .. }
                 | Job::WriteTime
                 | Job::Checkpoint
+                | Job::SaveFiles
                 | Job::Reopen => {}
                 Job::Close { done, .. } => drop(done.send(())),
             }
@@ -421,6 +429,41 @@ impl Writer {
             }
         }
         tracing::info!(ids = self.shared.index.len(), "store reopened");
+    }
+
+    /// Writes what the open database has into a file, because its own was deleted or replaced: under
+    /// its name if that is free, else beside it. Returns what happened, for the log.
+    fn save_files(&self) -> String {
+        let file = &self.shared.file;
+        let to = match self.shared.known_and_found_files() {
+            Ok((_, found)) if found.database.is_none() => file.clone(),
+            Ok((Some(known), found)) if known.database != found.database => {
+                file.with_extension("db.saved")
+            }
+            _ => return "a file of the store was deleted or replaced".into(),
+        };
+        let Some(connection) = &self.connection else {
+            return "the database is closed".into();
+        };
+        let saved = schema::save(connection, &to);
+        if saved.is_ok()
+            && to == *file
+            && let Ok((Some(known), found)) = self.shared.known_and_found_files()
+        {
+            let database = found.database;
+            self.shared.set_identity(FileIdentity { database, ..known });
+        }
+        match saved {
+            Ok(()) => format!(
+                "the database was deleted, moved or replaced while the gateway ran; what it had is \
+                 saved in {}",
+                to.display()
+            ),
+            Err(error) => format!(
+                "the database was deleted, moved or replaced while the gateway ran, and what it had \
+                 cannot be saved: {error}"
+            ),
+        }
     }
 
     fn close_files(&mut self) {
@@ -543,7 +586,9 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
             batch.delete_records(ids)?;
             Reply::Rows(ids.len())
         }
-        Job::WriteTime | Job::Checkpoint | Job::Reopen | Job::Close { .. } => Reply::Nothing,
+        Job::WriteTime | Job::Checkpoint | Job::SaveFiles | Job::Reopen | Job::Close { .. } => {
+            Reply::Nothing
+        }
     })
 }
 

@@ -69,7 +69,7 @@ impl Import {
             .acquire()
             .await
             .map_err(connection_error)?;
-        schema::read_or_create(connection.client_mut())
+        schema::read_or_create(connection.client_mut(), false)
             .await
             .map_err(|error| MoveError::Write(error_chain(&error)))?;
         connection.batch_execute(BEGIN).await.map_err(write_error)?;

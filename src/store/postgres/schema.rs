@@ -130,6 +130,11 @@ pub(super) enum SchemaError {
          tables {VERSION})"
     )]
     Later { found: i32 },
+    #[error(
+        "the database has no store, and `store.must_exist` is set: an empty one would forget every \
+         event ID. Is it the right database? Restore a backup, or remove the key for one start"
+    )]
+    MustExist,
     #[error("the database encoding is {0}; hookstile needs UTF8")]
     Encoding(String),
     #[error("{0}")]
@@ -139,8 +144,12 @@ pub(super) enum SchemaError {
 }
 
 /// Creates the tables if they do not exist, under a lock: of several gateways that start at once,
-/// the others wait and find the tables. Returns the key of the ledger's hashes.
-pub(super) async fn read_or_create(client: &mut Client) -> Result<[u8; 16], SchemaError> {
+/// the others wait and find the tables. If they `must_exist`, none are created. Returns the key of the
+/// ledger's hashes.
+pub(super) async fn read_or_create(
+    client: &mut Client,
+    must_exist: bool,
+) -> Result<[u8; 16], SchemaError> {
     let encoding: String = client.query_one("SHOW server_encoding", &[]).await?.get(0);
     if encoding != "UTF8" {
         return Err(SchemaError::Encoding(encoding));
@@ -156,7 +165,11 @@ pub(super) async fn read_or_create(client: &mut Client) -> Result<[u8; 16], Sche
         .query_one("SELECT to_regclass('hookstile.store') IS NOT NULL", &[])
         .await?
         .get(0);
+    if !exists && must_exist {
+        return Err(SchemaError::MustExist);
+    }
     if !exists {
+        tracing::info!("an empty store is created in the database");
         create(&transaction).await?;
     }
     add_ledger_route(&transaction).await?;

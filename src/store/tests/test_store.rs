@@ -163,6 +163,7 @@ impl TestFolder {
             durability: Durability::Strict,
             max_ids: 1_000,
             max_bytes: None,
+            must_exist: false,
         }
     }
 
@@ -209,6 +210,7 @@ impl TestServer {
             durability: Durability::Strict,
             max_ids: 1_000,
             max_bytes: None,
+            must_exist: false,
         }
     }
 

@@ -130,18 +130,18 @@ fn push_bytes(bytes: &mut Vec<u8>, content: &[u8]) {
     bytes.extend_from_slice(content);
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+fn take_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, after) = rest.split_first_chunk()?;
     *rest = after;
     Some(*taken)
 }
 
 fn take_short(rest: &mut &[u8]) -> Option<usize> {
-    Some(u16::from_le_bytes(take(rest)?).into())
+    Some(u16::from_le_bytes(take_array(rest)?).into())
 }
 
 fn take_bytes<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
-    let length = usize::try_from(u32::from_le_bytes(take(rest)?)).ok()?;
+    let length = usize::try_from(u32::from_le_bytes(take_array(rest)?)).ok()?;
     let (taken, after) = rest.split_at_checked(length)?;
     *rest = after;
     Some(taken)
@@ -152,11 +152,11 @@ fn take_text(rest: &mut &[u8]) -> Option<String> {
 }
 
 fn take_value(rest: &mut &[u8]) -> Option<Value> {
-    let [kind] = take(rest)?;
+    let [kind] = take_array(rest)?;
     Some(match kind {
         0 => Value::Null,
-        1 => Value::Integer(i64::from_le_bytes(take(rest)?)),
-        2 => Value::Real(f64::from_le_bytes(take(rest)?)),
+        1 => Value::Integer(i64::from_le_bytes(take_array(rest)?)),
+        2 => Value::Real(f64::from_le_bytes(take_array(rest)?)),
         3 => Value::Text(take_text(rest)?),
         4 => Value::Blob(take_bytes(rest)?.to_vec()),
         _ => return None,
