@@ -1,4 +1,4 @@
-.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
+.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases power-loss bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
@@ -97,6 +97,12 @@ attack:
 cases:
 	@scripts/install test
 	cargo test --locked --release --test it -- reported::
+
+# Losses of power under load, POWER_LOSS_ROUNDS with each durability, on a new and on the same boot; as root, with loop devices.
+POWER_LOSS_ROUNDS ?= 200
+power-loss:
+	@scripts/install test
+	HOOKSTILE_POWER_LOSS_ROUNDS=$(POWER_LOSS_ROUNDS) cargo test --locked --release --test it -- --nocapture power_loss::
 
 bench:
 	@scripts/install build

@@ -6,12 +6,13 @@
 //! the providers' SDKs, playwright-core and axe-core), `HOOKSTILE_PYTHON` (a python3 with flask,
 //! the SDKs, schemathesis and kubernetes-validate), `HOOKSTILE_CHROMIUM`, `HOOKSTILE_PROMTOOL`,
 //! `HOOKSTILE_PROMETHEUS`, `HOOKSTILE_STRACE`, `HOOKSTILE_SQLITE3`, `HOOKSTILE_FAKETIME`,
-//! `HOOKSTILE_SSLSCAN`, `HOOKSTILE_HAPROXY`, `HOOKSTILE_UNSHARE`, `HOOKSTILE_IP`, `HOOKSTILE_JQ` and `HOOKSTILE_POSTGRES` (the server, with `initdb`,
+//! `HOOKSTILE_SSLSCAN`, `HOOKSTILE_HAPROXY`, `HOOKSTILE_UNSHARE`, `HOOKSTILE_MKFS_EXT4`, `HOOKSTILE_IP`, `HOOKSTILE_JQ` and `HOOKSTILE_POSTGRES` (the server, with `initdb`,
 //! `psql` and `pg_isready` beside it).
 //!
 //! Other variables set the amount of work: `HOOKSTILE_SEED` is the seed of schemathesis (1),
 //! `HOOKSTILE_HOSTILE` the number of hostile requests (20,000; in CI 100,000),
-//! `HOOKSTILE_ATTACK=full` makes the attacks take all that one address may, and
+//! `HOOKSTILE_ATTACK=full` makes the attacks take all that one address may,
+//! `HOOKSTILE_POWER_LOSS_ROUNDS` is the number of losses of power in each test of `power_loss`, and
 //! `HOOKSTILE_SOAK_SECONDS` is the duration of `soak`.
 
 #![allow(unreachable_pub, reason = "a test binary has no public interface")]
@@ -61,6 +62,7 @@ mod openapi; // the admin API against its own documents
 mod partition; // a stalled or disconnected gateway among several
 mod pause; // a paused route in each delivery mode
 mod postgres; // the test harness's PostgreSQL and network link
+mod power_loss; // losses of power under load
 mod problems; // what is wrong, worst first, wherever it is shown
 mod proxy_protocol; // client addresses behind a layer-4 load balancer
 mod queue; // accepted now, delivered when the upstream is ready

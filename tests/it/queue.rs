@@ -831,6 +831,7 @@ async fn load_without_faults_delivers_exactly_once() {
     let (disturbances, dead) = (Vec::new(), std::collections::BTreeSet::new());
     let history = History {
         duplicate: Duplicate::Accepted,
+        stored_first: true,
         sent,
         attempts,
         disturbances,

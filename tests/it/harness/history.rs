@@ -1,7 +1,7 @@
 //! The events of a run as senders, upstream and test saw them, and the rules that every such
 //! history must keep. The rules are pure and know nothing of the gateway's implementation.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,25 @@ pub struct Attempt {
 pub struct Disturbance {
     pub from: Instant,
     pub to: Instant,
+    /// Set if the power was lost: what was not flushed is gone.
+    pub power_loss: Option<PowerLoss>,
+}
+
+/// A loss of power.
+#[derive(Clone, Copy, Debug)]
+pub struct PowerLoss {
+    pub durability: Durability,
+    /// Set if the gateway can know of it: the machine has started again.
+    pub evident: bool,
+}
+
+/// What a response waits for: `store.durability`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Durability {
+    /// The flush of what the response says.
+    Strict,
+    /// Nothing: a loss of power may undo all that was not yet on the disk.
+    Relaxed,
 }
 
 impl Disturbance {
@@ -46,6 +65,15 @@ impl Disturbance {
         Self {
             from,
             to: Instant::now(),
+            power_loss: None,
+        }
+    }
+
+    /// Creates a loss of power, of which the gateway has just died.
+    pub fn power_loss(from: Instant, power_loss: PowerLoss) -> Self {
+        Self {
+            power_loss: Some(power_loss),
+            ..Self::since(from)
         }
     }
 }
@@ -63,6 +91,8 @@ pub enum Duplicate {
 #[derive(Clone, Debug)]
 pub struct History {
     pub duplicate: Duplicate,
+    /// Set if each event is stored before its first attempt: the route always queues.
+    pub stored_first: bool,
     pub sent: Vec<Sent>,
     pub attempts: Vec<Attempt>,
     pub disturbances: Vec<Disturbance>,
@@ -108,7 +138,8 @@ impl History {
     /// Returns every broken promise, by event ID.
     pub fn violations(&self) -> BTreeSet<(String, Violation)> {
         let mut sent: HashMap<&str, Vec<&Sent>> = HashMap::new();
-        for copy in &self.sent {
+        let standing = standing(&self.sent, &self.disturbances);
+        for copy in &standing {
             sent.entry(&copy.id).or_default().push(copy);
         }
         let mut attempts: HashMap<&str, Vec<&Attempt>> = HashMap::new();
@@ -176,11 +207,13 @@ impl History {
         {
             broken.push(Violation::ForwardedAgain);
         }
-        let after_taken = attempts
-            .iter()
-            .skip_while(|attempt| !attempt.was_accepted())
-            .skip(1);
-        if after_taken.into_iter().any(|attempt| !attempt.marked) {
+        if attempts.iter().enumerate().any(|(number, attempt)| {
+            let before = attempts[..number].iter().rev();
+            let accepted = before.copied().find(|before| before.was_accepted());
+            accepted.is_some_and(|accepted| {
+                !attempt.marked && !self.may_be_unmarked(accepted, attempt, copies)
+            })
+        }) {
             broken.push(Violation::Unmarked);
         }
         for pair in attempts.windows(2) {
@@ -220,6 +253,25 @@ impl History {
             .any(|disturbance| disturbance.from <= later && disturbance.to >= earlier)
     }
 
+    /// Returns whether a loss of power between the two attempts may have left no trace of the first
+    /// (docs/semantics.md, Ledger; docs/limits.md): it was not the attempt of a stored event,
+    /// nothing was flushed, or the gateway could not know of the loss.
+    fn may_be_unmarked(&self, accepted: &Attempt, again: &Attempt, copies: &[&Sent]) -> bool {
+        let stored_before = self.stored_first
+            || copies
+                .iter()
+                .any(|copy| self.acknowledges(copy) && copy.ended < accepted.began);
+        let losses = self.disturbances.iter().filter(|disturbance| {
+            disturbance.from <= again.began && disturbance.to >= accepted.began
+        });
+        losses.filter_map(|disturbance| disturbance.power_loss).any(
+            |PowerLoss {
+                 durability,
+                 evident,
+             }| { durability == Durability::Relaxed || !evident || !stored_before },
+        )
+    }
+
     /// Describes what happened to one event, in order.
     fn describe(&self, id: &str) -> String {
         let mut lines: Vec<(Instant, String)> = Vec::new();
@@ -252,8 +304,12 @@ impl History {
             if first.is_some_and(|first| disturbance.to >= first)
                 && last.is_some_and(|last| disturbance.from <= last)
             {
-                lines.push((disturbance.from, "disturbance begins".into()));
-                lines.push((disturbance.to, "disturbance ends".into()));
+                let what = match disturbance.power_loss {
+                    Some(_) => "loss of power",
+                    None => "disturbance",
+                };
+                lines.push((disturbance.from, format!("{what} begins")));
+                lines.push((disturbance.to, format!("{what} ends")));
             }
         }
         lines.sort_by_key(|(at, _)| *at);
@@ -267,6 +323,37 @@ impl History {
         }
         text
     }
+}
+
+/// Returns the copies without the responses that a loss of power may have undone. With relaxed
+/// durability, these are the ones since the loss before. If all copies of an event in that time
+/// were duplicates, the event was on the disk before, and stays there.
+pub fn standing(sent: &[Sent], disturbances: &[Disturbance]) -> Vec<Sent> {
+    let mut standing = sent.to_vec();
+    let mut last_loss = None;
+    for disturbance in disturbances {
+        let Some(loss) = disturbance.power_loss else {
+            continue;
+        };
+        let since = last_loss.replace(disturbance.to);
+        if loss.durability == Durability::Strict {
+            continue;
+        }
+        let is_in_doubt = |copy: &Sent| {
+            since.is_none_or(|since| copy.began >= since) && copy.began < disturbance.to
+        };
+        let new: HashSet<&str> = sent
+            .iter()
+            .filter(|copy| is_in_doubt(copy) && copy.outcome() != Some("duplicate"))
+            .map(|copy| copy.id.as_str())
+            .collect();
+        for copy in &mut standing {
+            if is_in_doubt(copy) && new.contains(copy.id.as_str()) {
+                copy.response = None;
+            }
+        }
+    }
+    standing
 }
 
 impl fmt::Display for Violation {
@@ -289,6 +376,7 @@ mod tests {
         fn new(duplicate: Duplicate) -> Self {
             let history = History {
                 duplicate,
+                stored_first: duplicate == Duplicate::Accepted,
                 sent: Vec::new(),
                 attempts: Vec::new(),
                 disturbances: Vec::new(),
@@ -339,7 +427,23 @@ mod tests {
             self.history.disturbances.push(Disturbance {
                 from: self.at(from),
                 to: self.at(to),
+                power_loss: None,
             });
+            self
+        }
+
+        fn power_lost(mut self, from: u64, to: u64, durability: Durability) -> Self {
+            self = self.disturbed(from, to);
+            let last = self.history.disturbances.last_mut().expect("just added");
+            last.power_loss = Some(PowerLoss {
+                durability,
+                evident: true,
+            });
+            self
+        }
+
+        fn unmarked(mut self) -> Self {
+            self.history.attempts.last_mut().expect("one").marked = false;
             self
         }
 
@@ -509,6 +613,82 @@ mod tests {
         };
         assert_eq!(marks([false, false, true]), []);
         assert_eq!(marks([false, true, false]), [Violation::Unmarked]);
+    }
+
+    #[test]
+    fn stored_events_are_marked_after_power_loss() {
+        use Durability::{Relaxed, Strict};
+        let stored = |durability| {
+            queued()
+                .sent(0, 5, None)
+                .attempt(3, Some(6), TAKEN)
+                .power_lost(7, 8, durability)
+                .attempt(20, Some(21), TAKEN)
+        };
+        assert_eq!(stored(Strict).found(), []);
+        assert_eq!(stored(Strict).unmarked().found(), [Violation::Unmarked]);
+        assert_eq!(stored(Relaxed).unmarked().found(), []);
+        let mut unseen = stored(Strict).unmarked();
+        for disturbance in &mut unseen.history.disturbances {
+            let loss = disturbance.power_loss.as_mut().expect("a loss of power");
+            loss.evident = false;
+        }
+        assert_eq!(unseen.found(), []);
+        let proxied = proxied()
+            .sent(0, 8, None)
+            .attempt(3, Some(6), TAKEN)
+            .power_lost(7, 8, Strict)
+            .attempt(20, Some(21), TAKEN);
+        assert_eq!(proxied.unmarked().found(), []);
+        let mut spilled = queued()
+            .sent(0, 2, Some("queued"))
+            .attempt(3, Some(6), TAKEN)
+            .power_lost(7, 8, Strict)
+            .attempt(20, Some(21), TAKEN)
+            .unmarked();
+        spilled.history.stored_first = false;
+        assert_eq!(spilled.found(), [Violation::Unmarked]);
+    }
+
+    #[test]
+    fn only_relaxed_power_loss_undoes_responses() {
+        use Durability::{Relaxed, Strict};
+        let lost = |durability| {
+            queued()
+                .sent(0, 5, Some("queued"))
+                .sent(6, 7, Some("duplicate"))
+                .power_lost(8, 9, durability)
+        };
+        assert_eq!(lost(Strict).found(), [Violation::Lost]);
+        assert_eq!(lost(Relaxed).found(), []);
+        let again = |durability| {
+            proxied()
+                .sent(0, 6, Some("delivered"))
+                .attempt(3, Some(5), TAKEN)
+                .power_lost(8, 9, durability)
+                .sent(10, 20, Some("delivered"))
+                .attempt(13, Some(15), TAKEN)
+        };
+        assert_eq!(again(Strict).found(), [Violation::ForwardedAgain]);
+        assert_eq!(again(Relaxed).found(), []);
+    }
+
+    #[test]
+    fn power_loss_undoes_nothing_older() {
+        let known = |outcome| {
+            queued()
+                .sent(0, 5, Some("queued"))
+                .power_lost(8, 9, Durability::Relaxed)
+                .sent(10, 20, Some(outcome))
+                .power_lost(28, 29, Durability::Relaxed)
+        };
+        assert_eq!(known("duplicate").found(), [Violation::Lost]);
+        assert_eq!(known("queued").found(), []);
+        let killed = queued()
+            .sent(0, 5, Some("queued"))
+            .disturbed(6, 7)
+            .power_lost(8, 9, Durability::Relaxed);
+        assert_eq!(killed.found(), [], "a kill flushes nothing");
     }
 
     #[test]

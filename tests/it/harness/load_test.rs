@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::fleet::{Endpoints, Fleet};
 use super::gateway::{Gateway, Launcher, Route, Setup};
-use super::history::{Disturbance, Duplicate, History, Sent};
+use super::history::{Disturbance, Duplicate, History, Sent, standing};
 use super::programs::{program, tool};
 use super::sender::Event;
 use super::upstream::{Received, Reply, Upstream};
@@ -155,21 +155,34 @@ impl LoadTest {
         self.disturbances.push(disturbance);
     }
 
+    /// Ends the load, and checks the store and the complete history against every promise.
+    pub async fn finish(self) {
+        let is_shared = self.is_shared();
+        let (gateway, histories) = self.end().await;
+        if !is_shared {
+            assert_store_is_intact(&gateway);
+        }
+        for history in histories {
+            history.assert_sound();
+        }
+    }
+
     /// Ends the load, waits until the queues are empty, kills the gateway once more and checks that
-    /// it still knows the accepted events. Then checks the complete history against every promise.
-    pub async fn finish(mut self) {
-        let mut histories = Vec::new();
-        let mut upstreams = Vec::new();
+    /// it still knows the accepted events. Returns the stopped gateway, and the history of each
+    /// route.
+    pub async fn end(mut self) -> (Gateway, Vec<History>) {
+        let mut routes = Vec::new();
         for route in std::mem::take(&mut self.routes) {
-            histories.push((route.delivery, route.duplicate, route.fleet.finish().await));
-            upstreams.push(route.upstream);
+            let sent = route.fleet.finish().await;
+            routes.push((route.delivery, route.duplicate, sent, route.upstream));
         }
         self.wait_for_empty_queues().await;
         self.kill().await;
         self.restart().await;
-        for ((delivery, _, sent), upstream) in histories.iter_mut().zip(&upstreams) {
+        for (delivery, _, sent, upstream) in &routes {
             let before = upstream.count();
-            self.assert_remembers(delivery, sent).await;
+            self.assert_remembers(delivery, &standing(sent, &self.disturbances))
+                .await;
             assert_eq!(
                 upstream.count(),
                 before,
@@ -180,18 +193,15 @@ impl LoadTest {
         for gateway in self.others.iter_mut().chain([&mut self.gateway]) {
             assert_eq!(gateway.stop().await.code(), Some(0));
         }
-        if !self.is_shared() {
-            assert_store_is_intact(&self.gateway);
-        }
-        let disturbances = self.disturbances;
-        for ((delivery, duplicate, sent), upstream) in histories.into_iter().zip(&upstreams) {
-            let (attempts, dead) = (upstream.attempts(), BTreeSet::new());
+        let mut histories = Vec::new();
+        for (delivery, duplicate, sent, upstream) in routes {
             let history = History {
                 duplicate,
+                stored_first: delivery == "queue",
                 sent,
-                attempts,
-                disturbances: disturbances.clone(),
-                dead,
+                attempts: upstream.attempts(),
+                disturbances: self.disturbances.clone(),
+                dead: BTreeSet::new(),
             };
             eprintln!(
                 "{delivery}: {} copies sent, {} events acknowledged, {} attempts, {} disturbances",
@@ -200,8 +210,9 @@ impl LoadTest {
                 history.attempts.len(),
                 history.disturbances.len()
             );
-            history.assert_sound();
+            histories.push(history);
         }
+        (self.gateway, histories)
     }
 
     /// Returns whether the store is in PostgreSQL, which has no file.
