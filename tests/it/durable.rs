@@ -206,6 +206,36 @@ async fn uncreatable_store_fails_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_store_fails_the_start_if_it_must_exist() {
+    let upstream = Upstream::ok();
+    let must_exist = setup(Route::to(&upstream)).with("store", "{must_exist: true}");
+    let (code, output) = Gateway::refuses(must_exist.clone()).await;
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("store.must_exist"), "{output}");
+    let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
+    gateway.stop().await;
+    gateway.restart_with(must_exist).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_deleted_while_running_is_saved() {
+    let upstream = Upstream::ok();
+    let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
+    let event = Event::new("evt_1");
+    gateway.send(event.post()).await.assert(200, "delivered");
+    std::fs::remove_dir_all(gateway.store()).expect("the store's folder");
+    eventually("the store is written again", async || {
+        gateway.store().join("hookstile.db").exists()
+            && gateway.admin_get("/readyz").await.status == 200
+    })
+    .await;
+    gateway.send(event.post()).await.assert(409, "duplicate");
+    gateway.kill().await;
+    gateway.restart().await;
+    gateway.send(event.post()).await.assert(409, "duplicate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_file_fails_the_start_unchanged() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;

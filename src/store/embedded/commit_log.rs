@@ -39,7 +39,8 @@
 //! | --- | --- |
 //! | a record that is not valid, and none after it | the write that the loss of power cut short: nobody was told that it succeeded |
 //! | a record that is not valid, and later ones of this run | damage: the later ones are executed, and the error is logged |
-//! | records of another run, or numbers that do not follow the database's | a database that was restored, or a log that was: none is executed |
+//! | records of another run | a database that was restored, or a log that was: none is executed |
+//! | numbers that do not follow the database's | the same, or a disk that lost what it had flushed: none is executed, and the error is logged |
 //! | no file | as an empty one |
 
 mod record;
@@ -91,8 +92,8 @@ pub(super) struct CommitLog {
 #[derive(Debug, Default)]
 pub(super) struct Unapplied {
     pub records: Vec<Record>,
-    /// The number of transactions that are lost, because their records are damaged.
-    pub damaged: i64,
+    /// The number of transactions that are lost, because their records are damaged or gone.
+    pub missing: i64,
 }
 
 impl CommitLog {
@@ -196,10 +197,13 @@ fn unapplied(content: &[u8], position: LogPosition) -> Unapplied {
         // Before the first record of this round there may be a damaged one.
         let first_missing = match last {
             None if block > 0 => position.applied + 1,
-            None if record.number > position.applied + 1 => return Unapplied::default(),
+            None if record.number > position.applied + 1 => {
+                found.missing = record.number - position.applied - 1;
+                return found;
+            }
             _ => expected.max(position.applied + 1),
         };
-        found.damaged += (record.number - first_missing).max(0);
+        found.missing += (record.number - first_missing).max(0);
         last = Some(record.number);
         block += record.blocks();
         if record.number > position.applied {

@@ -12,6 +12,7 @@ use super::{commit_log, folder_lock, schema};
 pub(super) struct FileIdentity {
     /// `None` if there is no such file.
     pub database: Option<(u64, u64)>,
+    pub write_ahead_log: Option<(u64, u64)>,
     pub commit_log: Option<(u64, u64)>,
     pub lock: Option<(u64, u64)>,
 }
@@ -21,6 +22,7 @@ impl FileIdentity {
     pub(super) fn read(folder: &Path) -> io::Result<Self> {
         Ok(Self {
             database: identity(&schema::file(folder))?,
+            write_ahead_log: identity(&schema::beside(&schema::file(folder), "-wal"))?,
             commit_log: identity(&folder.join(commit_log::FILE))?,
             lock: identity(&folder.join(folder_lock::FILE))?,
         })

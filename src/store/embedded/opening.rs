@@ -381,11 +381,12 @@ pub(super) fn execute_unapplied(
     position: LogPosition,
 ) -> Result<usize, ReadError> {
     let unapplied = commit_log::read(folder, position)?;
-    if unapplied.damaged > 0 {
+    if unapplied.missing > 0 {
         tracing::error!(
             file = %folder.join(commit_log::FILE).display(),
-            transactions = unapplied.damaged,
-            "the commit log is damaged; transactions that were acknowledged are lost"
+            transactions = unapplied.missing,
+            "neither the database nor the commit log has these transactions, which were acknowledged: \
+             one of the two was damaged, or replaced by an older copy"
         );
     }
     for record in &unapplied.records {

@@ -186,22 +186,37 @@ pub(super) fn set_flushes(connection: &Connection, flushes: bool) -> rusqlite::R
     connection.pragma_update(None, "synchronous", synchronous)
 }
 
+/// Returns the path of a file that SQLite has beside the database, by its suffix.
+pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// Deletes the files that SQLite has beside a database. With another database under its name, they
+/// would be read as changes of that one.
+pub(super) fn remove_beside(file: &Path) -> std::io::Result<()> {
+    for suffix in ["-wal", "-shm"] {
+        remove_if_exists(&beside(file, suffix))?;
+    }
+    Ok(())
+}
+
+fn remove_if_exists(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a copy of an open database to this path, flushed. A file there is replaced.
 pub(super) fn save(connection: &Connection, to: &Path) -> Result<(), OpenError> {
     let folder = to.parent().unwrap_or(to);
     let failed = |source| OpenError::folder(folder, source);
     super::create_folder(folder).map_err(failed)?;
-    // A log of another database must not be read with this one.
-    for suffix in ["", "-wal", "-shm"] {
-        let mut path = to.as_os_str().to_owned();
-        path.push(suffix);
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed(error));
-            }
-            _ => {}
-        }
-    }
+    remove_if_exists(to)
+        .and_then(|()| remove_beside(to))
+        .map_err(failed)?;
     let file = folder_lock::open_private(to).map_err(failed)?;
     connection
         .execute("VACUUM INTO ?1", [to.as_os_str().to_string_lossy()])

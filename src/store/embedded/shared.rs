@@ -378,9 +378,8 @@ impl Shared {
 
     /// Returns the lengths of the database and of its write-ahead log, in bytes.
     fn file_lengths(&self) -> (u64, u64) {
-        let mut log = self.file.clone().into_os_string();
-        log.push("-wal");
+        let log = schema::beside(&self.file, "-wal");
         let length = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        (length(&self.file), length(log.as_ref()))
+        (length(&self.file), length(&log))
     }
 }

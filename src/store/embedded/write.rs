@@ -23,7 +23,8 @@ use super::folder_lock::FolderLock;
 use super::shared::Shared;
 use super::{
     AttemptHistory, AttemptOutcome, AttemptRecord, CreationKey, DeliveryId, DeliveryState,
-    EventKey, Requeue, RequeueResult, RowId, Settlement, StoreError, StoreRoute, opening, schema,
+    EventKey, OpenError, Requeue, RequeueResult, RowId, Settlement, StoreError, StoreRoute,
+    opening, schema,
 };
 use crate::store::delivery_state::StoreTime;
 use crate::store::uptime::Uptime;
@@ -445,13 +446,18 @@ impl Writer {
         let Some(connection) = &self.connection else {
             return "the database is closed".into();
         };
-        let saved = schema::save(connection, &to);
-        if saved.is_ok()
-            && to == *file
-            && let Ok((Some(known), found)) = self.shared.known_and_found_files()
+        let mut saved = schema::save(connection, &to);
+        if let (true, Ok((Some(known), found))) =
+            (saved.is_ok(), self.shared.known_and_found_files())
         {
-            let database = found.database;
-            self.shared.set_identity(FileIdentity { database, ..known });
+            if to == *file {
+                let database = found.database;
+                self.shared.set_identity(FileIdentity { database, ..known });
+            } else if found.write_ahead_log == known.write_ahead_log {
+                // It belongs to what is saved, not to the database that is there now.
+                let removed = schema::remove_beside(file);
+                saved = removed.map_err(|source| OpenError::folder(file, source));
+            }
         }
         match saved {
             Ok(()) => format!(

@@ -43,7 +43,7 @@ impl TestLog {
     }
 
     /// Returns the numbers of the records that a database with this position lacks, and the number of
-    /// those that are damaged.
+    /// those that are gone.
     fn unapplied(&self, applied: i64) -> (Vec<i64>, i64) {
         let position = LogPosition { run: RUN, applied };
         let found = read(self.folder.path(), position).unwrap();
@@ -55,7 +55,7 @@ impl TestLog {
         }
         (
             found.records.iter().map(|record| record.number).collect(),
-            found.damaged,
+            found.missing,
         )
     }
 }
@@ -117,7 +117,7 @@ fn older_database_executes_no_later_round() {
     (0..5).for_each(|_| log.append(10));
     log.log.restart();
     log.append(10);
-    assert_eq!(log.unapplied(3), (vec![], 0), "4 and 5 are not there");
+    assert_eq!(log.unapplied(3), (vec![], 2), "4 and 5 are gone");
 }
 
 #[test]
@@ -220,9 +220,9 @@ proptest! {
         }
         let last = if lost.is_empty() { log.log.last } else { log.log.last - 1 };
         // A block of zeros may be lost without a trace.
-        let (found, damaged) = log.unapplied(applied);
+        let (found, missing) = log.unapplied(applied);
         prop_assert!(found == numbers(applied + 1..=last) || found == numbers(applied + 1..=last + 1));
-        prop_assert_eq!(damaged, 0);
+        prop_assert_eq!(missing, 0);
     }
 
     /// A changed byte voids its record, and no other.
@@ -245,14 +245,14 @@ proptest! {
         let count = i64::try_from(sizes.len()).unwrap();
         let hit = ends.iter().position(|end| at < *end).unwrap();
         let is_padding = hit > 0 && at < ends[hit - 1].next_multiple_of(BLOCK);
-        let (found, damaged) = log.unapplied(0);
+        let (found, missing) = log.unapplied(0);
         if is_padding {
-            prop_assert_eq!((found, damaged), (numbers(1..=count), 0));
+            prop_assert_eq!((found, missing), (numbers(1..=count), 0));
         } else {
             let hit = i64::try_from(hit).unwrap() + 1;
             let others: Vec<_> = (1..=count).filter(|number| *number != hit).collect();
             prop_assert_eq!(found, others);
-            prop_assert_eq!(damaged, i64::from(hit < count));
+            prop_assert_eq!(missing, i64::from(hit < count));
         }
     }
 }
