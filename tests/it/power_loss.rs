@@ -58,7 +58,7 @@ async fn lose_power_of(mut disk: Disk, rounds: &[usize], durability: Durability,
     .await;
     for &round in rounds {
         // At a different point of the work each round.
-        load_test.wait_for_progress(round * 37 % 101).await;
+        load_test.wait_for_progress(round * 37 % 61).await;
         lose_power(&mut load_test, &mut disk, round, (durability, boot)).await;
         if round % 3 == 1 {
             // While it recovers from the last loss.

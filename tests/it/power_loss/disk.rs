@@ -14,10 +14,11 @@ use crate::harness::{Gateway, Launcher};
 const BYTES: u64 = 1 << 30;
 
 /// Mounts the image `$1` at `$2`, once no other process has it. The kernel removes the loop device
-/// with the mount, and both with the namespace.
+/// with the mount, and both with the namespace. The options are those that flush least: a file's
+/// new size and name may be on the disk without its data.
 const MOUNT: &str = r#"
     while [ -n "$(losetup --associated "$1")" ]; do sleep 0.01; done
-    mkdir -p "$2" && mount -o loop "$1" "$2" || exit 1
+    mkdir -p "$2" && mount -o loop,data=writeback,noauto_da_alloc "$1" "$2" || exit 1
 "#;
 
 /// Starts the gateway on the image `$1`, mounted at `$2`, with the boot ID of the file `$3`.
