@@ -1,9 +1,11 @@
-.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases power-loss bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
+.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases power-loss postgres bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
 export HOOKSTILE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
 export HOOKSTILE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
+# The newest.
+export HOOKSTILE_POSTGRES ?= $(THIRD_PARTY)/bin/postgres
 
 # The main job, with a dashboard and nothing to configure, until Ctrl-C. DEMO takes options: `make demo DEMO=--once`. It is
 # the same build as that of `make install`.
@@ -44,7 +46,9 @@ image:
 	@scripts/image
 
 # `make dist` and `make image`, and whether they work: the packages in fresh roots, the unit under a running systemd, the
-# image as its user. RELEASE_CHECK=--no-boot leaves the unit out, --twice builds again and compares the bytes.
+# image as its user; then `make postgres`, `make power-loss`, `make attack` and `make cases`: some 80 minutes.
+# RELEASE_CHECK takes options: --packages stops before the suites (20 minutes), --suites runs only these (an hour), --no-boot
+# leaves the unit out, --twice builds again and compares the bytes.
 RELEASE_CHECK ?=
 release-check:
 	@HOOKSTILE_BIN=$(DIST_BIN) scripts/release-check $(RELEASE_CHECK)
@@ -103,6 +107,11 @@ POWER_LOSS_ROUNDS ?= 200
 power-loss:
 	@scripts/install test
 	HOOKSTILE_POWER_LOSS_ROUNDS=$(POWER_LOSS_ROUNDS) cargo test --locked --release --test it -- --nocapture power_loss::
+
+# The tests that use a PostgreSQL, against each supported version; POSTGRES="14 18" names some. 4 minutes a version.
+POSTGRES ?=
+postgres:
+	@scripts/postgres $(POSTGRES)
 
 bench:
 	@scripts/install build

@@ -370,8 +370,11 @@ impl Registry {
             let version = match state.find(name) {
                 Ok(webhook) => Some(webhook.version),
                 Err(WebhookError::Unknown) if state.stored.invalid.contains(name) => None,
-                // The first try seemed to fail, and had not.
-                Err(WebhookError::Unknown) if is_tried => return Ok(()),
+                // The first try seemed to fail, and had not; or another gateway removed it. Of several
+                // clients that name a version, no second one may succeed.
+                Err(WebhookError::Unknown) if is_tried && precondition.allows(None) => {
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             };
             if !precondition.holds(version) {

@@ -161,6 +161,57 @@ fn image_names_version_and_source() {
     }
 }
 
+/// Returns the words between the parentheses of an array in a script.
+fn words(script: &str, array: &str) -> Vec<String> {
+    let text = read(script);
+    let start = format!("\n{array}=(");
+    let (_, rest) = text.split_once(&start).expect("the array");
+    let (words, _) = rest.split_once(')').expect("its end");
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The page names the versions that `make postgres` tests.
+#[test]
+fn supported_postgres_is_tested() {
+    let pinned = words("scripts/install", "postgres");
+    let majors: Vec<u32> = pinned
+        .iter()
+        .map(|version| version.split('.').next()?.parse().ok())
+        .collect::<Option<_>>()
+        .expect("numbers");
+    let (first, last) = (majors[0], majors[majors.len() - 1]);
+    assert_eq!(majors, (first..=last).collect::<Vec<_>>());
+    let supported = format!("PostgreSQL {first} to {last}");
+    assert!(read("docs/replicas.md").contains(&supported), "{supported}");
+}
+
+#[test]
+fn make_postgres_runs_all_its_tests() {
+    let mut using = Vec::new();
+    for folder in [
+        "tests/it",
+        "tests/it/deploy",
+        "tests/it/reported",
+        "tests/it/attack",
+    ] {
+        for entry in std::fs::read_dir(root().join(folder)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            if !text.contains(concat!("Postgres::", "start")) {
+                continue;
+            }
+            let module = path.strip_prefix(root().join("tests/it")).expect("below");
+            let module = module
+                .with_extension("")
+                .to_string_lossy()
+                .replace('/', "::");
+            using.push(module);
+        }
+    }
+    using.sort();
+    assert_eq!(using, words("scripts/postgres", "groups"));
+}
+
 #[test]
 fn version_names_commit_and_target() {
     let version = |option| {

@@ -85,9 +85,10 @@ impl Cluster {
     }
 }
 
-/// Returns the server's path: the one on the `PATH`, or the newest version that Debian has
-/// installed.
+/// Returns the server's path: the one that `HOOKSTILE_POSTGRES` names. Without the variable, the one
+/// on the `PATH`, or the newest version that Debian has installed.
 fn installed() -> Option<PathBuf> {
+    const VARIABLE: &str = "HOOKSTILE_POSTGRES";
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -95,9 +96,10 @@ fn installed() -> Option<PathBuf> {
     let newest = versions
         .map(|version| version.path().join("bin/postgres"))
         .filter(|path| path.is_file())
-        .max();
+        .max()
+        .filter(|_| std::env::var_os(VARIABLE).is_none());
     // The other programs are beside the program itself, not beside a link to it.
-    program("HOOKSTILE_POSTGRES", "postgres")
+    program(VARIABLE, "postgres")
         .or(newest)?
         .canonicalize()
         .ok()
