@@ -41,7 +41,11 @@ impl Statements {
         if self.is_too_large {
             return Ok(());
         }
-        let known = self.texts.iter().position(|known| *known == text);
+        // Equal texts of two places in the program may be there twice.
+        let known = self
+            .texts
+            .iter()
+            .position(|known| std::ptr::eq(*known, text));
         let number = known.unwrap_or_else(|| {
             self.texts.push(text);
             self.texts.len() - 1
