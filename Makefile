@@ -46,7 +46,7 @@ image:
 	@scripts/image
 
 # `make dist` and `make image`, and whether they work: the packages in fresh roots, the unit under a running systemd, the
-# image as its user; then `make postgres`, `make power-loss`, `make attack` and `make cases`: some 80 minutes.
+# image as its user; then `make postgres`, `make power-loss`, `make attack` and `make cases`: some 90 minutes.
 # RELEASE_CHECK takes options: --packages stops before the suites (20 minutes), --suites runs only these (an hour), --no-boot
 # leaves the unit out, --twice builds again and compares the bytes.
 RELEASE_CHECK ?=
@@ -108,7 +108,7 @@ power-loss:
 	@scripts/install test
 	HOOKSTILE_POWER_LOSS_ROUNDS=$(POWER_LOSS_ROUNDS) cargo test --locked --release --test it -- --nocapture power_loss::
 
-# The tests that use a PostgreSQL, against each supported version; POSTGRES="14 18" names some. 4 minutes a version.
+# The tests that use a PostgreSQL, against each supported version; POSTGRES="14 18" names some. 5 minutes a version.
 POSTGRES ?=
 postgres:
 	@scripts/postgres $(POSTGRES)
