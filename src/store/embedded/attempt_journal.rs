@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{AttemptHistory, DeliveryId, EventKey, folder_lock};
 
-const FILE: &str = "hookstile.attempts";
+pub(super) const FILE: &str = "hookstile.attempts";
 
 /// The size of a slot. For an event it holds the key (16 bytes), the window in milliseconds (8),
 /// the number of attempts including this one (4), and a marker (4). For a queued event it holds the
@@ -116,6 +116,16 @@ impl AttemptJournal {
     fn with_slots<T>(&self, change: impl FnOnce(&mut Slots) -> T) -> T {
         change(&mut self.slots.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Returns the number of attempts that the last run left in its journal.
+pub(super) fn count_interrupted(folder: &Path) -> io::Result<usize> {
+    let content = match std::fs::read(folder.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        content => content?,
+    };
+    let (slots, _) = content.as_chunks::<SLOT_BYTES>();
+    Ok(slots.iter().filter_map(decode).count())
 }
 
 impl JournalEntry {
