@@ -22,6 +22,7 @@ pub mod schema;
 pub mod send;
 pub mod sign;
 pub mod status;
+pub mod store;
 pub mod verify;
 
 mod admin;
@@ -112,6 +113,8 @@ enum Command {
     Status(status::Args),
     Problems(problems::Args),
     Reload(reload::Args),
+    #[command(subcommand)]
+    Store(store::Command),
     MoveStore(move_store::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Problems(args) => problems::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Store(command) => store::run(&command),
         Command::MoveStore(args) => move_store::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),

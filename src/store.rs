@@ -33,7 +33,10 @@ pub use domain::{
     PAYLOAD_MAX, Payload, Payloads, RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId,
     SettledRow, Settlement, StoreRoute,
 };
-pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
+pub use embedded::{
+    Backup, BackupError, CheckedRoute, OfflineStore, OpenError, RestoreError, Restored,
+    Settings as EmbeddedSettings, StoreCheck, StoreFault, StoreProblem, back_up, check, restore,
+};
 pub use engine::Engine;
 pub use migration::{MoveError, MoveSummary, move_into_shared};
 pub use operator_settings::OperatorSettings;

@@ -92,6 +92,18 @@ const HINTS: Hints = &[
         "to move the store to PostgreSQL, use 'hookstile move-store'",
     ),
     (
+        &["backup", "dump", "export", "snapshot", "save"],
+        "to copy the store to a file, use 'hookstile store backup FILE'",
+    ),
+    (
+        &["restore", "recover"],
+        "to put a backup in place of the store, use 'hookstile store restore FILE'",
+    ),
+    (
+        &["fsck", "integrity", "repair"],
+        "to check the files of the store, use 'hookstile store check'",
+    ),
+    (
         &["metrics"],
         "the metrics are at /metrics of the admin listener, whose URL 'hookstile status' prints",
     ),
@@ -237,6 +249,32 @@ const NESTED: &[(&str, Hints)] = &[
             (
                 &["reload"],
                 "to apply a configuration, use 'hookstile reload'",
+            ),
+        ],
+    ),
+    (
+        "store",
+        &[
+            (
+                &["test", "status", "integrity", "repair", "info", "stats"],
+                "to check the files of the store, use 'hookstile store check'",
+            ),
+            (
+                &["export", "copy", "snapshot", "clone", "create"],
+                "to copy the store to a file, use 'hookstile store backup FILE'",
+            ),
+            (
+                &["import", "load", "recover", "replace"],
+                "to put a backup in place of the store, use 'hookstile store restore FILE'",
+            ),
+            (
+                &["move", "migrate", "convert"],
+                "to move the store to PostgreSQL, use 'hookstile move-store'",
+            ),
+            (
+                &["list", "show", "ls", "events", "get"],
+                "to read the events of a gateway that is stopped, use 'hookstile events list \
+                 --offline'",
             ),
         ],
     ),

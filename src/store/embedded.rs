@@ -8,6 +8,8 @@
 //! * `file_identity` knows whether the files were deleted or replaced meanwhile.
 //! * `opening` loads the index and the counters, at the start and after a failure.
 //! * `read` runs queries on its own connections, beside the writer.
+//! * `check`, `backup` and `restore` are for operators: they work on the files, beside a gateway or
+//!   without one.
 //! * `upkeep` runs a thread that deletes what has expired, checkpoints the write-ahead log, and
 //!   counts uptime.
 //!
@@ -15,6 +17,8 @@
 
 mod apply;
 mod attempt_journal;
+mod backup;
+mod check;
 mod commit_log;
 mod export;
 mod file_identity;
@@ -24,6 +28,7 @@ mod offline;
 mod opening;
 mod operator_settings;
 mod read;
+mod restore;
 mod schema;
 mod shared;
 mod upkeep;
@@ -58,7 +63,10 @@ use super::{
     RouteDeliveryStats, RowId, Settlement, StartedAttempt, StoreError, StoreRoute,
 };
 pub(super) use attempt_journal::JournalEntry;
+pub use backup::{Backup, BackupError, back_up};
+pub use check::{CheckedRoute, StoreCheck, StoreFault, StoreProblem, check};
 pub use offline::OfflineStore;
+pub use restore::{RestoreError, Restored, restore};
 
 /// The settings of an embedded store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +122,16 @@ pub enum OpenError {
         "{file} was not written by this program, or by a later version of it; it was not changed"
     )]
     Foreign { file: String },
+    #[error(
+        "a restore of the store in {folder} was cut off: run `hookstile store restore FILE --replace` \
+         again; the files before it are beside it, in a folder whose name has `replaced`"
+    )]
+    CutOffRestore { folder: String },
+    #[error("cannot read {file}: {source}")]
+    File {
+        file: String,
+        source: std::io::Error,
+    },
     #[error("cannot start the store: {0}")]
     Start(std::io::Error),
     #[error("{0}")]
@@ -130,6 +148,13 @@ impl OpenError {
         }
     }
 
+    fn file(file: &Path, source: std::io::Error) -> Self {
+        Self::File {
+            file: file.display().to_string(),
+            source,
+        }
+    }
+
     fn database(file: &Path, source: rusqlite::Error) -> Self {
         let file = file.display().to_string();
         match source.sqlite_error_code() {
@@ -141,20 +166,28 @@ impl OpenError {
 
 /// Locks the folder, which must exist, for this process.
 fn lock_folder(folder: &Path) -> Result<FolderLock, OpenError> {
-    FolderLock::acquire(folder).map_err(|error| match error {
-        LockError::InUse(holder) => {
-            let holder = if holder.is_empty() {
-                "another process".into()
-            } else {
-                holder
-            };
-            OpenError::InUse {
-                folder: folder.display().to_string(),
-                holder,
+    let lock = FolderLock::acquire(folder).map_err(|error| error.into_open_error(folder))?;
+    restore::refuse_cut_off(folder)?;
+    Ok(lock)
+}
+
+impl LockError {
+    fn into_open_error(self, folder: &Path) -> OpenError {
+        match self {
+            Self::InUse(holder) => {
+                let holder = if holder.is_empty() {
+                    "another process".into()
+                } else {
+                    holder
+                };
+                OpenError::InUse {
+                    folder: folder.display().to_string(),
+                    holder,
+                }
             }
+            Self::Io(source) => OpenError::folder(folder, source),
         }
-        LockError::Io(source) => OpenError::folder(folder, source),
-    })
+    }
 }
 
 /// A handle to the store. Clones share one store, which is closed when the last one is dropped.

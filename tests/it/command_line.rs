@@ -217,6 +217,9 @@ async fn promised_commands_exist() {
         "capture -c FILE",
         "status --watch -c FILE",
         "reload -c FILE",
+        "store check -c FILE",
+        "store backup FILE -c FILE",
+        "store restore FILE -c FILE",
         "move-store --from FOLDER -c FILE",
         "completions bash",
         "man",
@@ -235,6 +238,12 @@ async fn unknown_command_gets_a_hint() {
         ("deliveries", "hookstile events list"),
         ("deliveries tail", "hookstile events list"),
         ("tail", "hookstile events tail"),
+        ("snapshot", "hookstile store backup FILE"),
+        ("store import x", "hookstile store restore FILE"),
+        (
+            "backup store",
+            "the noun is first: 'hookstile store backup'",
+        ),
         ("dlq", "hookstile events list --status dead"),
         ("events pending", "hookstile events list --status pending"),
         ("events rm x", "hookstile events forget ID"),
@@ -512,13 +521,20 @@ async fn errors_are_documents_with_json() {
         let document = run_in(folder, &arguments).await.assert(69).json();
         assert_eq!(document["code"], "unreachable", "{words}: {document}");
     }
-    write(folder, "hookstile.yaml", "admin: nonsense\n");
+    write(
+        folder,
+        "hookstile.yaml",
+        "admin: nonsense\nstore: nonsense\n",
+    );
     for words in [
         "events list",
         "reload",
         "status",
         "sign --route a",
         "send --route a",
+        "store check",
+        "store backup a",
+        "store restore a",
     ] {
         let arguments: Vec<&str> = words.split(' ').chain(["--json"]).collect();
         let document = run_in(folder, &arguments).await.assert(78).json();

@@ -83,6 +83,7 @@ mod soak; // all kinds of traffic and faults at once
 mod spill; // delivered at once if possible, queued if not
 mod start; // configurations that must not start
 mod stop; // drain, finish, exit 0
+mod store_files; // checking, backing up and restoring the embedded store
 mod tls; // certificates and client authentication
 mod tools; // `send`, `catch`, completions and manual pages
 mod unenforced; // `enforce: false`

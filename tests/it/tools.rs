@@ -877,7 +877,7 @@ async fn every_command_has_a_manual_page() {
         page("hookstile.1"),
         hookstile(&["man"]).await.assert(0).stdout
     );
-    let groups = ["help", "events", "rejections", "routes"];
+    let groups = ["help", "events", "rejections", "routes", "store"];
     let mut names: BTreeSet<_> = commands()
         .await
         .into_iter()
@@ -897,6 +897,9 @@ async fn every_command_has_a_manual_page() {
             "routes-resume",
             "routes-test",
             "routes-move",
+            "store-check",
+            "store-backup",
+            "store-restore",
         ]
         .map(str::to_owned),
     );

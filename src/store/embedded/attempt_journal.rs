@@ -118,6 +118,16 @@ impl AttemptJournal {
     }
 }
 
+/// Returns the number of attempts that the last run left in its journal.
+pub(super) fn count_interrupted(folder: &Path) -> io::Result<usize> {
+    let content = match std::fs::read(folder.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        content => content?,
+    };
+    let (slots, _) = content.as_chunks::<SLOT_BYTES>();
+    Ok(slots.iter().filter_map(decode).count())
+}
+
 impl JournalEntry {
     /// Clears the entry, once the attempt's outcome is recorded.
     pub(crate) fn clear(self) {

@@ -47,7 +47,7 @@ mod record;
 mod statements;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -169,17 +169,19 @@ impl CommitLog {
 
 /// Reads the records that a database with this position has not executed.
 pub(super) fn read(folder: &Path, position: LogPosition) -> io::Result<Unapplied> {
-    let mut content = Vec::new();
-    match File::open(folder.join(FILE)) {
-        Ok(mut file) => file.read_to_end(&mut content)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    Ok(unapplied(&content, position))
+    Ok(unapplied(&content(folder)?, position))
+}
+
+/// Reads the whole log, which is empty if there is no file.
+pub(super) fn content(folder: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(folder.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        content => content,
+    }
 }
 
 /// Finds the records that a database with this position has not executed. Pure.
-fn unapplied(content: &[u8], position: LogPosition) -> Unapplied {
+pub(super) fn unapplied(content: &[u8], position: LogPosition) -> Unapplied {
     let mut found = Unapplied::default();
     let (blocks, _) = content.as_chunks::<BLOCK>();
     let mut block = 0;

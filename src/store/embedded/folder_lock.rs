@@ -32,7 +32,26 @@ pub(super) const FILE: &str = "hookstile.lock";
 impl FolderLock {
     /// Locks the folder, which must exist.
     pub(super) fn acquire(folder: &Path) -> Result<Self, LockError> {
-        let mut file = open_private(&folder.join(FILE)).map_err(LockError::Io)?;
+        Self::lock(open_private(&folder.join(FILE)).map_err(LockError::Io)?)
+    }
+
+    /// Locks the folder if it has a file for that. Without one, no process has the store open.
+    pub(super) fn acquire_existing(folder: &Path) -> Result<Option<Self>, LockError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(folder.join(FILE));
+        match file {
+            Ok(file) => Self::lock(file).map(Some),
+            Err(error) => match error.kind() {
+                // A disk that cannot be written has no gateway on it.
+                io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem => Ok(None),
+                _ => Err(LockError::Io(error)),
+            },
+        }
+    }
+
+    fn lock(mut file: File) -> Result<Self, LockError> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use super::folder_lock::FolderLock;
 use super::read::Reader;
 use super::{
-    DeliveryFilter, DeliveryId, DeliveryRecord, Durability, OpenError, commit_log, opening, schema,
+    DeliveryFilter, DeliveryId, DeliveryRecord, Durability, OpenError, commit_log, opening,
+    restore, schema,
 };
 use crate::store::uptime::Uptime;
 
@@ -34,6 +35,7 @@ impl OfflineStore {
     /// read or is not a hookstile store.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
         let file = schema::file(folder);
+        restore::refuse_cut_off(folder)?;
         // Checked first, because opening would create missing files.
         if !file
             .try_exists()

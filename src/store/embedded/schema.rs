@@ -4,6 +4,8 @@
 //! expire, deliveries by their arrival. A table keyed by a random ID would be ten times slower, and
 //! write sixty times as much.
 
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,9 +16,13 @@ use super::commit_log::LogPosition;
 use super::{Durability, OpenError, folder_lock};
 use crate::store::uptime::Uptime;
 
+/// The name of the database file.
+pub(super) const FILE: &str = "hookstile.db";
+
 /// `hook` in ASCII. Tools such as `file` identify the format by it.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
-const VERSION: i32 = 4;
+/// The version of the tables. Earlier ones are upgraded on opening.
+pub(super) const VERSION: i32 = 4;
 
 /// The writer's page cache, in KiB: 8 MiB.
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
@@ -129,7 +135,7 @@ impl StoreHeader {
 
 /// Returns the path of the database file in a folder.
 pub(super) fn file(folder: &Path) -> PathBuf {
-    folder.join("hookstile.db")
+    folder.join(FILE)
 }
 
 /// Creates an empty file if none exists. SQLite gives the files beside it the same permissions.
@@ -239,6 +245,81 @@ pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     Ok(connection)
+}
+
+/// Opens a file that no other process has open, such that neither it nor a file beside it is changed
+/// or created.
+pub(super) fn open_unchanged(file: &Path) -> rusqlite::Result<Connection> {
+    let connection = if has_wal(file) {
+        // The index of the write-ahead log is then in memory, and the log is left as it is.
+        let connection = Connection::open_with_flags(
+            file,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.pragma_update(None, "locking_mode", "exclusive")?;
+        connection
+    } else {
+        Connection::open_with_flags(
+            immutable_uri(file),
+            OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_URI,
+        )?
+    };
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    Ok(connection)
+}
+
+/// Returns the path of the write-ahead log of a database file.
+pub(super) fn wal(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}
+
+/// Returns whether a file has a write-ahead log with content.
+pub(super) fn has_wal(file: &Path) -> bool {
+    std::fs::metadata(wal(file)).is_ok_and(|wal| wal.len() > 0)
+}
+
+/// Returns the URI by which SQLite opens a file without locks and without files beside it.
+fn immutable_uri(file: &Path) -> String {
+    // Without the empty host, a path that begins with two slashes would name one.
+    let mut uri = String::from(if file.is_absolute() {
+        "file://"
+    } else {
+        "file:"
+    });
+    for byte in file.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'_' | b'-' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => {
+                let _ = write!(uri, "%{byte:02X}");
+            }
+        }
+    }
+    uri + "?immutable=1"
+}
+
+/// Reads the version of a file of this program.
+pub(super) fn version(connection: &Connection, file: &Path) -> Result<i32, OpenError> {
+    let number = |pragma| {
+        connection
+            .pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
+            .map_err(|source| OpenError::database(file, source))
+    };
+    let version = number("user_version")?;
+    if number("application_id")? == APPLICATION_ID && (1..=VERSION).contains(&version) {
+        Ok(version)
+    } else {
+        Err(OpenError::Foreign {
+            file: file.display().to_string(),
+        })
+    }
 }
 
 /// Reads the store's header, and creates the tables if the file is empty.
