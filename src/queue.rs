@@ -2,7 +2,7 @@
 //! so that no route waits for another.
 //!
 //! Owns when an event is attempted, how often, and when it becomes a dead letter. The events
-//! themselves stay on disk: a worker holds only the events of its current attempts in memory,
+//! themselves stay in the store: a worker holds only the events of its current attempts in memory,
 //! however many are queued. It sleeps until an event is stored, an attempt ends, or a pause is
 //! over.
 
@@ -74,7 +74,7 @@ struct WorkerRoute {
     route: Option<Arc<Route>>,
     /// `true` if an operator paused the route: its events wait.
     paused: bool,
-    metrics: QueueMetrics,
+    metrics: Arc<QueueMetrics>,
     activity: Arc<RouteActivity>,
 }
 
@@ -173,7 +173,7 @@ impl Queue {
             let worker_route = WorkerRoute {
                 route: Some(Arc::clone(route)),
                 paused,
-                metrics: metrics.clone(),
+                metrics: Arc::new(metrics.clone()),
                 activity: Arc::clone(activity),
             };
             if let Some(queue) = queues.by_route.get(&route.name) {
@@ -218,7 +218,7 @@ impl Queue {
             .iter()
             .map(|(name, queue)| {
                 let delivering = queue.delivering.load(Ordering::Relaxed);
-                let metrics = queue.route.borrow().metrics.clone();
+                let metrics = Arc::clone(&queue.route.borrow().metrics);
                 (Arc::clone(name), metrics, delivering)
             })
             .collect();

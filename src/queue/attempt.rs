@@ -28,7 +28,7 @@ pub(super) struct DeliveryAttempt {
     pub client: Arc<Client>,
     pub clock: Clock,
     pub route: Arc<Route>,
-    pub metrics: QueueMetrics,
+    pub metrics: Arc<QueueMetrics>,
     pub activity: Arc<RouteActivity>,
     pub gate: Gate,
     /// The progress of the attempt. Dropped when the attempt is over.

@@ -106,6 +106,10 @@ impl RouteWorker {
                 () = self.woken.notified() => {}
                 Some(ended) = in_flight.attempts.join_next() => {
                     self.remove_ended(&mut in_flight, ended);
+                    // Those that shared its commit.
+                    while let Some(ended) = in_flight.attempts.try_join_next() {
+                        self.remove_ended(&mut in_flight, ended);
+                    }
                 }
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
                 // Both senders live as long as the queue.
@@ -160,7 +164,7 @@ impl RouteWorker {
                 client: Arc::clone(&self.client),
                 clock: self.clock.clone(),
                 route: Arc::clone(route),
-                metrics: current.metrics.clone(),
+                metrics: Arc::clone(&current.metrics),
                 activity: Arc::clone(&current.activity),
                 gate: Arc::clone(&self.gate),
                 stage,

@@ -7,6 +7,8 @@
 //!   row read.
 //! * `file_identity` knows whether the files were deleted or replaced meanwhile.
 //! * `opening` loads the index and the counters, at the start and after a failure.
+//! * `queue_front` keeps the events in memory that are due first, so that a queue which keeps up is
+//!   not read from the file.
 //! * `read` runs queries on its own connections, beside the writer.
 //! * `check`, `backup` and `restore` are for operators: they work on the files, beside a gateway or
 //!   without one.
@@ -27,6 +29,7 @@ mod index;
 mod offline;
 mod opening;
 mod operator_settings;
+mod queue_front;
 mod read;
 mod restore;
 mod schema;
@@ -420,11 +423,29 @@ impl Engine for Store {
         // Events in flight are due as well and come first, so this many rows always include the
         // others.
         let rows = limit.saturating_add(in_flight.len());
-        let mut due = self
-            .read(move |reader| reader.due_events(&route, now, rows))
-            .await?;
-        due.is_complete = due.events.len() < rows;
-        due.events.retain(|event| !in_flight.contains(&event.id));
+        let fronts = &self.inner.shared.queue_fronts;
+        let mut due = fronts.due_events(&route, now, rows);
+        if due.is_none() {
+            let read = self.write(|done| Job::ReadFront {
+                route: Arc::clone(&route),
+                rows,
+                done,
+            });
+            read.await?;
+            due = fronts.due_events(&route, now, rows);
+        }
+        let mut due = match due {
+            Some(due) => due,
+            // The front was forgotten at once, for example because the route was paused.
+            None => {
+                self.read(move |reader| reader.due_events(&route, now, rows))
+                    .await?
+            }
+        };
+        let mut in_flight = in_flight.to_vec();
+        in_flight.sort_unstable();
+        due.events
+            .retain(|event| in_flight.binary_search(&event.id).is_err());
         due.events.truncate(limit);
         Ok(due)
     }
@@ -435,9 +456,21 @@ impl Engine for Store {
         id: DeliveryId,
         _: Duration,
     ) -> Result<Option<QueuedEvent>, StoreError> {
-        let now = self.inner.shared.uptime.now();
-        self.read(move |reader| reader.load_event(&route, id, now))
-            .await
+        let shared = &self.inner.shared;
+        let (now, now_due) = (shared.uptime.now(), shared.uptime.now_due());
+        if let Some(held) = shared.queue_fronts.load(&route, id) {
+            return Ok(Some(held.into_queued(now)));
+        }
+        let shared = Arc::clone(shared);
+        let read = self.read(move |reader| {
+            let found = reader.load_event(&route, id)?;
+            shared.queue_fronts.read_ahead(&route, id, now_due, |next| {
+                // Its own attempt reads it again, and reports the error.
+                reader.load_event(&route, next).ok().flatten()
+            });
+            Ok(found)
+        });
+        Ok(read.await?.map(|found| found.into_queued(now)))
     }
 
     async fn move_events(

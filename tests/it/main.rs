@@ -66,6 +66,7 @@ mod power_loss; // losses of power under load
 mod problems; // what is wrong, worst first, wherever it is shown
 mod proxy_protocol; // client addresses behind a layer-4 load balancer
 mod queue; // accepted now, delivered when the upstream is ready
+mod queue_front; // what a queue has in memory, whatever happens meanwhile
 mod receivers; // the provider's documented receivers as upstreams
 mod records; // delivery records, and redelivery of dead letters
 mod recovery; // redelivery of many events, and forgetting one

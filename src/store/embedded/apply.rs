@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use super::commit_log::Statements;
+use super::queue_front::{FirstEvents, FrontChange, HeldEvent, Place, events_to_read};
 use super::shared::Shared;
 use super::{
     AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange,
@@ -45,6 +46,7 @@ pub(super) struct Effects {
     removed: Vec<LedgerChange>,
     added: Vec<LedgerChange>,
     counts: CountChanges,
+    fronts: Vec<FrontChange>,
 }
 
 /// A ledger row that was added or removed, with its route if that is known.
@@ -238,6 +240,13 @@ impl<'t> BatchWriter<'t> {
         if let Some(payload) = &change.payload {
             self.store_payload(id, payload)?;
         }
+        // An event that is due later would be in memory for too long.
+        if change.due_after.is_zero()
+            && let (Some(queued), Some(payload)) = (after.queued, &change.payload)
+        {
+            let held = HeldEvent::stored(&change.event, change.history, queued, payload.clone());
+            self.effects.fronts.push(FrontChange::Stored(id, held));
+        }
         Ok(id)
     }
 
@@ -274,6 +283,7 @@ impl<'t> BatchWriter<'t> {
             ],
         )?;
         self.effects.counts.add(event, after);
+        self.effects.place(id, &event.route, None, after);
         Ok(id)
     }
 
@@ -306,6 +316,8 @@ impl<'t> BatchWriter<'t> {
             self.delete_payload(id)?;
         }
         self.effects.counts.change(before, after);
+        let progress = &before.progress;
+        self.effects.place(id, &before.route, Some(progress), after);
         Ok(())
     }
 
@@ -394,6 +406,10 @@ impl<'t> BatchWriter<'t> {
             params![from_id, to_id, state.as_str(), limit, now_due.0, now.0],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
+        for route in [from, to] {
+            let forgotten = FrontChange::Forgotten(Arc::clone(route));
+            self.effects.fronts.push(forgotten);
+        }
         for &(received_ms, stored_bytes) in &moved {
             let counts = &mut self.effects.counts;
             counts.move_open((from, to), received_ms, state, stored_bytes);
@@ -457,7 +473,33 @@ impl<'t> BatchWriter<'t> {
         Ok(())
     }
 
-    pub(super) fn set_paused(&mut self, route: &str, paused: bool) -> rusqlite::Result<()> {
+    /// Reads the first pending events of a route, for a worker that asks for `rows` at once.
+    pub(super) fn read_front(&mut self, route: &Arc<str>, rows: usize) -> rusqlite::Result<()> {
+        let max = events_to_read(rows);
+        let mut select = self.connection.prepare_cached(
+            "SELECT due_ms, id, payload_bytes FROM deliveries
+             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending'
+             ORDER BY due_ms, id LIMIT ?2",
+        )?;
+        let rows = select.query_map(params![route, max.saturating_add(1)], |row| {
+            let place = (Uptime(row.get(0)?), DeliveryId(row.get(1)?));
+            Ok((place, row.get(2)?))
+        })?;
+        let mut events: Vec<(Place, usize)> = rows.collect::<rusqlite::Result<_>>()?;
+        let end = events.get(max).map(|(place, _)| *place);
+        events.truncate(max);
+        self.effects.fronts.push(FrontChange::Read {
+            route: Arc::clone(route),
+            read: FirstEvents { events, end, max },
+        });
+        Ok(())
+    }
+
+    pub(super) fn set_paused(&mut self, route: &Arc<str>, paused: bool) -> rusqlite::Result<()> {
+        if paused {
+            let forgotten = FrontChange::Forgotten(Arc::clone(route));
+            self.effects.fronts.push(forgotten);
+        }
         let sql = if paused {
             "INSERT INTO paused VALUES (?1) ON CONFLICT DO NOTHING"
         } else {
@@ -589,7 +631,29 @@ fn read_delivery(row: &Row<'_>) -> rusqlite::Result<StoredDelivery> {
 }
 
 impl Effects {
-    pub(super) fn apply(self, shared: &Shared) {
+    /// Notes the place of a delivery in its queue, if it is or was pending.
+    fn place(
+        &mut self,
+        id: DeliveryId,
+        route: &Arc<str>,
+        before: Option<&Progress>,
+        after: &Progress,
+    ) {
+        let before = before.and_then(|progress| progress.due);
+        if before.is_none() && after.due.is_none() {
+            return;
+        }
+        let payload_bytes = usize::try_from(after.stored_bytes).unwrap_or(0);
+        self.fronts.push(FrontChange::Placed {
+            route: Arc::clone(route),
+            before: before.map(|due| (due, id)),
+            after: after.due.map(|due| ((due, id), payload_bytes)),
+        });
+    }
+
+    pub(super) fn apply(mut self, shared: &Shared) {
+        // Before the route workers are notified.
+        shared.queue_fronts.apply(std::mem::take(&mut self.fronts));
         for row in &self.removed {
             shared.index.remove(row.key, row.row_id);
         }

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use zeroize::Zeroizing;
 
+use super::queue_front::HeldEvent;
 use super::shared::QueueCounts;
 use super::{
     AttemptHistory, AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryRecord,
@@ -177,10 +178,9 @@ impl Reader {
 
     pub(super) fn load_event(
         &self,
-        route: &str,
+        route: &Arc<str>,
         id: DeliveryId,
-        now: Uptime,
-    ) -> rusqlite::Result<Option<QueuedEvent>> {
+    ) -> rusqlite::Result<Option<HeldEvent>> {
         // The unary plus keeps SQLite from the indexes of a route's events.
         let mut select = self.0.prepare_cached(
             "SELECT event_id, event_type, tried, possibly_delivered, received_ms, queued_ms
@@ -188,7 +188,7 @@ impl Reader {
              AND +route = (SELECT id FROM routes WHERE name = ?2)",
         )?;
         let queued = select.query_row(params![id.0, route], |row| {
-            Ok(QueuedEvent {
+            let event = QueuedEvent {
                 event_id: row.get::<_, String>(0)?.into(),
                 event_type: row.get::<_, String>(1)?.into(),
                 history: AttemptHistory {
@@ -196,18 +196,21 @@ impl Reader {
                     possibly_delivered: row.get(3)?,
                 },
                 received_at: timestamp(row, 4)?,
-                age: now.since(Uptime(row.get(5)?)),
+                age: Duration::ZERO,
                 payload: None,
                 deadline: LeaseDeadline::UNLIMITED,
+            };
+            Ok(HeldEvent {
+                route: Arc::clone(route),
+                queued: Uptime(row.get(5)?),
+                event,
             })
         });
-        let Some(queued) = queued.optional()? else {
+        let Some(mut found) = queued.optional()? else {
             return Ok(None);
         };
-        Ok(Some(QueuedEvent {
-            payload: self.payload(id)?,
-            ..queued
-        }))
+        found.event.payload = self.payload(id)?;
+        Ok(Some(found))
     }
 
     /// Returns a payload, or `None` if it is damaged or missing.

@@ -13,6 +13,7 @@ use super::attempt_journal::AttemptJournal;
 use super::commit_log;
 use super::file_identity::FileIdentity;
 use super::index::Index;
+use super::queue_front::QueueFronts;
 use super::read::Reader;
 use super::upkeep::CHECKPOINT_MIN_PAGES;
 use super::uptime_clock::UptimeClock;
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     /// The connections; `None` while the file is closed.
     connections: RwLock<Option<Connections>>,
     queue_counts: Mutex<HashMap<Arc<str>, QueueCounts>>,
+    /// The events that the route workers need next.
+    pub queue_fronts: QueueFronts,
     /// The notifiers of the route workers, by route.
     notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
     /// The size of the jobs that wait for the writer, in bytes.
@@ -104,6 +107,7 @@ impl Shared {
             usage: Mutex::default(),
             connections: RwLock::new(None),
             queue_counts: Mutex::default(),
+            queue_fronts: QueueFronts::default(),
             notifiers: Mutex::default(),
             backlog: AtomicUsize::new(0),
             routes: Mutex::default(),
@@ -233,6 +237,7 @@ impl Shared {
     pub(super) fn close_connections(&self) {
         self.open.store(false, Ordering::Release);
         self.close_count.fetch_add(1, Ordering::AcqRel);
+        self.queue_fronts.clear();
         *self
             .connections
             .write()
@@ -366,6 +371,8 @@ impl Shared {
     }
 
     pub(super) fn set_routes(&self, routes: Vec<StoreRoute>) {
+        let active = routes.iter().map(|route| &*route.route).collect();
+        self.queue_fronts.keep_routes(&active);
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::tests::{
-    RETAIN, TestFolder, WINDOW, attempt, completed, delivery_change, due_ids, ledger_entry, queued,
-    record_attempt, settle, settlement, tried,
+    ATTEMPT_TIMEOUT, RETAIN, TestFolder, WINDOW, attempt, completed, delivery_change, due_ids,
+    ledger_entry, queued, record_attempt, requeue_now, settle, settlement, tried,
 };
 use crate::backoff::DeadLetterReason;
 use crate::store::*;
@@ -425,4 +425,120 @@ async fn store_that_must_exist_is_not_created() {
     assert!(error.contains("must_exist"), "{error}");
     files.open().close(true).await;
     assert!(files.try_open(settings).is_ok());
+}
+
+/// Deletes all payloads from the file, so that only those in memory are left.
+fn delete_payloads(files: &TestFolder) {
+    let file = files.settings().folder.join("hookstile.db");
+    let file = rusqlite::Connection::open(file).unwrap();
+    file.execute_batch("DELETE FROM payloads").unwrap();
+}
+
+async fn load(store: &Store, id: DeliveryId) -> QueuedEvent {
+    let loaded = store.load_event("billing".into(), id, ATTEMPT_TIMEOUT);
+    loaded.await.unwrap().expect("a pending event")
+}
+
+#[tokio::test]
+async fn stored_event_is_loaded_from_memory_once() {
+    let files = TestFolder::new();
+    let store = files.open();
+    let before = queued(&store, 1, "a").await;
+    assert_eq!(due_ids(&store).await, [before]);
+    let id = queued(&store, 2, "b").await;
+    assert_eq!(due_ids(&store).await, [before, id]);
+    delete_payloads(&files);
+    files.manual_clock.advance(Duration::from_secs(3));
+    let event = load(&store, id).await;
+    assert_eq!((&*event.event_id, event.age.as_secs()), ("b", 3));
+    assert_eq!(event.payload.unwrap().body, "body");
+    assert!(load(&store, id).await.payload.is_none(), "it is in memory");
+    assert!(load(&store, before).await.payload.is_none());
+}
+
+#[tokio::test]
+async fn paused_route_holds_no_event_in_memory() {
+    let files = TestFolder::new();
+    let store = files.open();
+    assert_eq!(due_ids(&store).await, []);
+    let id = queued(&store, 1, "a").await;
+    store.set_paused("billing".into(), true).await.unwrap();
+    let later = queued(&store, 2, "b").await;
+    delete_payloads(&files);
+    for id in [id, later] {
+        assert!(load(&store, id).await.payload.is_none());
+    }
+    assert_eq!(due_ids(&store).await, [id, later]);
+}
+
+#[tokio::test]
+async fn requeued_event_is_read_again() {
+    let files = TestFolder::new();
+    let store = files.open();
+    assert_eq!(due_ids(&store).await, []);
+    let (id, other) = (queued(&store, 1, "a").await, queued(&store, 2, "b").await);
+    let requeue = Requeue {
+        due: store.now_due().after(Duration::from_secs(30)),
+        ..requeue_now(&store, id)
+    };
+    store.requeue(vec![requeue]).await.unwrap();
+    let due = store.due_events("billing".into(), &[], 10).await.unwrap();
+    assert_eq!((due.events.len(), due.events[0].id), (1, other));
+    assert_eq!(due.next_in, Some(Duration::from_secs(30)));
+    files.manual_clock.advance(Duration::from_secs(30));
+    assert_eq!(due_ids(&store).await, [other, id]);
+    let event = load(&store, id).await;
+    assert_eq!((event.age, event.payload.is_some()), (Duration::ZERO, true));
+}
+
+#[tokio::test]
+async fn reopening_reads_the_queue_again() {
+    let files = TestFolder::new();
+    let store = files.open();
+    assert_eq!(due_ids(&store).await, []);
+    let id = queued(&store, 1, "a").await;
+    let reopened = store.queue_notifier(&"billing".into());
+    store.reopen_after_error();
+    reopened.notified().await;
+    assert_eq!(due_ids(&store).await, [id]);
+    delete_payloads(&files);
+    assert!(load(&store, id).await.payload.is_none());
+}
+
+#[tokio::test]
+async fn long_queue_is_delivered_whole_in_order() {
+    let files = TestFolder::new();
+    let store = files
+        .try_open(EmbeddedSettings {
+            durability: Durability::Relaxed,
+            ..files.settings()
+        })
+        .unwrap();
+    assert_eq!(due_ids(&store).await, []);
+    let body = bytes::Bytes::from(vec![7; 10_000]);
+    let mut expected = Vec::new();
+    for number in 0..1_300 {
+        let mut change = delivery_change(&number.to_string(), DeliveryState::Pending);
+        change.payload.as_mut().unwrap().body = body.clone();
+        expected.extend(settle(&store, number, completed(1), Some(change)).await);
+    }
+    let (mut in_flight, mut begun) = (Vec::new(), Vec::new());
+    loop {
+        let free = 8 - in_flight.len();
+        let due = store.due_events("billing".into(), &in_flight, free).await;
+        for event in due.unwrap().events {
+            let payload = load(&store, event.id).await.payload.unwrap();
+            assert_eq!(payload.body.len() + payload.head.len(), event.payload_bytes);
+            in_flight.push(event.id);
+            begun.push(event.id);
+        }
+        let Some(ended) = in_flight.pop() else { break };
+        let delivered = AttemptOutcome::Delivered {
+            keep_payload: false,
+        };
+        let record = store.record_attempt(ended, 1, attempt(200), delivered);
+        record.await.unwrap();
+    }
+    assert_eq!(begun, expected);
+    assert_eq!(store.queue_counts("billing"), (0, 0));
 }

@@ -70,6 +70,12 @@ pub(super) enum Job {
         limit: usize,
         done: Done<usize>,
     },
+    /// Reads the front of a route's queue for a worker that asks for `rows` events at once.
+    ReadFront {
+        route: Arc<str>,
+        rows: usize,
+        done: Done<()>,
+    },
     /// Sets the active routes.
     UpdateRoutes(Vec<StoreRoute>),
     /// Deletes up to `limit` ledger rows before `first`. The reply is their number.
@@ -346,7 +352,8 @@ impl Writer {
                 Job::Requeue(_, done) => drop(done.send(Err(StoreError::Unavailable))),
                 Job::ForgetEvent { done, .. }
                 | Job::SetWebhook { done, .. }
-                | Job::SetPaused { done, .. } => {
+                | Job::SetPaused { done, .. }
+                | Job::ReadFront { done, .. } => {
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
                 Job::MoveEvents { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
@@ -583,6 +590,10 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
             limit,
             ..
         } => Reply::Rows(batch.move_events(from, to, *state, *limit)?),
+        Job::ReadFront { route, rows, .. } => {
+            batch.read_front(route, *rows)?;
+            Reply::Nothing
+        }
         Job::UpdateRoutes(routes) => {
             batch.update_routes(routes)?;
             Reply::Nothing
@@ -607,7 +618,8 @@ fn reply(shared: &Shared, job: Job, result: Reply) {
         (
             Job::ForgetEvent { done, .. }
             | Job::SetWebhook { done, .. }
-            | Job::SetPaused { done, .. },
+            | Job::SetPaused { done, .. }
+            | Job::ReadFront { done, .. },
             _,
         ) => {
             let _ = done.send(Ok(()));
