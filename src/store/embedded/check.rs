@@ -464,12 +464,12 @@ impl Examination {
         let header = schema::read_header(&self.connection, &self.found.file)?;
         let unapplied = commit_log::unapplied(content, header.log);
         self.found.unapplied = unapplied.records.len();
-        if unapplied.damaged > 0 {
+        if unapplied.missing > 0 {
             self.add(
                 StoreFault::CommitLog,
                 format!(
-                    "the commit log has {} damaged transactions before others that are whole",
-                    unapplied.damaged
+                    "neither the database nor the commit log has {} transactions, which were acknowledged",
+                    unapplied.missing
                 ),
             );
         }
