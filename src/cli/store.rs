@@ -365,11 +365,12 @@ fn print(found: &StoreCheck) -> Result<(), CommandError> {
         time(found.written_at)
     );
     terminal::print(&terminal::visible(&line, false))?;
-    let mut holds = count(found.event_ids, "event ID", "event IDs") + " remembered";
-    if found.webhooks > 0 {
-        holds += &format!(", {}", count(found.webhooks, "webhook", "webhooks"));
-    }
-    terminal::print(&holds)?;
+    let webhooks = match found.webhooks {
+        0 => String::new(),
+        webhooks => format!(", {}", count(webhooks, "webhook", "webhooks")),
+    };
+    let event_ids = count(found.event_ids, "event ID", "event IDs");
+    terminal::print(&format!("{event_ids} remembered{webhooks}"))?;
     if !found.routes.is_empty() {
         let heading = ["ROUTE", "PENDING", "DEAD", "SUCCESS", "FAILED", "OLDEST"];
         let mut rows = vec![heading.map(str::to_owned)];

@@ -30,7 +30,7 @@ pub struct StoreCheck {
     pub bytes: u64,
     /// The part of it that is free for new rows, in bytes.
     pub free_bytes: u64,
-    /// The last time at which the store's clock was written.
+    /// The time of the last write, as far as the rows tell it.
     pub written_at: Option<Timestamp>,
     /// The number of event IDs that are remembered.
     pub event_ids: u64,
@@ -395,7 +395,13 @@ impl Examination {
         let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
         let size: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         found.free_bytes = (pages * size).saturating_sub(read::used_bytes(connection)?);
-        let wall_ms = connection.query_row("SELECT wall_ms FROM store", [], |row| row.get(0))?;
+        // The clock is written once a minute, or with another write.
+        let wall_ms = connection.query_row(
+            "SELECT max(wall_ms, coalesce(
+                 (SELECT received_ms FROM deliveries ORDER BY id DESC LIMIT 1), 0)) FROM store",
+            [],
+            |row| row.get(0),
+        )?;
         found.written_at = Timestamp::from_millisecond(wall_ms).ok();
         found.event_ids = connection.query_row(
             "SELECT count(*) FROM ledger WHERE ends_ms > (SELECT uptime_ms FROM store)",
