@@ -179,20 +179,20 @@ impl Trace {
                 .expect("after 1970"),
         );
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        let mut begun: HashMap<&str, &str> = HashMap::new();
+        let mut unfinished: HashMap<&str, &str> = HashMap::new();
         let lines = complete.lines().filter_map(|line: &str| {
             // `1234 1700000000.123456 fsync(7</tmp/…>) = 0`
             let (thread, rest) = line.trim_start().split_once(' ')?;
             let (time, text) = rest.trim_start().split_once(' ')?;
             let ago = wall.saturating_sub(Duration::from_secs_f64(time.parse().ok()?));
             if let Some(begin) = text.strip_suffix(UNFINISHED) {
-                begun.insert(thread, begin);
+                unfinished.insert(thread, begin);
             }
             // `<... fsync resumed>) = 0`
             let end = text
                 .strip_prefix("<... ")
                 .and_then(|end| end.split_once(" resumed>"));
-            let begin = end.and_then(|_| begun.remove(thread));
+            let begin = end.and_then(|_| unfinished.remove(thread));
             Some(Line {
                 text: match (begin, end) {
                     (Some(begin), Some((_, end))) => format!("{begin}{end}"),

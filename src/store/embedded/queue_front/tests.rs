@@ -87,12 +87,14 @@ fn small_body_leaves_its_buffer() {
     assert_eq!(loaded.event.payload.unwrap().body, BODY[..100]);
 }
 
+type EventsRead = Vec<(DeliveryId, Option<HeldEvent>)>;
+
 /// The pending events as the file has them.
 #[derive(Debug, Default)]
 struct File {
     pending: BTreeMap<i64, Row>,
     /// The reads ahead that have not ended, with what they read.
-    reads: Vec<(u64, Vec<(DeliveryId, Option<HeldEvent>)>)>,
+    reads: Vec<(u64, EventsRead)>,
     now: u64,
 }
 
@@ -163,7 +165,7 @@ impl File {
         places
     }
 
-    fn choose(&self, index: &prop::sample::Index) -> Option<(i64, Row)> {
+    fn choose(&self, index: prop::sample::Index) -> Option<(i64, Row)> {
         let rows: Vec<_> = self.pending.iter().map(|(id, row)| (*id, *row)).collect();
         (!rows.is_empty()).then(|| *index.get(&rows))
     }
@@ -246,7 +248,7 @@ impl File {
                 self.store(fronts, id, row);
             }
             Step::Change { event, due } => {
-                if let Some((id, _)) = self.choose(event) {
+                if let Some((id, _)) = self.choose(*event) {
                     self.change(fronts, id, *due);
                 }
             }
@@ -255,7 +257,7 @@ impl File {
             Step::Reopen => fronts.clear(),
             Step::Read { route, max } => self.read(fronts, *route, *max),
             Step::Load(event) => {
-                if let Some((id, row)) = self.choose(event)
+                if let Some((id, row)) = self.choose(*event)
                     && let Some(held) = fronts.load(ROUTES[row.route], DeliveryId(id))
                 {
                     assert_eq!(held.event.history.attempts, row.changes, "it is outdated");
@@ -263,7 +265,7 @@ impl File {
                 }
             }
             Step::BeginReading(event) => {
-                if let Some((id, row)) = self.choose(event) {
+                if let Some((id, row)) = self.choose(*event) {
                     let route = ROUTES[row.route];
                     let now = Uptime(self.now);
                     let (number, ids) = fronts.begin_reading(route, DeliveryId(id), now);
