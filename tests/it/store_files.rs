@@ -300,7 +300,7 @@ async fn check_reads_the_commit_log() {
     assert_eq!(codes(&found), ["damaged_commit_log"], "{found}");
     assert_eq!(found["unapplied_transactions"], unapplied - 1);
     let detail = &found["problems"][0]["detail"];
-    assert!(detail.to_string().contains("1 damaged"), "{detail}");
+    assert!(detail.to_string().contains("1 acknowledged"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -474,7 +474,7 @@ impl Examination {
             self.add(
                 StoreFault::CommitLog,
                 format!(
-                    "neither the database nor the commit log has {} transactions, which were acknowledged",
+                    "neither the database nor the commit log has {} acknowledged transactions",
                     unapplied.missing
                 ),
             );

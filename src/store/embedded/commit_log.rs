@@ -60,12 +60,9 @@ use super::folder_lock;
 
 pub(super) const FILE: &str = "hookstile.commits";
 
-/// The size of the file, in bytes: a thousand transactions of their own.
-const FILE_BYTES: u64 = 4 << 20;
-/// The size of the file on a disk with little room.
-const SMALL_FILE_BYTES: u64 = 512 << 10;
-/// The room on the disk below which the file is small, in bytes.
-const LITTLE_ROOM: u64 = 256 << 20;
+/// The size of the file, in bytes. SQLite flushes what came since the log started at its front, so a
+/// larger file would make fewer flushes, each of which takes longer.
+const FILE_BYTES: usize = 512 << 10;
 
 /// The last record that a database has executed. Part of the store's header row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,16 +98,12 @@ impl CommitLog {
     /// because the database has the new run.
     pub(super) fn start(folder: &Path, run: i64) -> io::Result<Self> {
         let path = folder.join(FILE);
-        let bytes = new_file_bytes(folder);
         let mut file = folder_lock::open_private(&path)?;
         let length = file.metadata()?.len();
         if length == 0 || length % BLOCK as u64 != 0 {
             // Blocks that were never written would cost a change of the file's map each.
             file.set_len(0)?;
-            let zeros = vec![0; 64 << 10];
-            for _ in 0..bytes.div_ceil(zeros.len() as u64) {
-                file.write_all(&zeros)?;
-            }
+            file.write_all(&vec![0; FILE_BYTES])?;
             file.sync_all()?;
             File::open(folder)?.sync_all()?;
         }
@@ -213,17 +206,6 @@ pub(super) fn unapplied(content: &[u8], position: LogPosition) -> Unapplied {
         }
     }
     found
-}
-
-/// Returns the size of a new log, in bytes.
-fn new_file_bytes(folder: &Path) -> u64 {
-    let room = rustix::fs::statvfs(folder)
-        .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    if room < LITTLE_ROOM {
-        SMALL_FILE_BYTES
-    } else {
-        FILE_BYTES
-    }
 }
 
 /// Opens the file such that a write returns once its bytes are on the disk. The page cache is left
