@@ -1,6 +1,7 @@
 //! A disk of the gateway's own that can lose its power, and the boot ID of the machine around it.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -59,9 +60,14 @@ impl Disk {
         assert_success("mkfs.ext4", &format.expect("mkfs.ext4 runs"));
         disk.restart_machine();
         let mounted = disk.run("umount \"$2\"", &disk.folder.path().join("probe"), &[]);
-        let works = mounted.status.success().then(PathBuf::new);
-        tool("a loop device to mount", works, purpose)?;
-        Some(disk)
+        if mounted.status.success() {
+            return Some(disk);
+        }
+        // Nothing can be installed against that. Whoever asks for rounds must not believe they ran.
+        let asked = std::env::var_os("HOOKSTILE_POWER_LOSS_ROUNDS").is_some();
+        assert!(!asked, "no loop device can be mounted here: {mounted:?}");
+        let _ = writeln!(std::io::stderr(), "SKIPPED, no loop device here: {purpose}");
+        None
     }
 
     /// Returns the launcher of a gateway whose folder `hookstile-data` is the disk.
