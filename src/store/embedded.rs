@@ -228,9 +228,14 @@ fn create_folder(folder: &Path) -> io::Result<()> {
         .create(folder)?;
     // Flushes the parent folder, so that the new folder survives a power loss.
     match folder.canonicalize()?.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
+        Some(parent) => flush_folder(parent),
         None => Ok(()),
     }
+}
+
+/// Flushes a folder, so that the names of new and renamed files in it survive a power loss.
+fn flush_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 impl Inner {

@@ -132,8 +132,7 @@ pub fn back_up(folder: &Path, to: &Path) -> Result<Backup, BackupError> {
 }
 
 /// Waits until the gateway that has the store open has executed what the commit log had at its start.
-/// Later there is at most one transaction that is logged and not committed, and nobody was told that
-/// it succeeded.
+/// Later at most one transaction is logged and not committed. Its callers have no reply yet.
 fn wait_for_recovery(folder: &Path) -> Result<(), BackupError> {
     let file = schema::file(folder);
     let began = Instant::now();
@@ -249,7 +248,7 @@ impl PartialFile {
         }
         fs::rename(&self.path, to)?;
         self.is_complete = true;
-        File::open(to.parent().unwrap_or(to))?.sync_all()?;
+        super::flush_folder(to.parent().unwrap_or(to))?;
         Ok(bytes)
     }
 }

@@ -182,7 +182,7 @@ const RELATIONS: [Relation; 12] = [
         since: 1,
         fault: StoreFault::Counts,
         rows: "routes with another size of ended deliveries than they have",
-        // The bytes of a record, `RECORD_BYTES`, stand in place of the number.
+        // `:record_bytes` is replaced by `RECORD_BYTES`.
         select: "SELECT name FROM routes WHERE kept_bytes <>
             (SELECT coalesce(sum(:record_bytes + payload_bytes), 0) FROM deliveries
              WHERE route = routes.id AND state IN ('success', 'failed'))",

@@ -37,7 +37,7 @@
 //!
 //! | what is found | meaning |
 //! | --- | --- |
-//! | a record that is not valid, and none after it | the write that the loss of power cut short: nobody was told that it succeeded |
+//! | a record that is not valid, and none after it | the write that the loss of power cut short: its callers have no reply |
 //! | a record that is not valid, and later ones of this run | damage: the later ones are executed, and the error is logged |
 //! | records of another run | a database that was restored, or a log that was: none is executed |
 //! | numbers that do not follow the database's | the same, or a disk that lost what it had flushed: none is executed, and the error is logged |
@@ -105,7 +105,7 @@ impl CommitLog {
             file.set_len(0)?;
             file.write_all(&vec![0; FILE_BYTES])?;
             file.sync_all()?;
-            File::open(folder)?.sync_all()?;
+            super::flush_folder(folder)?;
         }
         let blocks = file.metadata()?.len() / BLOCK as u64;
         Ok(Self {

@@ -22,7 +22,7 @@ impl FileIdentity {
     pub(super) fn read(folder: &Path) -> io::Result<Self> {
         Ok(Self {
             database: identity(&schema::file(folder))?,
-            write_ahead_log: identity(&schema::beside(&schema::file(folder), "-wal"))?,
+            write_ahead_log: identity(&schema::wal(&schema::file(folder)))?,
             commit_log: identity(&folder.join(commit_log::FILE))?,
             lock: identity(&folder.join(folder_lock::FILE))?,
         })

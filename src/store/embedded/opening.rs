@@ -196,14 +196,14 @@ impl Writer {
             }
         }
         let mut connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
-        if schema::read_header(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
+        let header = schema::read_header(&connection, &self.shared.file)?;
+        if header.hash_key != self.shared.hash_key {
             return Err(OpenError::Foreign {
                 file: self.shared.file.display().to_string(),
             }
             .into());
         }
-        let position = schema::read_header(&connection, &self.shared.file)?.log;
-        execute_unapplied(&mut connection, &self.shared.settings.folder, position)?;
+        execute_unapplied(&mut connection, &self.shared.settings.folder, header.log)?;
         // The write-ahead log may be in memory only, if a flush of it failed. A full checkpoint
         // moves it into the database and flushes that, or fails as well.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {

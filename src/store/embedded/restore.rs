@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::folder_lock::{self, FolderLock};
-use super::{OpenError, StoreCheck, attempt_journal, check, commit_log, schema};
+use super::{OpenError, StoreCheck, attempt_journal, check, commit_log, flush_folder, schema};
 
 /// A backup that is in its place.
 #[derive(Debug, Clone)]
@@ -176,10 +176,9 @@ fn put_in_place(
     before: &[PathBuf],
     owner: &Metadata,
 ) -> io::Result<Option<PathBuf>> {
-    let flush = || File::open(folder)?.sync_all();
     let pending = folder.join(PENDING);
     fs::rename(folder.join(COPY), &pending)?;
-    flush()?;
+    flush_folder(folder)?;
     let mut replaced = None;
     if !before.is_empty() {
         let aside = create_aside(folder)?;
@@ -187,12 +186,12 @@ fn put_in_place(
         for file in before {
             fs::rename(file, aside.join(file.file_name().unwrap_or_default()))?;
         }
-        File::open(&aside)?.sync_all()?;
-        flush()?;
+        flush_folder(&aside)?;
+        flush_folder(folder)?;
         replaced = Some(aside);
     }
     fs::rename(pending, schema::file(folder))?;
-    flush()?;
+    flush_folder(folder)?;
     Ok(replaced)
 }
 
@@ -216,7 +215,7 @@ fn create_aside(folder: &Path) -> io::Result<PathBuf> {
     Ok(within)
 }
 
-/// Gives a file that root has created to the owner of the store, as whom the gateway runs.
+/// Makes the store's owner, as which the gateway runs, the owner of a file that root has created.
 fn give_to(owner: &Metadata, path: &Path) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         chown(path, Some(owner.uid()), Some(owner.gid()))?;

@@ -193,7 +193,7 @@ pub(super) fn set_flushes(connection: &Connection, flushes: bool) -> rusqlite::R
 }
 
 /// Returns the path of a file that SQLite has beside the database, by its suffix.
-pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
+fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -228,9 +228,7 @@ pub(super) fn save(connection: &Connection, to: &Path) -> Result<(), OpenError> 
         .execute("VACUUM INTO ?1", [to.as_os_str().to_string_lossy()])
         .map_err(|source| OpenError::database(to, source))?;
     file.sync_all().map_err(failed)?;
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed)
+    super::flush_folder(folder).map_err(failed)
 }
 
 /// Opens the file for reading.
@@ -275,9 +273,7 @@ pub(super) fn open_unchanged(file: &Path) -> rusqlite::Result<Connection> {
 
 /// Returns the path of the write-ahead log of a database file.
 pub(super) fn wal(file: &Path) -> PathBuf {
-    let mut path = file.as_os_str().to_owned();
-    path.push("-wal");
-    path.into()
+    beside(file, "-wal")
 }
 
 /// Returns whether a file has a write-ahead log with content.
@@ -355,17 +351,11 @@ pub(super) fn read_header(connection: &Connection, file: &Path) -> Result<StoreH
     let foreign = || OpenError::Foreign {
         file: file.display().to_string(),
     };
-    let database = |source| OpenError::database(file, source);
-    let number = |pragma| {
-        connection
-            .pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
-            .map_err(database)
-    };
-    if number("user_version")? != VERSION || number("application_id")? != APPLICATION_ID {
+    if version(connection, file)? != VERSION {
         return Err(foreign());
     }
     select_header(connection)
-        .map_err(database)?
+        .map_err(|source| OpenError::database(file, source))?
         .ok_or_else(foreign)
 }
 

@@ -385,7 +385,7 @@ impl Shared {
 
     /// Returns the lengths of the database and of its write-ahead log, in bytes.
     fn file_lengths(&self) -> (u64, u64) {
-        let log = schema::beside(&self.file, "-wal");
+        let log = schema::wal(&self.file);
         let length = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
         (length(&self.file), length(&log))
     }

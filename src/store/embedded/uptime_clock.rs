@@ -4,6 +4,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::store::delivery_state::StoreTime;
 use crate::store::uptime::Uptime;
 
 /// The longest step that counts. [`UptimeClock::tick`] is called far more often, so a longer step
@@ -32,6 +33,14 @@ impl UptimeClock {
     pub(super) fn now(&self) -> Uptime {
         let (counted, at) = *self.counted.read().unwrap_or_else(PoisonError::into_inner);
         counted.after(self.clock.now().saturating_duration_since(at).min(STEP_MAX))
+    }
+
+    /// Returns the time of a transaction that begins now.
+    pub(super) fn store_time(&self) -> StoreTime {
+        StoreTime {
+            now: self.now(),
+            now_due: self.now_due(),
+        }
     }
 
     /// Returns the time that due times are compared with: uptime plus downtime.

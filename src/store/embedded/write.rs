@@ -26,7 +26,6 @@ use super::{
     EventKey, OpenError, Requeue, RequeueResult, RowId, Settlement, StoreError, StoreRoute,
     opening, schema,
 };
-use crate::store::delivery_state::StoreTime;
 use crate::store::uptime::Uptime;
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -268,11 +267,8 @@ impl Writer {
             return Err(CommitError::Closed);
         };
         let uptime = &self.shared.uptime;
-        let (now, wall_ms) = (uptime.now(), Timestamp::now().as_millisecond());
-        let time = StoreTime {
-            now,
-            now_due: uptime.now_due(),
-        };
+        let (time, wall_ms) = (uptime.store_time(), Timestamp::now().as_millisecond());
+        let now = time.now;
         if self.log.is_some() && self.flushes == by_log {
             schema::set_flushes(connection, !by_log)?;
             self.flushes = !by_log;
@@ -487,10 +483,7 @@ impl Writer {
     fn close(&mut self, clean: bool) {
         if let Some(connection) = self.connection.take() {
             let shared = &self.shared;
-            let time = StoreTime {
-                now: shared.uptime.now(),
-                now_due: shared.uptime.now_due(),
-            };
+            let time = shared.uptime.store_time();
             let wall_ms = Timestamp::now().as_millisecond();
             let mut writer = BatchWriter::new(&connection, &mut self.cursor, time, wall_ms);
             let closed = writer.write_time(shared.uptime.downtime(), clean);
