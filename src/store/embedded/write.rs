@@ -287,6 +287,8 @@ impl Writer {
             (_, Some(statements)) if statements.is_too_large() => {
                 return Err(CommitError::TooLarge);
             }
+            // Its jobs only read.
+            (_, Some(statements)) if statements.is_empty() => transaction.commit()?,
             (Some(log), Some(statements)) => commit_by_log(transaction, log, statements)?,
             (log, _) => {
                 transaction.commit()?;

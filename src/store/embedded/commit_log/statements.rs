@@ -91,6 +91,10 @@ impl Statements {
         }
     }
 
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
     /// Returns whether the statements are too large for the log. They are not kept then.
     pub(in super::super) fn is_too_large(&self) -> bool {
         self.is_too_large
