@@ -3,6 +3,7 @@
 //! * `write` runs the writer thread. It commits all jobs that have arrived since its last commit in
 //!   one transaction, so that many requests share one disk flush and none waits for a timer.
 //! * `commit_log` makes a small transaction durable with one write, without a flush by SQLite.
+//! * `ledger_file` has a row for each event that is remembered.
 //! * `index` answers from memory whether an event may be known. Nearly none is; only then is the
 //!   row read.
 //! * `file_identity` knows whether the files were deleted or replaced meanwhile.
@@ -26,6 +27,8 @@ mod export;
 mod file_identity;
 mod folder_lock;
 mod index;
+mod ledger_file;
+mod ledger_table;
 mod offline;
 mod opening;
 mod operator_settings;
@@ -350,15 +353,7 @@ impl Engine for Store {
 
     async fn claim(&self, key: EventKey, _: ClaimTerms) -> Result<ClaimResult, StoreError> {
         let shared = &self.inner.shared;
-        let rows = shared.candidate_rows(key)?;
-        if rows.is_empty() {
-            return Ok(ClaimResult::Acquired(ClaimLease::default(), None));
-        }
-        let now = shared.uptime.now();
-        let found = self
-            .read(move |reader| reader.confirm(key, &rows, now))
-            .await?;
-        let (row, found) = found.unzip();
+        let (row, found) = ledger_file::known_event(&shared.event_rows(key)?).unzip();
         Ok(ClaimResult::Acquired(
             ClaimLease { row, lease: None },
             found,
@@ -366,12 +361,8 @@ impl Engine for Store {
     }
 
     async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
-        let shared = &self.inner.shared;
-        let (rows, now) = (shared.candidate_rows(key)?, shared.uptime.now());
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.event_rows(key, &rows, now)
-        })
-        .await
+        let rows = self.inner.shared.event_rows(key)?;
+        Ok(ledger_file::event_rows(&rows))
     }
 
     async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {

@@ -1,18 +1,20 @@
 //! Applies jobs within a transaction, and applies a committed transaction to the in-memory state.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use super::commit_log::Statements;
+use super::ledger_file::{Hour, LedgerFile, LedgerRow, RowWrites};
 use super::queue_front::{FirstEvents, FrontChange, HeldEvent, Place, events_to_read};
 use super::shared::Shared;
 use super::{
-    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange,
-    DeliveryId, DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult,
-    RowId, Settlement, StoreRoute,
+    AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange, DeliveryId,
+    DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult, RowId,
+    Settlement, StoreRoute, schema,
 };
 use crate::store::delivery_state::{
     CountChanges, Progress, StateReason, StoreTime, StoredDelivery,
@@ -20,24 +22,44 @@ use crate::store::delivery_state::{
 use crate::store::domain::{CREATION_KEPT, CREATIONS_MAX};
 use crate::store::uptime::Uptime;
 
-/// The next row numbers, and the IDs of the routes.
+/// The number of the next delivery, and the IDs of the routes.
 #[derive(Default)]
 pub(super) struct Cursor {
     pub next_delivery: i64,
-    /// The next number within each bucket, by the bucket's first row ID.
-    pub next_row: HashMap<RowId, i64>,
     pub routes: HashMap<Arc<str>, i64>,
 }
 
 /// An open transaction that jobs are applied to.
 pub(super) struct BatchWriter<'t> {
-    pub connection: &'t Connection,
-    pub cursor: &'t mut Cursor,
-    pub time: StoreTime,
-    pub wall_ms: i64,
+    connection: &'t Connection,
+    ledger: &'t LedgerFile,
+    cursor: &'t mut Cursor,
+    /// The number of the commit.
+    commit: i64,
+    time: StoreTime,
+    wall_ms: i64,
     /// The statements so far, for the commit log; `None` if SQLite itself flushes the transaction.
     pub log: Option<Statements>,
+    /// The rows of the ledger so far, in order, each with its slot.
+    rows: Vec<(u32, LedgerRow)>,
     effects: Effects,
+}
+
+/// What a transaction changes besides the database.
+pub(super) struct Changes {
+    pub rows: RowWrites,
+    /// The statements for the commit log.
+    pub statements: Option<Statements>,
+    pub effects: Effects,
+}
+
+/// The reason why a job could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApplyError {
+    #[error("{0}")]
+    Database(#[from] rusqlite::Error),
+    #[error("the ledger's file cannot be used: {0}")]
+    Ledger(#[from] io::Error),
 }
 
 /// The changes to the in-memory state that follow from a committed transaction.
@@ -52,23 +74,29 @@ pub(super) struct Effects {
 /// A ledger row that was added or removed, with its route if that is known.
 struct LedgerChange {
     key: EventKey,
-    row_id: RowId,
+    slot: u32,
+    hour: Hour,
     route: Option<Arc<str>>,
 }
 
 impl<'t> BatchWriter<'t> {
     pub(super) fn new(
         connection: &'t Connection,
+        ledger: &'t LedgerFile,
         cursor: &'t mut Cursor,
+        commit: i64,
         time: StoreTime,
         wall_ms: i64,
     ) -> Self {
         Self {
             connection,
+            ledger,
             cursor,
+            commit,
             time,
             wall_ms,
             log: None,
+            rows: Vec::new(),
             effects: Effects::default(),
         }
     }
@@ -96,12 +124,12 @@ impl<'t> BatchWriter<'t> {
         statement.query_map(values, read)?.collect()
     }
 
-    /// Writes the store's clocks. `clean` is set at the end of a clean shutdown.
-    pub(super) fn write_time(&mut self, downtime: Duration, clean: bool) -> rusqlite::Result<()> {
+    /// Writes the store's clocks.
+    pub(super) fn write_time(&mut self, downtime: Duration) -> rusqlite::Result<()> {
         let (now, wall_ms) = (self.time.now.0, self.wall_ms);
         self.write(
-            "UPDATE store SET uptime_ms = ?1, downtime_ms = ?2, wall_ms = ?3, clean = ?4",
-            params![now, millis(downtime), wall_ms, clean],
+            schema::WRITE_TIME,
+            params![now, millis(downtime), wall_ms, false],
         )
         .map(drop)
     }
@@ -113,8 +141,8 @@ impl<'t> BatchWriter<'t> {
         }
     }
 
-    /// Writes the sums of all jobs. Called last. Returns the statements for the commit log, too.
-    pub(super) fn finish(mut self) -> rusqlite::Result<(Effects, Option<Statements>)> {
+    /// Writes the sums of all jobs. Called last.
+    pub(super) fn finish(mut self) -> rusqlite::Result<Changes> {
         let (counts, wall_ms) = (std::mem::take(&mut self.effects.counts), self.wall_ms);
         for ((route, day), change) in &counts.days {
             let route_id = self.route_id(route)?;
@@ -149,13 +177,21 @@ impl<'t> BatchWriter<'t> {
             )?;
         }
         self.effects.counts = counts;
-        Ok((self.effects, self.log))
+        let mut rows = RowWrites::default();
+        for (slot, row) in &self.rows {
+            rows.push(*slot, row);
+        }
+        Ok(Changes {
+            rows,
+            statements: self.log,
+            effects: self.effects,
+        })
     }
 
     pub(super) fn settle(
         &mut self,
         settlement: &Settlement,
-    ) -> rusqlite::Result<Option<DeliveryId>> {
+    ) -> Result<Option<DeliveryId>, ApplyError> {
         let delivery = settlement.delivery.as_ref();
         let id = delivery
             .map(|change| self.record_delivery(change, settlement.keys_blob()))
@@ -175,7 +211,7 @@ impl<'t> BatchWriter<'t> {
         window: Duration,
         delivery: Option<DeliveryId>,
         route: Option<&Arc<str>>,
-    ) -> rusqlite::Result<()> {
+    ) -> Result<(), ApplyError> {
         let earlier_route = match name.earlier {
             Some(earlier) => self.delete_row(name.key, earlier)?,
             None => None,
@@ -185,33 +221,23 @@ impl<'t> BatchWriter<'t> {
             .as_ref()
             .map(|route| self.route_id(route))
             .transpose()?;
-        let ends = self.time.now.after(window);
-        let bucket = RowId::first_of_bucket(ends);
-        let number = self.cursor.next_row.entry(bucket).or_insert(0);
-        let row_id = RowId(bucket.0 + *number);
-        *number += 1;
-        let (digest, tried) = match entry {
-            LedgerEntry::Completed { digest } => {
-                (Some(digest.to_bytes()), AttemptHistory::default())
-            }
-            LedgerEntry::Attempted(tried) => (None, tried),
+        let ends = LedgerRow::bounded(self.time.now.after(window));
+        let hour = Hour::of(ends);
+        let slot = self.ledger.allocate(hour)?;
+        let row = LedgerRow {
+            key: name.key,
+            entry,
+            ends,
+            delivery,
+            route: route_id,
+            commit: self.commit,
+            is_deleted: false,
         };
-        self.write(
-            "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                row_id.0,
-                name.key.0.to_be_bytes(),
-                ends.0,
-                tried.attempts,
-                tried.possibly_delivered,
-                digest,
-                delivery.map(|id| id.0),
-                route_id,
-            ],
-        )?;
+        self.rows.push((slot, row));
         self.effects.added.push(LedgerChange {
             key: name.key,
-            row_id,
+            slot,
+            hour,
             route,
         });
         Ok(())
@@ -356,7 +382,7 @@ impl<'t> BatchWriter<'t> {
         }
     }
 
-    pub(super) fn requeue(&mut self, requeue: &Requeue) -> rusqlite::Result<RequeueResult> {
+    pub(super) fn requeue(&mut self, requeue: &Requeue) -> Result<RequeueResult, ApplyError> {
         let Some(stored) = self.stored_delivery(requeue.id)? else {
             return Ok(RequeueResult::Unknown);
         };
@@ -418,20 +444,31 @@ impl<'t> BatchWriter<'t> {
     }
 
     /// Deletes an event's ledger rows, if they still exist.
-    pub(super) fn forget_event(&mut self, rows: &[(EventKey, RowId)]) -> rusqlite::Result<()> {
+    pub(super) fn forget_event(&mut self, rows: &[(EventKey, RowId)]) -> Result<(), ApplyError> {
         rows.iter()
-            .try_for_each(|&(key, row_id)| self.delete_row(key, row_id).map(drop))
+            .try_for_each(|&(key, row)| self.delete_row(key, row).map(drop))
     }
 
-    /// Deletes a ledger row. Returns its route, if that is known.
-    fn delete_row(&mut self, key: EventKey, row_id: RowId) -> rusqlite::Result<Option<Arc<str>>> {
-        let route_ids: Vec<Option<i64>> = self.write_returning(
-            "DELETE FROM ledger WHERE row_id = ?1 AND key = ?2 RETURNING route",
-            params![row_id.0, key.0.to_be_bytes()],
-            |row| row.get(0),
-        )?;
-        let route_id = route_ids.first().copied().flatten();
-        let route = route_id.and_then(|id| {
+    /// Deletes a ledger row, unless its slot has another event's by now. Returns its route, if that is
+    /// known.
+    fn delete_row(&mut self, key: EventKey, row: RowId) -> Result<Option<Arc<str>>, ApplyError> {
+        let Some(slot) = row.slot() else {
+            return Ok(None);
+        };
+        let found = match self.rows.iter().rfind(|(written, _)| *written == slot) {
+            Some((_, row)) => Some(*row),
+            None => self.ledger.read(slot)?,
+        };
+        let Some(row) = found.filter(|row| row.key == key && !row.is_deleted) else {
+            return Ok(None);
+        };
+        let deleted = LedgerRow {
+            commit: self.commit,
+            is_deleted: true,
+            ..row
+        };
+        self.rows.push((slot, deleted));
+        let route = row.route.and_then(|id| {
             let mut routes = self.cursor.routes.iter();
             routes
                 .find(|(_, known)| **known == id)
@@ -439,21 +476,11 @@ impl<'t> BatchWriter<'t> {
         });
         self.effects.removed.push(LedgerChange {
             key,
-            row_id,
+            slot,
+            hour: Hour::of(row.ends),
             route: route.clone(),
         });
         Ok(route)
-    }
-
-    /// Deletes up to `limit` ledger rows before `first`. Returns their number.
-    pub(super) fn sweep_ledger(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
-        self.forget_expired_creations()?;
-        self.cursor.next_row.retain(|bucket, _| *bucket >= first);
-        self.write(
-            "DELETE FROM ledger WHERE row_id IN (SELECT row_id FROM ledger WHERE row_id < ?1
-             ORDER BY row_id LIMIT ?2)",
-            params![first.0, limit],
-        )
     }
 
     /// Deletes the records of deliveries that have ended.
@@ -546,7 +573,7 @@ impl<'t> BatchWriter<'t> {
         .map(drop)
     }
 
-    fn forget_expired_creations(&mut self) -> rusqlite::Result<()> {
+    pub(super) fn forget_expired_creations(&mut self) -> rusqlite::Result<()> {
         let now = self.time.now.0;
         self.write("DELETE FROM creations WHERE ends_ms <= ?1", params![now])
             .map(drop)
@@ -655,10 +682,10 @@ impl Effects {
         // Before the route workers are notified.
         shared.queue_fronts.apply(std::mem::take(&mut self.fronts));
         for row in &self.removed {
-            shared.index.remove(row.key, row.row_id);
+            shared.index.remove(row.key, row.slot);
         }
         for row in &self.added {
-            shared.index.insert(row.key, row.row_id);
+            shared.index.insert(row.key, row.slot);
         }
         self.count_usage(shared);
         let CountChanges {
@@ -688,12 +715,12 @@ impl Effects {
         let mut usage = shared.usage();
         for row in &self.removed {
             if let Some(route) = &row.route {
-                usage.remove_id(route, row.row_id);
+                usage.remove_id(route, row.hour);
             }
         }
         for row in &self.added {
             if let Some(route) = &row.route {
-                usage.add_ids(route, row.row_id, 1);
+                usage.add_ids(route, row.hour, 1);
             }
         }
         let mut growth = 0;

@@ -1,5 +1,8 @@
 //! Writes a copy of a store as it is at one moment, while a gateway runs or not.
 //!
+//! The event IDs are copied from the ledger's file into a table: those of the commits that the copied
+//! database has.
+//!
 //! A running gateway goes on: the copy is read in one read transaction of its own, which blocks no
 //! writer. Meanwhile the write-ahead log cannot start again, so it grows by what is written. The copy
 //! is flushed while it grows, so that the gateway's own flushes never wait for all of it.
@@ -15,8 +18,9 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::fs::OFlags;
 
+use super::ledger_table::{self, CopyError};
 use super::offline::OfflineStore;
-use super::{OpenError, commit_log, read, schema};
+use super::{OpenError, commit_log, ledger_file, read, schema};
 
 /// A backup that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,16 +113,24 @@ pub fn back_up(folder: &Path, to: &Path) -> Result<Backup, BackupError> {
     schema::version(&connection, &file)?;
     let used_bytes =
         read::used_bytes(&connection).map_err(|source| OpenError::database(&file, source))?;
-    check_room(&to, used_bytes)?;
+    let ledger_bytes = fs::metadata(folder.join(ledger_file::FILE)).map_or(0, |file| file.len());
+    check_room(&to, used_bytes + ledger_bytes)?;
     let partial = PartialFile::create(&to)?;
-    let copied = partial
-        .fill(&connection)
-        .and_then(|()| count(&partial.path));
-    let (event_ids, deliveries) = copied.map_err(|source| match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseCorrupt) => BackupError::Damaged(folder.to_owned()),
-        _ => BackupError::Copy {
-            file: to.clone(),
-            source,
+    let copied = partial.flushed_while(|| {
+        partial.copy(&connection)?;
+        ledger_table::complete_copy(&partial.path, folder)?;
+        Ok(count(&partial.path)?)
+    });
+    let (event_ids, deliveries) = copied.map_err(|error| match error {
+        CopyError::Ledger(source) => {
+            OpenError::file(&folder.join(ledger_file::FILE), source).into()
+        }
+        CopyError::Database(source) => match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt) => BackupError::Damaged(folder.to_owned()),
+            _ => BackupError::Copy {
+                file: to.clone(),
+                source,
+            },
         },
     })?;
     let bytes = partial.complete(&to).map_err(write)?;
@@ -143,7 +155,12 @@ fn wait_for_recovery(folder: &Path) -> Result<(), BackupError> {
         let connection =
             schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
         match schema::read_header(&connection, &file) {
-            Ok(header) if commit_log::unapplied(&log, header.log).records.len() <= 1 => {
+            Ok(header)
+                if commit_log::unapplied(&log, header.log)
+                    .to_execute(header.log)
+                    .count()
+                    <= 1 =>
+            {
                 return Ok(());
             }
             // The tables are being created or upgraded.
@@ -221,21 +238,25 @@ impl PartialFile {
         Ok(partial)
     }
 
-    /// Copies the store into the file, and flushes it while it grows.
-    fn fill(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let (done, copied) = channel::<()>();
+    /// Flushes the file every moment until `write` has written it.
+    fn flushed_while<T>(&self, write: impl FnOnce() -> T) -> T {
+        let (done, written) = channel::<()>();
         thread::scope(|scope| {
             scope.spawn(move || {
-                while copied.recv_timeout(FLUSH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                while written.recv_timeout(FLUSH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                     // An error appears again at the end, when the whole file is flushed.
                     let _ = self.file.sync_data();
                 }
             });
-            let copy = connection.execute("VACUUM INTO ?1", [&self.text]);
+            let result = write();
             drop(done);
-            copy
+            result
         })
-        .map(drop)
+    }
+
+    /// Copies the database into the file.
+    fn copy(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.execute("VACUUM INTO ?1", [&self.text]).map(drop)
     }
 
     /// Flushes the file and gives it the backup's name. Returns its size, in bytes.

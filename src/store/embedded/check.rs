@@ -1,23 +1,27 @@
 //! Checks the files of a store that no process has open, or a backup, and changes none of them.
 //!
-//! The check reads the whole file: SQLite's own structure, then every relation between rows that the
-//! program relies on, then the commit log. SQLite keeps no checksums, so a byte that was changed
+//! The check reads all of them: SQLite's own structure, then every relation between rows that the
+//! program relies on, then the commit log and the ledger's file. SQLite keeps no checksums, so a byte that was changed
 //! within a value is found only if the value contradicts another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
+use super::commit_log::{LogPosition, Unapplied};
 use super::folder_lock::{self, FolderLock};
+use super::ledger_file::{LedgerRow, RowWrites, SlotContent};
+use super::schema::StoreHeader;
 use super::{
-    AttemptLog, DeliveryState, OpenError, RECORD_BYTES, attempt_journal, commit_log, read, restore,
-    schema,
+    AttemptLog, DeliveryState, OpenError, RECORD_BYTES, attempt_journal, commit_log, ledger_file,
+    read, restore, schema,
 };
 
 /// What a store holds, and what is wrong with it.
@@ -26,7 +30,7 @@ pub struct StoreCheck {
     pub file: PathBuf,
     /// The version of the tables.
     pub version: i32,
-    /// The size of the database and its write-ahead log, in bytes.
+    /// The size of the database, its write-ahead log and the ledger's file, in bytes.
     pub bytes: u64,
     /// The part of it that is free for new rows, in bytes.
     pub free_bytes: u64,
@@ -108,7 +112,6 @@ const RELATIONS: [Relation; 12] = [
         since: 1,
         fault: StoreFault::Ledger,
         rows: "ledger rows whose key, digest, attempts or expiry is none",
-        // The hour is that of `RowId::first_of_bucket`.
         select: "SELECT 'row ' || row_id FROM ledger
             WHERE typeof(key) <> 'blob' OR length(key) <> 16
             OR digest IS NOT NULL AND (typeof(digest) <> 'blob' OR length(digest) <> 16)
@@ -278,7 +281,7 @@ pub fn check(path: &Path) -> Result<StoreCheck, OpenError> {
 
 /// Returns whether a file is the database in a store's folder, and so not whole without the others.
 pub(super) fn is_part_of_store(file: &Path) -> bool {
-    let others = [folder_lock::FILE, commit_log::FILE];
+    let others = [folder_lock::FILE, ledger_file::FILE, commit_log::FILE];
     file.file_name() == Some(OsStr::new(schema::FILE))
         && others.iter().any(|name| file.with_file_name(name).exists())
 }
@@ -300,8 +303,17 @@ fn check_folder(folder: &Path) -> Result<StoreCheck, OpenError> {
     let folder_error = |source| OpenError::folder(folder, source);
     let mut checked = Examination::begin(&file)?;
     checked.examine_tables();
-    let log = commit_log::content(folder).map_err(folder_error)?;
-    checked.examine_log(&log)?;
+    if checked.found.version == schema::VERSION {
+        let header = schema::read_header(&checked.connection, &file)?;
+        let log = commit_log::content(folder).map_err(folder_error)?;
+        let unapplied = commit_log::unapplied(&log, header.log);
+        checked.examine_log(&unapplied, header.log);
+        if header.log.applied > 0 {
+            checked
+                .examine_ledger(folder, &header, &unapplied)
+                .map_err(folder_error)?;
+        }
+    }
     checked.found.interrupted = attempt_journal::count_interrupted(folder).map_err(folder_error)?;
     Ok(checked.found)
 }
@@ -463,13 +475,8 @@ impl Examination {
     }
 
     /// Compares the commit log with the database.
-    fn examine_log(&mut self, content: &[u8]) -> Result<(), OpenError> {
-        if self.found.version < schema::VERSION {
-            return Ok(());
-        }
-        let header = schema::read_header(&self.connection, &self.found.file)?;
-        let unapplied = commit_log::unapplied(content, header.log);
-        self.found.unapplied = unapplied.records.len();
+    fn examine_log(&mut self, unapplied: &Unapplied, position: LogPosition) {
+        self.found.unapplied = unapplied.to_execute(position).count();
         if unapplied.missing > 0 {
             self.add(
                 StoreFault::CommitLog,
@@ -480,7 +487,7 @@ impl Examination {
             );
         }
         let mut refused = (Vec::new(), 0);
-        for record in &unapplied.records {
+        for record in unapplied.to_execute(position) {
             let mut statements = record.statements.iter();
             if statements.any(|statement| self.connection.prepare(&statement.text).is_err()) {
                 add_label(&mut refused, format!("number {}", record.number));
@@ -488,6 +495,65 @@ impl Examination {
         }
         let rows = "transactions of the commit log that this database cannot execute";
         self.add_rows(StoreFault::CommitLog, rows, &refused);
+    }
+
+    /// Checks the rows of the ledger's file, as the next start finds them.
+    fn examine_ledger(
+        &mut self,
+        folder: &Path,
+        header: &StoreHeader,
+        unapplied: &Unapplied,
+    ) -> io::Result<()> {
+        let mut later: HashMap<u32, SlotContent> = HashMap::new();
+        let unflushed = schema::read_unflushed_rows(&self.connection).unwrap_or_default();
+        let logged = unapplied.records.iter().map(|record| &record.rows);
+        for (slot, row) in std::iter::once(&unflushed)
+            .chain(logged)
+            .flat_map(RowWrites::iter)
+        {
+            later.insert(slot, LedgerRow::decode(slot, row));
+        }
+        let routes: HashSet<i64> = match rows_of(&self.connection, "SELECT id FROM routes") {
+            Ok(routes) => routes,
+            Err(error) => {
+                self.add_unreadable("routes", &error);
+                return Ok(());
+            }
+        };
+        let (mut damaged, mut unknown) = ((Vec::new(), 0), (Vec::new(), 0));
+        let mut examine = |slot, content| match content {
+            SlotContent::Empty => {}
+            SlotContent::Damaged => add_label(&mut damaged, format!("slot {slot}")),
+            SlotContent::Row(row) if !row.is_live(header.uptime) => {}
+            SlotContent::Row(row) => {
+                self.found.event_ids += 1;
+                // A route that is new in the log is not yet in the database.
+                let is_known = |route| routes.contains(&route) || !unapplied.records.is_empty();
+                if !row.route.is_none_or(is_known) {
+                    add_label(&mut unknown, format!("slot {slot}"));
+                }
+            }
+        };
+        let belongs = ledger_file::scan(folder, &header.hash_key, 0, |slot, content| {
+            examine(slot, later.remove(&slot).unwrap_or(content));
+            ControlFlow::Continue(())
+        })?;
+        later
+            .into_iter()
+            .for_each(|(slot, content)| examine(slot, content));
+        if !belongs {
+            let file = folder.join(ledger_file::FILE);
+            let detail = format!(
+                "{} is missing, or belongs to another database: no event before is known",
+                file.display()
+            );
+            self.add(StoreFault::Ledger, detail);
+        }
+        self.found.bytes +=
+            fs::metadata(folder.join(ledger_file::FILE)).map_or(0, |file| file.len());
+        self.add_rows(StoreFault::Ledger, "damaged rows of the ledger", &damaged);
+        let rows = "rows of the ledger of a route that does not exist";
+        self.add_rows(StoreFault::UnknownRoute, rows, &unknown);
         Ok(())
     }
 
@@ -530,6 +596,12 @@ fn rows(
         add_label(&mut found, label(row)?);
     }
     Ok(found)
+}
+
+/// Returns the numbers that a query returns.
+fn rows_of(connection: &Connection, select: &str) -> rusqlite::Result<HashSet<i64>> {
+    let mut select = connection.prepare(select)?;
+    select.query_map([], |row| row.get(0))?.collect()
 }
 
 fn add_label((labels, count): &mut (Vec<String>, usize), label: String) {

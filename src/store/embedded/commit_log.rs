@@ -1,19 +1,25 @@
 //! The commit log: makes a small transaction durable with one write.
 //!
 //! SQLite makes a transaction durable by flushing its write-ahead log: a file that grows, with a
-//! whole page for every row that changed. The commit log takes the statements of the transaction,
-//! with their values, in one write to blocks that exist already. SQLite itself does not flush then.
+//! whole page for every row that changed. The commit log takes the statements of the transaction with
+//! their values, and the rows of the ledger, in one write to blocks that exist already. Neither SQLite
+//! nor the ledger's file is flushed then.
 //!
 //! # Order
 //!
 //! 1. The statements are executed in an open transaction. One that fails is never logged.
-//! 2. They are appended here. The write returns once they are on the disk.
-//! 3. The transaction commits, without a flush, and with it the number of the record in the store's
-//!    header row ([`LogPosition`]).
+//! 2. They are appended here, with the rows. The write returns once they are on the disk: from here on
+//!    the transaction is committed, whatever happens.
+//! 3. The rows are written to the ledger's file, without a flush.
+//! 4. SQLite commits, without a flush, and with it the number of the record in the store's header row
+//!    ([`LogPosition`]).
 //!
 //! A transaction that is too large for the log, or that comes when the log is full, is flushed by
-//! SQLite, and with it all before it. Then the log starts again at its first block. So the file never
-//! grows.
+//! SQLite, and with it all before it; the ledger's file is flushed before that. Then the log starts
+//! again at its first block. So the file never grows.
+//!
+//! With `durability: relaxed` the order is the same, and nothing is flushed. The log then serves the
+//! end of the process alone: no row of the ledger is without its event, and no event without its row.
 //!
 //! # Layout
 //!
@@ -22,18 +28,21 @@
 //! | bytes | content |
 //! | --- | --- |
 //! | 0..8 | [`MAGIC`], whose last byte is the version of the format |
-//! | 8..12 | the length of the statements |
+//! | 8..12 | the length of the rows and the statements |
 //! | 12..16 | the CRC-32C of the record without these four bytes |
-//! | 16..24 | the run: a random number of each opening of the store |
-//! | 24..32 | the record's number in this run, from 1 |
-//! | 32.. | the [`Statements`] |
+//! | 16..20 | the length of the rows |
+//! | 20..24 | 0; reserved |
+//! | 24..32 | the run: a random number of each opening of the store |
+//! | 32..40 | the commit's number, which goes on from run to run |
+//! | 40.. | the [`RowWrites`], then the [`Statements`] |
 //!
 //! # Recovery
 //!
-//! After a loss of power the database is consistent, and may lack its last transactions. The records
-//! of its run with a number above that of its header row are executed again, in order. After any other
-//! end of the process there is at most one: of a transaction that was logged and not committed. Its
-//! sender has no answer yet, so that it may be either.
+//! After a loss of power the database is consistent, and may lack its last transactions; so may the
+//! ledger's file. The records of the database's run with a number above `applied` in its header row are
+//! executed, in order. The rows of all records above `flushed` are written again. After any other
+//! end of the process at most one record is not executed. Its sender has no answer yet, so that it may
+//! be either.
 //!
 //! | what is found | meaning |
 //! | --- | --- |
@@ -48,15 +57,17 @@ mod statements;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use record::{BLOCK, Record};
+use record::{BLOCK, BYTES_MAX, Record};
 pub(super) use statements::Statements;
 
-use super::folder_lock;
+use super::ledger_file::RowWrites;
+use super::{Durability, folder_lock};
 
 pub(super) const FILE: &str = "hookstile.commits";
 
@@ -64,22 +75,25 @@ pub(super) const FILE: &str = "hookstile.commits";
 /// larger file would make fewer flushes, each of which takes longer.
 const FILE_BYTES: usize = 512 << 10;
 
-/// The last record that a database has executed. Part of the store's header row.
+/// What a database has of a log. Part of the store's header row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LogPosition {
-    /// 0 if the run had no log.
+    /// 0 in a database that no version with a log has opened.
     pub run: i64,
+    /// The last commit that the database has.
     pub applied: i64,
+    /// The last commit whose rows are flushed to the ledger's file.
+    pub flushed: i64,
 }
 
 /// The open log of a run.
 pub(super) struct CommitLog {
     file: File,
     run: i64,
-    /// The number of the last record.
+    /// The number of the last commit.
     last: i64,
-    /// The first block of the last record, and the one after it.
-    last_block: u64,
+    /// The last commit before the log's first record.
+    flushed: i64,
     next_block: u64,
     blocks: u64,
     buffer: AlignedBuffer,
@@ -88,15 +102,30 @@ pub(super) struct CommitLog {
 /// The records to execute after an unclean end.
 #[derive(Debug, Default)]
 pub(super) struct Unapplied {
+    /// The records whose rows may not be flushed. The statements of those with a number above
+    /// [`LogPosition::applied`] are not executed either.
     pub records: Vec<Record>,
     /// The number of transactions that are lost, because their records are damaged or gone.
     pub missing: i64,
+    /// The number of transactions that the database has, and whose rows a loss of power may have taken,
+    /// because their records are damaged or gone.
+    pub without_rows: i64,
 }
 
+/// The transaction is too large for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction is too large for the commit log")]
+pub(super) struct TooLarge;
+
 impl CommitLog {
-    /// Opens the log for a new run, and creates it if it does not exist. Earlier records are void,
-    /// because the database has the new run.
-    pub(super) fn start(folder: &Path, run: i64) -> io::Result<Self> {
+    /// Opens the log for a new run, and creates it if it does not exist. `last` is the number of the last
+    /// commit of earlier runs. Their records are void, because the database has the new run.
+    pub(super) fn start(
+        folder: &Path,
+        run: i64,
+        last: i64,
+        durability: Durability,
+    ) -> io::Result<Self> {
         let path = folder.join(FILE);
         let mut file = folder_lock::open_private(&path)?;
         let length = file.metadata()?.len();
@@ -109,58 +138,75 @@ impl CommitLog {
         }
         let blocks = file.metadata()?.len() / BLOCK as u64;
         Ok(Self {
-            file: open_synchronous(&path)?,
+            file: match durability {
+                Durability::Strict => open_synchronous(&path)?,
+                Durability::Relaxed => file,
+            },
             run,
-            last: 0,
-            last_block: 0,
+            last,
+            flushed: last,
             next_block: 0,
             blocks,
             buffer: AlignedBuffer::new(),
         })
     }
 
-    /// Returns the position of a database that has the record that comes next.
+    /// Returns the number of the commit that comes next.
+    pub(super) fn next_number(&self) -> i64 {
+        self.last + 1
+    }
+
+    /// Returns the position of a database that has the commit that comes next.
     pub(super) fn next_position(&self) -> LogPosition {
         LogPosition {
             run: self.run,
             applied: self.last + 1,
+            flushed: self.flushed,
+        }
+    }
+
+    /// Returns the position of a database that has flushed the commit that comes next.
+    pub(super) fn next_flushed(&self) -> LogPosition {
+        LogPosition {
+            flushed: self.last + 1,
+            ..self.next_position()
         }
     }
 
     /// Returns whether there is room for the largest record.
     pub(super) fn has_room(&self) -> bool {
-        let blocks = record::BYTES_MAX.div_ceil(BLOCK) as u64;
+        let blocks = BYTES_MAX.div_ceil(BLOCK) as u64;
         self.blocks.saturating_sub(self.next_block) >= blocks
     }
 
-    /// Appends a record. `Ok` means that it is on the disk. After an error it may be or not.
-    pub(super) fn append(&mut self, statements: &Statements) -> io::Result<()> {
+    /// Encodes the record that comes next.
+    pub(super) fn encode(
+        &self,
+        rows: &RowWrites,
+        statements: &Statements,
+    ) -> Result<Vec<u8>, TooLarge> {
+        record::encode(self.run, self.next_number(), rows, statements).ok_or(TooLarge)
+    }
+
+    /// Appends the record that comes next. `Ok` means that it is on the disk. After an error it may be
+    /// or not.
+    pub(super) fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        let offset = self.next_block * BLOCK as u64;
         self.last += 1;
-        let record = record::encode(self.run, self.last, statements);
-        self.last_block = self.next_block;
         self.next_block += record.len().div_ceil(BLOCK) as u64;
-        self.write_at_last_block(&record)
+        self.file.write_all_at(self.buffer.padded(record), offset)
     }
 
-    /// Makes the last record void, because its transaction could not be committed.
-    pub(super) fn retract(&mut self) -> io::Result<()> {
-        self.last -= 1;
-        self.next_block = self.last_block;
-        self.write_at_last_block(&[0])
-    }
-
-    fn write_at_last_block(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let offset = self.last_block * BLOCK as u64;
-        self.file.write_all_at(self.buffer.padded(bytes), offset)
-    }
-
-    /// Starts again at the first block. All records must be flushed with the database.
+    /// Starts again at the first block, after a commit that is flushed with all before it.
     pub(super) fn restart(&mut self) {
+        self.last += 1;
+        self.flushed = self.last;
         self.next_block = 0;
     }
 }
 
-/// Reads the records that a database with this position has not executed.
+/// Reads the records that a database with this position has not executed, or whose rows may not be
+/// flushed.
 pub(super) fn read(folder: &Path, position: LogPosition) -> io::Result<Unapplied> {
     Ok(unapplied(&content(folder)?, position))
 }
@@ -173,39 +219,48 @@ pub(super) fn content(folder: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Finds the records that a database with this position has not executed. Pure.
+/// Finds the records that a database with this position has not executed, or whose rows may not be
+/// flushed. Pure.
 pub(super) fn unapplied(content: &[u8], position: LogPosition) -> Unapplied {
     let mut found = Unapplied::default();
     let (blocks, _) = content.as_chunks::<BLOCK>();
-    let mut block = 0;
-    let mut last = None;
+    let LogPosition { applied, .. } = position;
+    let (mut block, mut expected) = (0, position.flushed + 1);
     while block < blocks.len() {
         let record = Record::decode(&content[block * BLOCK..])
             .filter(|record| record.run == position.run)
-            // Numbers that are not above the last one are of an earlier round through the file.
-            .filter(|record| last.is_none_or(|last| record.number > last));
+            // Lower numbers are of an earlier round through the file.
+            .filter(|record| record.number >= expected);
         let Some(record) = record else {
             block += 1;
             continue;
         };
-        let expected = last.map_or(record.number, |last| last + 1);
-        // Before the first record of this round there may be a damaged one.
-        let first_missing = match last {
-            None if block > 0 => position.applied + 1,
-            None if record.number > position.applied + 1 => {
-                found.missing = record.number - position.applied - 1;
-                return found;
-            }
-            _ => expected.max(position.applied + 1),
-        };
-        found.missing += (record.number - first_missing).max(0);
-        last = Some(record.number);
-        block += record.blocks();
-        if record.number > position.applied {
-            found.records.push(record);
+        found.miss(expected..record.number, applied);
+        // A record at the front that does not follow is of a later round, which the database lacks.
+        if block == 0 && found.missing > 0 {
+            return found;
         }
+        expected = record.number + 1;
+        block += record.blocks();
+        found.records.push(record);
     }
+    found.miss(expected..applied + 1, applied);
     found
+}
+
+impl Unapplied {
+    /// Counts commits whose records are damaged or gone.
+    fn miss(&mut self, numbers: Range<i64>, applied: i64) {
+        let without_rows = numbers.end.min(applied + 1) - numbers.start;
+        self.without_rows += without_rows.max(0);
+        self.missing += (numbers.end - numbers.start.max(applied + 1)).max(0);
+    }
+
+    /// Returns the records that a database with this position has not executed.
+    pub(super) fn to_execute(&self, position: LogPosition) -> impl Iterator<Item = &Record> {
+        let records = self.records.iter();
+        records.filter(move |record| record.number > position.applied)
+    }
 }
 
 /// Opens the file such that a write returns once its bytes are on the disk. The page cache is left
@@ -229,7 +284,7 @@ struct AlignedBuffer {
 
 impl AlignedBuffer {
     fn new() -> Self {
-        let bytes = vec![0; record::BYTES_MAX + BLOCK].into_boxed_slice();
+        let bytes = vec![0; BYTES_MAX + BLOCK].into_boxed_slice();
         let start = bytes.as_ptr().align_offset(BLOCK);
         Self { bytes, start }
     }

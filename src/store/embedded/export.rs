@@ -1,10 +1,14 @@
 //! Reads all rows of an offline store, for the import into another engine.
 
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
 use rusqlite::params;
 use zeroize::Zeroizing;
 
-use super::OpenError;
+use super::ledger_file::{self, LedgerRow, SlotContent};
 use super::offline::OfflineStore;
+use super::{OpenError, ledger_table};
 use crate::store::Creation;
 use crate::store::migration::{CreationRow, DayRow, DeliveryRow, IdRow, RouteRow, RouteSettings};
 
@@ -19,25 +23,55 @@ impl OfflineStore {
         (self.header.uptime.0, self.now_due.0)
     }
 
-    /// Returns the IDs that are still remembered, ordered by row ID.
+    /// Returns the IDs that are still remembered, ordered by row.
     pub(in crate::store) fn ids(&self, after: i64, limit: usize) -> Result<Vec<IdRow>, OpenError> {
-        let sql = "SELECT own.row_id, own.key, own.ends_ms, own.attempts, own.possibly_delivered,
-                own.digest, own.delivery,
-                (SELECT name FROM routes WHERE id = own.route)
-            FROM ledger AS own WHERE own.row_id > ?1 AND own.ends_ms > ?2
-            ORDER BY own.row_id LIMIT ?3";
-        self.rows(sql, params![after, self.header.uptime.0, limit], |row| {
-            Ok(IdRow {
-                row: row.get(0)?,
-                key: row.get(1)?,
-                ends_ms: row.get(2)?,
-                attempts: row.get(3)?,
-                possibly_delivered: row.get(4)?,
-                digest: row.get(5)?,
-                delivery: row.get(6)?,
-                route: row.get(7)?,
-            })
+        let routes = self.rows("SELECT id, name FROM routes", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+        let routes: HashMap<i64, String> = routes.into_iter().collect();
+        let rows = self.ledger_rows(after, limit)?.into_iter();
+        let id_row = |(number, row): (i64, LedgerRow)| {
+            let (digest, tried) = row.columns();
+            IdRow {
+                row: number,
+                key: row.key.0.to_be_bytes(),
+                ends_ms: row.ends.0.cast_signed(),
+                attempts: i32::try_from(tried.attempts).unwrap_or(i32::MAX),
+                possibly_delivered: tried.possibly_delivered,
+                digest,
+                delivery: row.delivery.map(|id| id.0),
+                route: row.route.and_then(|route| routes.get(&route).cloned()),
+            }
+        };
+        Ok(rows.map(id_row).collect())
+    }
+
+    fn ledger_rows(&self, after: i64, limit: usize) -> Result<Vec<(i64, LedgerRow)>, OpenError> {
+        let (uptime, hash_key) = (self.header.uptime, &self.header.hash_key);
+        // A backup that no gateway has opened yet has them in the database.
+        if self.header.log.applied == 0 {
+            return ledger_table::read(self.reader.connection(), after, uptime, limit)
+                .map_err(|source| OpenError::database(&self.file, source));
+        }
+        let Ok(first) = u32::try_from(after.saturating_add(1).max(0)) else {
+            return Ok(Vec::new());
+        };
+        let mut rows = Vec::new();
+        let folder = self.file.parent().unwrap_or(&self.file);
+        ledger_file::scan(folder, hash_key, first, |slot, content| {
+            if let SlotContent::Row(row) = content
+                && row.is_live(uptime)
+            {
+                rows.push((slot.into(), row));
+            }
+            if rows.len() < limit {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })
+        .map_err(|source| OpenError::folder(folder, source))?;
+        Ok(rows)
     }
 
     /// Returns the deliveries, ordered by ID.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{commit_log, folder_lock, schema};
+use super::{commit_log, folder_lock, ledger_file, schema};
 
 /// The files of the open store, by device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub(super) struct FileIdentity {
     pub database: Option<(u64, u64)>,
     pub write_ahead_log: Option<(u64, u64)>,
     pub commit_log: Option<(u64, u64)>,
+    pub ledger: Option<(u64, u64)>,
     pub lock: Option<(u64, u64)>,
 }
 
@@ -24,6 +25,7 @@ impl FileIdentity {
             database: identity(&schema::file(folder))?,
             write_ahead_log: identity(&schema::wal(&schema::file(folder)))?,
             commit_log: identity(&folder.join(commit_log::FILE))?,
+            ledger: identity(&folder.join(ledger_file::FILE))?,
             lock: identity(&folder.join(folder_lock::FILE))?,
         })
     }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::folder_lock::FolderLock;
+use super::ledger_file::LedgerFile;
+use super::opening::ReadError;
 use super::read::Reader;
 use super::{
     DeliveryFilter, DeliveryId, DeliveryRecord, Durability, OpenError, commit_log, opening,
@@ -49,14 +51,15 @@ impl OfflineStore {
         let database = |source| OpenError::database(&file, source);
         let mut connection = schema::open_to_read(&file).map_err(database)?;
         let mut header = schema::read_header(&connection, &file)?;
-        let log = |source| OpenError::folder(folder, source);
-        if !commit_log::read(folder, header.log)
-            .map_err(log)?
-            .records
-            .is_empty()
-        {
+        let unapplied = commit_log::read(folder, header.log)
+            .map_err(|source| OpenError::folder(folder, source))?;
+        if !unapplied.records.is_empty() {
             let mut writer = schema::open(&file, Durability::Strict).map_err(database)?;
-            opening::execute_unapplied(&mut writer, folder, header.log)
+            LedgerFile::open(folder, &header.hash_key)
+                .map_err(ReadError::from)
+                .and_then(|ledger| {
+                    opening::execute_unapplied(&mut writer, &ledger, folder, header.log)
+                })
                 .map_err(|error| error.into_open_error(&file, folder))?;
             drop(writer);
             connection = schema::open_to_read(&file).map_err(database)?;

@@ -10,18 +10,21 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::apply::{BatchWriter, Cursor};
+use super::apply::{ApplyError, BatchWriter, Changes, Cursor};
 use super::attempt_journal::{self, AttemptJournal, InterruptedAttempt, PreviousRun};
 use super::commit_log::{self, CommitLog, LogPosition};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
+use super::ledger_file::{self, Hour, LedgerFile};
+use super::ledger_table::{self, CopyError};
+use super::schema::StoreHeader;
 use super::shared::{QueueCounts, Shared};
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
-use super::write::{Unwritten, Writer};
+use super::write::{self, CommitError, Unwritten, Writer};
 use super::{
-    DeliveryId, DeliveryState, Durability, EventKey, EventRow, LedgerEntry, OpenError,
-    RECORD_BYTES, RowId, Settings, read, schema,
+    DeliveryId, DeliveryState, EventRow, LedgerEntry, OpenError, RECORD_BYTES, Settings, read,
+    schema,
 };
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
@@ -37,10 +40,30 @@ pub(super) enum ReadError {
     Open(#[from] OpenError),
     #[error("cannot use the store's files: {0}")]
     Files(#[from] io::Error),
+    #[error("{0}")]
+    Commit(#[from] CommitError),
     #[error(
-        "the database was replaced while the gateway ran; restart the gateway to use the new one"
+        "a file of the store was replaced while the gateway ran; restart the gateway to use the new one"
     )]
     Replaced,
+}
+
+impl From<CopyError> for ReadError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Database(error) => Self::Sql(error),
+            CopyError::Ledger(error) => Self::Files(error),
+        }
+    }
+}
+
+impl From<ApplyError> for ReadError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Database(error) => Self::Sql(error),
+            ApplyError::Ledger(error) => Self::Files(error),
+        }
+    }
 }
 
 impl ReadError {
@@ -49,6 +72,7 @@ impl ReadError {
             Self::Sql(source) => OpenError::database(file, source),
             Self::Open(error) => error,
             Self::Files(source) => OpenError::folder(folder, source),
+            Self::Commit(error) => OpenError::folder(folder, io::Error::other(error)),
             Self::Replaced => OpenError::folder(folder, io::Error::other(self)),
         }
     }
@@ -116,20 +140,23 @@ pub(super) fn open(
     schema::create_private(&file).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
     let created = schema::read_or_create(&mut connection, &file, wall_ms)?;
-    let executed = execute_unapplied(&mut connection, &settings.folder, created.log)
+    let ledger = open_ledger(&settings, &connection, &created)
         .map_err(|error| error.into_open_error(&file, &settings.folder))?;
-    let header = match executed {
+    let recovered = execute_unapplied(&mut connection, &ledger, &settings.folder, created.log)
+        .map_err(|error| error.into_open_error(&file, &settings.folder))?;
+    let header = match recovered.executed {
         0 => created,
         _ => schema::read_header(&connection, &file)?,
     };
     // One may be logged and not committed. More are missing only if unflushed writes were lost, the
     // journal's among them, even if the machine was not restarted.
-    let lost_writes = executed > 1;
+    let lost_writes = recovered.executed > 1;
     let time = UptimeClock::resume(header.uptime, header.downtime_until(wall_ms), clock);
     let shared = Arc::new(Shared::new(
         settings,
         file.clone(),
         header.hash_key,
+        ledger,
         time,
         metrics,
         journal,
@@ -167,7 +194,7 @@ pub(super) fn open(
         }
     }
     writer
-        .load(connection, &suspects)
+        .load(connection, &suspects, recovered.last)
         .map_err(|error| error.into_open_error(&file, &shared.settings.folder))?;
     let cleared = shared.journal.clear_previous_run();
     cleared.map_err(|source| OpenError::folder(&shared.settings.folder, source))?;
@@ -191,6 +218,9 @@ impl Writer {
             if found.database.is_some() && found.database != known.database {
                 return Err(ReadError::Replaced);
             }
+            if found.ledger.is_some() && found.ledger != known.ledger {
+                return Err(ReadError::Replaced);
+            }
             if found.lock != known.lock {
                 self.lock = super::lock_folder(&self.shared.settings.folder)?;
             }
@@ -203,7 +233,10 @@ impl Writer {
             }
             .into());
         }
-        execute_unapplied(&mut connection, &self.shared.settings.folder, header.log)?;
+        let shared = &self.shared;
+        shared.ledger.reopen()?;
+        let folder = &shared.settings.folder;
+        let recovered = execute_unapplied(&mut connection, &shared.ledger, folder, header.log)?;
         // The write-ahead log may be in memory only, if a flush of it failed. A full checkpoint
         // moves it into the database and flushes that, or fails as well.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
@@ -216,40 +249,39 @@ impl Writer {
             }
         })?;
         // Attempts in progress still have callers that will record their outcomes.
-        self.load(connection, &SuspectDeliveries::default())
+        self.load(connection, &SuspectDeliveries::default(), recovered.last)
     }
 
     /// Loads everything that is kept in memory, writes the entries that could not be written
-    /// before, and opens the store for readers.
+    /// before, and opens the store for readers. `last` is the number of the last commit.
     fn load(
         &mut self,
         mut connection: Connection,
         suspects: &SuspectDeliveries,
+        last: i64,
     ) -> Result<(), ReadError> {
         self.cursor = Cursor::default();
         let shared = Arc::clone(&self.shared);
         let now = shared.uptime.now();
         self.cursor.routes = read_routes(&connection)?;
         *shared.usage() = Usage::default();
-        self.read_ledger(&connection, now)?;
+        self.read_ledger(now, last)?;
         self.read_deliveries(&connection)?;
         shared.set_used_bytes(read::used_bytes(&connection)?);
         let wall_ms = Timestamp::now().as_millisecond();
         // This write must succeed: a read-only store is of no use.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut batch = BatchWriter::new(
-            &transaction,
-            &mut self.cursor,
-            StoreTime {
-                now,
-                now_due: shared.uptime.now_due(),
-            },
-            wall_ms,
-        );
+        let time = StoreTime {
+            now,
+            now_due: shared.uptime.now_due(),
+        };
+        let (cursor, number) = (&mut self.cursor, last + 1);
+        let mut batch =
+            BatchWriter::new(&transaction, &shared.ledger, cursor, number, time, wall_ms);
         for (&key, unwritten) in &self.unwritten {
             let tried = unwritten.history;
-            let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
-            let (earlier, found) = found.unzip();
+            let rows = shared.read_event_rows(key)?;
+            let (earlier, found) = ledger_file::known_event(&rows).unzip();
             let tried = match found.map(|found| found.entry) {
                 Some(LedgerEntry::Completed { .. }) => continue,
                 Some(LedgerEntry::Attempted(before)) => before.merge(tried),
@@ -264,61 +296,63 @@ impl Writer {
                 unwritten.route.as_ref(),
             )?;
         }
-        batch.write_time(shared.uptime.downtime(), false)?;
-        let (effects, _) = batch.finish()?;
-        let run = match shared.settings.durability {
-            Durability::Strict => new_run()?,
-            Durability::Relaxed => 0,
-        };
-        // From here on the records of earlier runs are void: this commit is flushed, and with it all
-        // that they hold.
-        schema::write_log_position(&transaction, LogPosition { run, applied: 0 })?;
+        batch.write_time(shared.uptime.downtime())?;
+        let Changes { rows, effects, .. } = batch.finish()?;
         suspects.mark(&transaction, shared.uptime.now_due())?;
         schema::write_boot(&transaction)?;
-        transaction.commit()?;
+        // They are in the ledger's file.
+        transaction.execute("DELETE FROM ledger", [])?;
+        // From here on the records of earlier runs are void: this commit is flushed, and with it all
+        // that they hold.
+        let position = LogPosition {
+            run: new_run()?,
+            applied: number,
+            flushed: number,
+        };
+        let durability = shared.settings.durability;
+        write::commit_flushed(transaction, &shared.ledger, position, &rows, durability)?;
         effects.apply(&shared);
         self.unwritten.clear();
         self.time_written = now;
         self.flushes = true;
-        self.log = match shared.settings.durability {
-            Durability::Strict => Some(CommitLog::start(&shared.settings.folder, run)?),
-            Durability::Relaxed => None,
-        };
+        let folder = &shared.settings.folder;
+        self.log = Some(CommitLog::start(folder, position.run, number, durability)?);
         self.connection = Some(connection);
         shared.set_identity(FileIdentity::read(&shared.settings.folder)?);
         shared.mark_open();
         Ok(())
     }
 
-    fn read_ledger(&mut self, connection: &Connection, now: Uptime) -> rusqlite::Result<()> {
-        let index = &self.shared.index;
-        index.clear();
-        let mut select =
-            connection.prepare("SELECT row_id, key, ends_ms, delivery, route FROM ledger")?;
-        let mut ids_by_route: HashMap<(i64, i64), u64> = HashMap::new();
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let row_id = RowId(row.get(0)?);
-            let next_row = self
-                .cursor
-                .next_row
-                .entry(RowId(row_id.bucket() << 32))
-                .or_insert(0);
-            *next_row = (*next_row).max((row_id.0 & i64::from(u32::MAX)) + 1);
+    fn read_ledger(&mut self, now: Uptime, last: i64) -> io::Result<()> {
+        let Self { shared, cursor, .. } = self;
+        shared.index.clear();
+        let mut ids_by_route: HashMap<(i64, Hour), u64> = HashMap::new();
+        let damaged = shared.ledger.load(now, last, |slot, row| {
             // A delivery ID is not reused while a ledger row refers to it.
-            let delivery = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
-            self.cursor.next_delivery = self.cursor.next_delivery.max(delivery + 1);
-            if Uptime(row.get(2)?) > now {
-                index.insert(EventKey(u128::from_be_bytes(row.get(1)?)), row_id);
-                if let Some(route) = row.get::<_, Option<i64>>(4)? {
-                    *ids_by_route.entry((route, row_id.bucket())).or_default() += 1;
-                }
+            let delivery = row.delivery.map_or(0, |id| id.0);
+            cursor.next_delivery = cursor.next_delivery.max(delivery + 1);
+            if !row.is_live(now) {
+                return;
             }
+            shared.index.insert(row.key, slot);
+            if let Some(route) = row.route {
+                *ids_by_route.entry((route, Hour::of(row.ends))).or_default() += 1;
+            }
+        })?;
+        if damaged.count > 0 {
+            shared.metrics.count_error("read");
+            tracing::error!(
+                file = %shared.settings.folder.join(ledger_file::FILE).display(),
+                rows = damaged.count,
+                first_slot = damaged.first_slot,
+                "rows of the ledger are damaged: their events are not remembered, so copies of them are \
+                 forwarded"
+            );
         }
-        let mut usage = self.shared.usage();
-        for (route, id) in &self.cursor.routes {
-            for (&(_, bucket), &ids) in ids_by_route.iter().filter(|((route, _), _)| route == id) {
-                usage.add_ids(route, RowId(bucket << 32), ids);
+        let mut usage = shared.usage();
+        for (route, id) in &cursor.routes {
+            for (&(_, hour), &ids) in ids_by_route.iter().filter(|((route, _), _)| route == id) {
+                usage.add_ids(route, hour, ids);
             }
         }
         Ok(())
@@ -362,7 +396,7 @@ impl Writer {
 /// Logs that an empty store is created. Where there are other files of one, its database was lost.
 fn report_creation(folder: &Path) {
     let folder_text = folder.display();
-    let mut others = [attempt_journal::FILE, commit_log::FILE].iter();
+    let mut others = [ledger_file::FILE, attempt_journal::FILE, commit_log::FILE].iter();
     if others.any(|file| folder.join(file).exists()) {
         tracing::error!(
             folder = %folder_text,
@@ -374,22 +408,87 @@ fn report_creation(folder: &Path) {
     }
 }
 
-/// Executes what the commit log has and the database does not. Returns the number of transactions.
+/// Opens the ledger's file, and moves the event IDs to it that a backup has in its own table.
+fn open_ledger(
+    settings: &Settings,
+    connection: &Connection,
+    header: &StoreHeader,
+) -> Result<LedgerFile, ReadError> {
+    let folder = &settings.folder;
+    let file = folder.join(ledger_file::FILE);
+    let existed = file.try_exists()?;
+    let has_commits = header.log.applied > 0;
+    if has_commits && !existed {
+        if settings.must_exist {
+            let place = file.display().to_string();
+            return Err(OpenError::MustExist { place }.into());
+        }
+        tracing::error!(
+            file = %file.display(),
+            "the ledger's file is missing, and with it all event IDs: copies of events that were \
+             delivered are forwarded again. Stop the gateway and restore a backup, or set \
+             `store.must_exist` to refuse this"
+        );
+    }
+    let ledger = LedgerFile::open(folder, &header.hash_key)?;
+    if !has_commits {
+        // What is there is an import that was cut off, or belongs to the files before a backup.
+        ledger.clear()?;
+        let ids = ledger_table::move_to_file(connection, &ledger, header.uptime)?;
+        if ids > 0 {
+            tracing::info!(
+                ids,
+                "the event IDs of a backup were moved to the ledger's file"
+            );
+        }
+    }
+    Ok(ledger)
+}
+
+/// What the commit log had and the database had not.
+pub(super) struct Recovered {
+    /// The number of transactions that were executed.
+    pub executed: usize,
+    /// The number of the last commit.
+    pub last: i64,
+}
+
+/// Executes what the commit log has and the database does not, and writes the rows of the ledger that
+/// may not be flushed.
 pub(super) fn execute_unapplied(
     connection: &mut Connection,
+    ledger: &LedgerFile,
     folder: &Path,
     position: LogPosition,
-) -> Result<usize, ReadError> {
+) -> Result<Recovered, ReadError> {
     let unapplied = commit_log::read(folder, position)?;
+    let file = folder.join(commit_log::FILE);
     if unapplied.missing > 0 {
         tracing::error!(
-            file = %folder.join(commit_log::FILE).display(),
+            file = %file.display(),
             transactions = unapplied.missing,
             "neither the database nor the commit log has these transactions, which were acknowledged: \
              one of the two was damaged, or replaced by an older copy"
         );
     }
+    if unapplied.without_rows > 0 {
+        tracing::warn!(
+            file = %file.display(),
+            transactions = unapplied.without_rows,
+            "the commit log lacks these transactions: after a loss of power, their event IDs may be \
+             unknown"
+        );
+    }
+    ledger.write(&schema::read_unflushed_rows(connection)?)?;
+    let mut recovered = Recovered {
+        executed: 0,
+        last: position.applied,
+    };
     for record in &unapplied.records {
+        ledger.write(&record.rows)?;
+        if record.number <= position.applied {
+            continue;
+        }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for statement in &record.statements {
             let mut execute = transaction.prepare_cached(&statement.text)?;
@@ -402,12 +501,16 @@ pub(super) fn execute_unapplied(
         };
         schema::write_log_position(&transaction, applied)?;
         transaction.commit()?;
+        recovered.executed += 1;
+        recovered.last = record.number;
     }
-    let transactions = unapplied.records.len();
-    if transactions > 0 {
-        tracing::info!(transactions, "store recovered from its commit log");
+    if recovered.executed > 0 {
+        tracing::info!(
+            transactions = recovered.executed,
+            "store recovered from its commit log"
+        );
     }
-    Ok(transactions)
+    Ok(recovered)
 }
 
 /// Returns the number of a new run, which is never 0.

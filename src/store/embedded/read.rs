@@ -13,11 +13,9 @@ use super::queue_front::HeldEvent;
 use super::shared::QueueCounts;
 use super::{
     AttemptHistory, AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryRecord,
-    DeliveryState, DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline,
-    LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, RecordLimits, RemovedRoute, Retain,
-    RouteDeliveryStats, RowId, schema,
+    DeliveryState, DueEvent, DueEvents, EventKey, LISTED_BYTES_MAX, LeaseDeadline, Payload,
+    QueuedEvent, RECORD_BYTES, RecordLimits, RemovedRoute, Retain, RouteDeliveryStats, schema,
 };
-use crate::signature::PayloadDigest;
 use crate::store::uptime::Uptime;
 
 /// A read-only connection to the store.
@@ -107,35 +105,6 @@ impl Reader {
     /// Wraps an open connection.
     pub(super) fn new(connection: Connection) -> Self {
         Self(connection)
-    }
-
-    /// Returns the event's row, if it is one of these rows and has not expired.
-    pub(super) fn confirm(
-        &self,
-        key: EventKey,
-        candidates: &[RowId],
-        now: Uptime,
-    ) -> rusqlite::Result<Option<(RowId, KnownEvent)>> {
-        confirm(&self.0, key, candidates, now)
-    }
-
-    /// Returns those of these rows that are the key's.
-    pub(super) fn event_rows(
-        &self,
-        key: EventKey,
-        candidates: &[RowId],
-        now: Uptime,
-    ) -> rusqlite::Result<Vec<(EventKey, RowId)>> {
-        let mut select = self.0.prepare_cached(
-            "SELECT 1 FROM ledger WHERE row_id = ?1 AND key = ?2 AND ends_ms > ?3",
-        )?;
-        let mut rows = Vec::new();
-        for &row_id in candidates {
-            if select.exists(params![row_id.0, key.0.to_be_bytes(), now.0])? {
-                rows.push((key, row_id));
-            }
-        }
-        Ok(rows)
     }
 
     pub(super) fn due_events(
@@ -530,55 +499,6 @@ impl Reader {
 pub(super) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
     Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
-}
-
-/// Returns the event's row, like [`Reader::confirm`], on any connection.
-pub(super) fn confirm(
-    connection: &Connection,
-    key: EventKey,
-    candidates: &[RowId],
-    now: Uptime,
-) -> rusqlite::Result<Option<(RowId, KnownEvent)>> {
-    let mut select = connection.prepare_cached(
-        "SELECT attempts, possibly_delivered, digest, delivery FROM ledger
-         WHERE row_id = ?1 AND key = ?2 AND ends_ms > ?3",
-    )?;
-    let mut tried = None;
-    for &row_id in candidates {
-        let found = select.query_row(params![row_id.0, key.0.to_be_bytes(), now.0], |row| {
-            let digest: Option<[u8; 16]> = row.get(2)?;
-            let record = match digest {
-                Some(digest) => LedgerEntry::Completed {
-                    digest: PayloadDigest::from_bytes(digest),
-                },
-                None => LedgerEntry::Attempted(AttemptHistory {
-                    attempts: row.get(0)?,
-                    possibly_delivered: row.get(1)?,
-                }),
-            };
-            Ok((
-                row_id,
-                KnownEvent {
-                    entry: record,
-                    delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId),
-                },
-            ))
-        });
-        match found.optional()? {
-            // A completed entry takes precedence over any other.
-            Some(
-                found @ (
-                    _,
-                    KnownEvent {
-                        entry: LedgerEntry::Completed { .. },
-                        ..
-                    },
-                ),
-            ) => return Ok(Some(found)),
-            found => tried = tried.or(found),
-        }
-    }
-    Ok(tried)
 }
 
 fn read_delivery(row: &Row<'_>, now: Uptime) -> rusqlite::Result<DeliveryRecord> {

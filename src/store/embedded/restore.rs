@@ -17,7 +17,9 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::folder_lock::{self, FolderLock};
-use super::{OpenError, StoreCheck, attempt_journal, check, commit_log, flush_folder, schema};
+use super::{
+    OpenError, StoreCheck, attempt_journal, check, commit_log, flush_folder, ledger_file, schema,
+};
 
 /// A backup that is in its place.
 #[derive(Debug, Clone)]
@@ -131,7 +133,7 @@ pub fn restore(backup: &Path, folder: &Path, replace: bool) -> Result<Restored, 
 /// Returns the files of a store that are in a folder. Its lock is not one of them.
 fn files_of_store(folder: &Path) -> Vec<PathBuf> {
     let database = ["", "-wal", "-shm", "-journal"].map(|end| format!("{}{end}", schema::FILE));
-    let others = [commit_log::FILE, attempt_journal::FILE].map(str::to_owned);
+    let others = [ledger_file::FILE, commit_log::FILE, attempt_journal::FILE].map(str::to_owned);
     let all = database.into_iter().chain(others);
     all.map(|name| folder.join(name))
         .filter(|file| fs::symlink_metadata(file).is_ok())

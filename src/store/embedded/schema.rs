@@ -1,8 +1,8 @@
 //! The database file: its tables, how it is opened, and the store's header row.
 //!
-//! Rows written with every request are only ever appended: ledger rows by the hour in which they
-//! expire, deliveries by their arrival. A table keyed by a random ID would be ten times slower, and
-//! write sixty times as much.
+//! Rows written with every request are only ever appended: deliveries by their arrival. A table keyed
+//! by a random ID would be ten times slower, and write sixty times as much. The event IDs are in a file
+//! of their own (`ledger_file`).
 
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 use super::commit_log::LogPosition;
+use super::ledger_file::RowWrites;
 use super::{Durability, OpenError, folder_lock};
 use crate::store::uptime::Uptime;
 
@@ -22,7 +23,7 @@ pub(super) const FILE: &str = "hookstile.db";
 /// `hook` in ASCII. Tools such as `file` identify the format by it.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
 /// The version of the tables. Earlier ones are upgraded on opening.
-pub(super) const VERSION: i32 = 4;
+pub(super) const VERSION: i32 = 5;
 
 /// The writer's page cache, in KiB: 8 MiB.
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
@@ -32,12 +33,13 @@ const READER_CACHE_KIB: i32 = 1024;
 const TABLES: &str = "
 -- One row: the store's header. `uptime_ms` is the time for which the store was open, over all runs;
 -- `downtime_ms` the time between runs; `wall_ms` the Unix time of this write. `clean` states that
--- the last run was shut down cleanly, `boot` is the machine's boot ID during that run. `log_run` and
--- `log_applied` name the last record of the commit log that the database has.
+-- the last run was shut down cleanly, `boot` is the machine's boot ID during that run. `log_run`,
+-- `log_applied` and `log_flushed` are the position in the commit log.
 CREATE TABLE store (
     hash_key BLOB NOT NULL, uptime_ms INTEGER NOT NULL, downtime_ms INTEGER NOT NULL,
     wall_ms INTEGER NOT NULL, clean INTEGER NOT NULL, boot TEXT NOT NULL,
-    log_run INTEGER NOT NULL DEFAULT 0, log_applied INTEGER NOT NULL DEFAULT 0
+    log_run INTEGER NOT NULL DEFAULT 0, log_applied INTEGER NOT NULL DEFAULT 0,
+    log_flushed INTEGER NOT NULL DEFAULT 0
 );
 -- Routes that have any records. `concurrency` is the last active setting.
 CREATE TABLE routes (
@@ -45,8 +47,8 @@ CREATE TABLE routes (
     concurrency INTEGER NOT NULL, last_success_ms INTEGER, last_failure_ms INTEGER,
     kept_bytes INTEGER NOT NULL DEFAULT 0
 );
--- Event IDs. `row_id` is the hour in which the row expires (in uptime), shifted by 32 bits, plus a
--- number. A row with a digest is completed; one without had `attempts` failed attempts. `route` is
+-- The event IDs of a backup, or of a store before version 5. The next start moves them to the ledger's
+-- file. `row_id` is the hour in which the row expires (in uptime), shifted by 32 bits, plus a number. A row with a digest is completed; one without had `attempts` failed attempts. `route` is
 -- NULL before version 3, and for an attempt that the end of the process interrupted.
 CREATE TABLE ledger (
     row_id INTEGER PRIMARY KEY, key BLOB NOT NULL, ends_ms INTEGER NOT NULL,
@@ -78,6 +80,10 @@ CREATE TABLE days (
 ) WITHOUT ROWID;
 ";
 
+/// Writes the store's clocks: uptime, downtime, wall clock, and whether the run ended cleanly.
+pub(super) const WRITE_TIME: &str =
+    "UPDATE store SET uptime_ms = ?1, downtime_ms = ?2, wall_ms = ?3, clean = ?4";
+
 /// Upgrades version 1 to version 2.
 const UPGRADE_TO_VERSION_2: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT;
     ALTER TABLE deliveries ADD COLUMN test INTEGER NOT NULL DEFAULT 0";
@@ -90,6 +96,11 @@ const UPGRADE_TO_VERSION_4: &str =
     "ALTER TABLE store ADD COLUMN log_run INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE store ADD COLUMN log_applied INTEGER NOT NULL DEFAULT 0";
 
+/// Upgrades version 4 to version 5. A database without commits has its event IDs in its own table.
+const UPGRADE_TO_VERSION_5: &str =
+    "ALTER TABLE store ADD COLUMN log_flushed INTEGER NOT NULL DEFAULT 0;
+    UPDATE store SET log_run = 0, log_applied = 0";
+
 /// The tables that earlier versions of the file lack. Created on opening if they do not exist.
 const ADDED_TABLES: &str = "
 -- Webhooks made over the API: the definition as JSON, including the secret.
@@ -100,6 +111,9 @@ CREATE TABLE IF NOT EXISTS creations (
     key TEXT PRIMARY KEY, request BLOB NOT NULL, webhook TEXT NOT NULL, definition TEXT NOT NULL,
     ends_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
+-- Rows of the ledger's file that are not flushed, and that no record of the commit log has: those of
+-- the last transaction that was too large for it. One row, as in the log.
+CREATE TABLE IF NOT EXISTS unflushed_rows (rows BLOB NOT NULL);
 -- Paused routes.
 CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
 -- The last active settings of each route, which apply to its records and events when it is no longer
@@ -119,7 +133,7 @@ pub(super) struct StoreHeader {
     pub clean: bool,
     /// The machine has not been restarted since, so writes without a flush are still there.
     pub same_boot: bool,
-    /// The last record of the commit log that the database has.
+    /// What the database has of the commit log.
     pub log: LogPosition,
 }
 
@@ -363,7 +377,7 @@ fn create(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusq
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
     transaction.execute(
-        "INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '', 0, 0)",
+        "INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '', 0, 0, 0)",
         params![hash_key, wall_ms],
     )?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -384,7 +398,10 @@ fn upgrade(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
         if version < 3 {
             transaction.execute_batch(UPGRADE_TO_VERSION_3)?;
         }
-        transaction.execute_batch(UPGRADE_TO_VERSION_4)?;
+        if version < 4 {
+            transaction.execute_batch(UPGRADE_TO_VERSION_4)?;
+        }
+        transaction.execute_batch(UPGRADE_TO_VERSION_5)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()
@@ -393,8 +410,8 @@ fn upgrade(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
 fn select_header(connection: &Connection) -> rusqlite::Result<Option<StoreHeader>> {
     connection
         .query_row(
-            "SELECT hash_key, uptime_ms, downtime_ms, wall_ms, clean, boot, log_run, log_applied
-             FROM store",
+            "SELECT hash_key, uptime_ms, downtime_ms, wall_ms, clean, boot, log_run, log_applied,
+             log_flushed FROM store",
             [],
             |row| {
                 Ok(StoreHeader {
@@ -408,6 +425,7 @@ fn select_header(connection: &Connection) -> rusqlite::Result<Option<StoreHeader
                     log: LogPosition {
                         run: row.get(6)?,
                         applied: row.get(7)?,
+                        flushed: row.get(8)?,
                     },
                 })
             },
@@ -430,15 +448,49 @@ pub(super) fn write_boot(connection: &Connection) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-/// Writes the last record of the commit log that the database has.
+/// Writes the store's clocks. `clean` is set at the end of a clean shutdown.
+pub(super) fn write_time(
+    connection: &Connection,
+    now: Uptime,
+    downtime: Duration,
+    wall_ms: i64,
+    clean: bool,
+) -> rusqlite::Result<()> {
+    let downtime = i64::try_from(downtime.as_millis()).unwrap_or(i64::MAX);
+    connection
+        .execute(WRITE_TIME, params![now.0, downtime, wall_ms, clean])
+        .map(drop)
+}
+
+/// Writes what the database has of the commit log.
 pub(super) fn write_log_position(
     connection: &Connection,
     position: LogPosition,
 ) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("UPDATE store SET log_run = ?1, log_applied = ?2")?
-        .execute(params![position.run, position.applied])
+        .prepare_cached("UPDATE store SET log_run = ?1, log_applied = ?2, log_flushed = ?3")?
+        .execute(params![position.run, position.applied, position.flushed])
         .map(drop)
+}
+
+/// Writes the rows of the ledger's file that no record of the commit log has, in place of earlier ones.
+pub(super) fn write_unflushed_rows(
+    connection: &Connection,
+    rows: &RowWrites,
+) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM unflushed_rows", [])?;
+    if !rows.is_empty() {
+        connection.execute("INSERT INTO unflushed_rows VALUES (?1)", [rows.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// Reads the rows of the ledger's file that no record of the commit log has.
+pub(super) fn read_unflushed_rows(connection: &Connection) -> rusqlite::Result<RowWrites> {
+    let rows = connection
+        .query_row("SELECT rows FROM unflushed_rows", [], |row| row.get(0))
+        .optional()?;
+    Ok(rows.and_then(RowWrites::from_bytes).unwrap_or_default())
 }
 
 /// Returns the length of the write-ahead log and how much of it is checkpointed, in pages.

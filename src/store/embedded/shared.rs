@@ -13,12 +13,13 @@ use super::attempt_journal::AttemptJournal;
 use super::commit_log;
 use super::file_identity::FileIdentity;
 use super::index::Index;
+use super::ledger_file::{LedgerFile, LedgerRow};
 use super::queue_front::QueueFronts;
 use super::read::Reader;
 use super::upkeep::CHECKPOINT_MIN_PAGES;
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
-use super::{EventKey, REMOVED_ROUTES_MAX, RowId, Settings, StoreError, StoreRoute, schema};
+use super::{EventKey, REMOVED_ROUTES_MAX, Settings, StoreError, StoreRoute, schema};
 use crate::metrics::StoreMetrics;
 use crate::store::share::{Pool, Pools};
 
@@ -27,13 +28,14 @@ pub(super) struct Shared {
     pub file: PathBuf,
     pub hash_key: [u8; 16],
     pub index: Index,
+    pub ledger: LedgerFile,
     pub uptime: UptimeClock,
     pub metrics: StoreMetrics,
     /// The last write is known to have succeeded.
     open: AtomicBool,
     /// The number of times the file was closed.
     close_count: AtomicU64,
-    /// The size of the file's used pages, in bytes.
+    /// The size of the database's used pages and of the ledger's rows, in bytes.
     used_bytes: AtomicU64,
     /// The room that the disk and the file's free pages have, in bytes.
     disk_free_bytes: AtomicU64,
@@ -89,6 +91,7 @@ impl Shared {
         settings: Settings,
         file: PathBuf,
         hash_key: [u8; 16],
+        ledger: LedgerFile,
         uptime: UptimeClock,
         metrics: StoreMetrics,
         journal: AttemptJournal,
@@ -98,6 +101,7 @@ impl Shared {
             file,
             hash_key,
             index: Index::new(),
+            ledger,
             uptime,
             metrics,
             open: AtomicBool::new(false),
@@ -124,17 +128,36 @@ impl Shared {
         }
     }
 
-    /// Returns the rows that may be the event's.
-    pub(super) fn candidate_rows(&self, key: EventKey) -> Result<Vec<RowId>, StoreError> {
+    /// Returns the event's rows that are remembered. The file is read only if the index has the event's
+    /// fingerprint, which nearly no new event has.
+    pub(super) fn event_rows(&self, key: EventKey) -> Result<Vec<(u32, LedgerRow)>, StoreError> {
         let closings = self.close_count.load(Ordering::Acquire);
         self.check_open()?;
-        let rows = self.index.find(key);
+        let rows = self.read_event_rows(key).map_err(|error| {
+            self.metrics.count_error("read");
+            tracing::error!(%error, "cannot read the ledger");
+            StoreError::Unavailable
+        })?;
         // While the index is being reloaded, it lacks most events.
         if self.close_count.load(Ordering::Acquire) == closings {
             Ok(rows)
         } else {
             Err(StoreError::Unavailable)
         }
+    }
+
+    /// Returns the event's rows, like [`Shared::event_rows`], even while the store is being opened.
+    pub(super) fn read_event_rows(&self, key: EventKey) -> io::Result<Vec<(u32, LedgerRow)>> {
+        let now = self.uptime.now();
+        let mut rows = Vec::new();
+        for slot in self.index.find(key) {
+            let row = self.ledger.read(slot)?;
+            rows.extend(
+                row.filter(|row| row.key == key && row.is_live(now))
+                    .map(|row| (slot, row)),
+            );
+        }
+        Ok(rows)
     }
 
     pub(super) fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
@@ -186,6 +209,22 @@ impl Shared {
     pub(super) fn known_and_found_files(&self) -> io::Result<(Option<FileIdentity>, FileIdentity)> {
         let known = *self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((known, FileIdentity::read(&self.settings.folder)?))
+    }
+
+    /// Takes the database that has its name now for the one that is open.
+    pub(super) fn know_database(&self) -> io::Result<()> {
+        if let (Some(known), FileIdentity { database, .. }) = self.known_and_found_files()? {
+            self.set_identity(FileIdentity { database, ..known });
+        }
+        Ok(())
+    }
+
+    /// Takes the ledger's file that has its name now for the one that is open.
+    pub(super) fn know_ledger(&self) -> io::Result<()> {
+        if let (Some(known), FileIdentity { ledger, .. }) = self.known_and_found_files()? {
+            self.set_identity(FileIdentity { ledger, ..known });
+        }
+        Ok(())
     }
 
     /// Returns whether the files are still those that are open. `true` if that cannot be known.
@@ -321,16 +360,17 @@ impl Shared {
         );
     }
 
-    /// Sets the size of the file's used pages, and measures the room that is left on the disk.
-    pub(super) fn set_used_bytes(&self, bytes: u64) {
+    /// Sets the size of the database's used pages, and measures the room that is left on the disk.
+    pub(super) fn set_used_bytes(&self, database: u64) {
+        let bytes = database + self.ledger.used_bytes();
         self.used_bytes.store(bytes, Ordering::Relaxed);
         let (file, log) = self.file_lengths();
         // A disk that cannot be measured has no shares.
         let disk_free = rustix::fs::statvfs(&self.settings.folder).map_or(u64::MAX, |disk| {
             disk.f_bavail
                 .saturating_mul(disk.f_frsize)
-                // Free pages of the file, or pages that are in the log only.
-                .saturating_add(file)
+                // Free pages and free extents of the files, or pages that are in the log only.
+                .saturating_add(file + self.ledger.file_bytes())
                 .saturating_sub(bytes)
                 // The log may grow before it is checkpointed.
                 .saturating_sub(LOG_BYTES.saturating_sub(log))
@@ -380,7 +420,7 @@ impl Shared {
     pub(super) fn file_bytes(&self) -> u64 {
         let (file, log) = self.file_lengths();
         let commits = std::fs::metadata(self.settings.folder.join(commit_log::FILE));
-        file + log + commits.map_or(0, |file| file.len())
+        file + log + self.ledger.file_bytes() + commits.map_or(0, |file| file.len())
     }
 
     /// Returns the lengths of the database and of its write-ahead log, in bytes.

@@ -143,11 +143,18 @@ async fn previous_version_is_upgraded_with_its_data() {
     let id = queued(&store, 1, "a").await;
     store.close(true).await;
     drop(store);
-    let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
+    // As a backup, it has the event IDs in the database, where earlier versions had them.
+    let (folder, copy) = (files.settings().folder, TestFolder::new().settings().folder);
+    std::fs::create_dir_all(&copy).unwrap();
+    back_up(&folder, &copy.join("hookstile.db")).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(&copy, &folder).unwrap();
+    let file = rusqlite::Connection::open(folder.join("hookstile.db")).unwrap();
     file.execute_batch(
         "ALTER TABLE deliveries DROP COLUMN secret; ALTER TABLE deliveries DROP COLUMN test;
          ALTER TABLE ledger DROP COLUMN route; ALTER TABLE store DROP COLUMN log_run;
-         ALTER TABLE store DROP COLUMN log_applied; PRAGMA user_version = 1",
+         ALTER TABLE store DROP COLUMN log_applied; ALTER TABLE store DROP COLUMN log_flushed;
+         DROP TABLE unflushed_rows; PRAGMA user_version = 1",
     )
     .unwrap();
     drop(file);

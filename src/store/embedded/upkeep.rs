@@ -6,9 +6,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::ledger_file::Hour;
 use super::shared::CheckpointError;
 use super::write::Job;
-use super::{Inner, RecordLimits, RowId};
+use super::{Inner, RecordLimits};
 
 /// The pause between two rounds.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +25,7 @@ pub(super) const CHECKPOINT_MIN_PAGES: i64 = 1_024;
 const WAL_MAX_PAGES: i64 = 16_384;
 
 struct Upkeep {
-    swept_before: Option<RowId>,
+    swept_before: Option<Hour>,
     time_written_at: Instant,
 }
 
@@ -58,35 +59,21 @@ pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
 }
 
 impl Upkeep {
-    /// Deletes the events whose hour has passed: first in memory, then on disk, in small
-    /// transactions.
+    /// Forgets the events whose hour has passed: first in memory, then their extents are free for
+    /// others.
     fn sweep_ledger(&mut self, store: &Inner) {
-        let first = RowId::first_of_bucket(store.shared.uptime.now());
-        if self.swept_before == Some(first) {
+        let shared = &store.shared;
+        let now = Hour::of(shared.uptime.now());
+        if self.swept_before == Some(now) {
             return;
         }
-        store.shared.index.forget_before(first);
-        store.shared.usage().forget_before(first);
-        loop {
-            let (done, rows) = sync_channel(1);
-            if store
-                .send(Job::SweepLedger {
-                    first,
-                    limit: ROWS_PER_DELETE,
-                    done,
-                })
-                .is_err()
-            {
-                return;
-            }
-            match rows.recv() {
-                Ok(ROWS_PER_DELETE..) => {}
-                Ok(_) => break,
-                // The write failed; the next round retries.
-                Err(_) => return,
-            }
+        shared
+            .ledger
+            .sweep(now, |expired| shared.index.forget_extents(expired));
+        shared.usage().forget_before(now);
+        if store.send(Job::ForgetCreations).is_ok() {
+            self.swept_before = Some(now);
         }
-        self.swept_before = Some(first);
     }
 }
 

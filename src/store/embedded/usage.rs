@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::RowId;
+use super::ledger_file::{Hour, ROW_BYTES};
 use crate::store::share::Holding;
 
 /// The size of an ID's row in the file, in bytes.
-const ID_BYTES: u64 = 56;
+const ID_BYTES: u64 = ROW_BYTES as u64;
 
 #[derive(Default)]
 pub(super) struct Usage {
@@ -19,31 +19,31 @@ pub(super) struct Usage {
 
 #[derive(Default)]
 struct RouteUsage {
-    /// The numbers of IDs by their bucket.
-    ids: BTreeMap<i64, u64>,
+    /// The numbers of IDs by the hour in which they expire.
+    ids: BTreeMap<Hour, u64>,
     bytes: u64,
 }
 
 impl Usage {
-    pub(super) fn add_ids(&mut self, route: &Arc<str>, row_id: RowId, ids: u64) {
+    pub(super) fn add_ids(&mut self, route: &Arc<str>, hour: Hour, ids: u64) {
         let route = self.routes.entry(Arc::clone(route)).or_default();
-        *route.ids.entry(row_id.bucket()).or_default() += ids;
+        *route.ids.entry(hour).or_default() += ids;
     }
 
-    pub(super) fn remove_id(&mut self, route: &str, row_id: RowId) {
+    pub(super) fn remove_id(&mut self, route: &str, hour: Hour) {
         if let Some(ids) = self
             .routes
             .get_mut(route)
-            .and_then(|route| route.ids.get_mut(&row_id.bucket()))
+            .and_then(|route| route.ids.get_mut(&hour))
         {
             *ids = ids.saturating_sub(1);
         }
     }
 
-    /// Removes the IDs of all rows before `first`, which begins a bucket.
-    pub(super) fn forget_before(&mut self, first: RowId) {
+    /// Removes the IDs that expired before this hour.
+    pub(super) fn forget_before(&mut self, first: Hour) {
         for route in self.routes.values_mut() {
-            route.ids = route.ids.split_off(&first.bucket());
+            route.ids = route.ids.split_off(&first);
         }
     }
 
@@ -68,6 +68,7 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::uptime::Uptime;
 
     #[test]
     fn usage_forgets_ids_by_the_hour() {
@@ -76,7 +77,8 @@ mod tests {
             bytes: 6 + ids * ID_BYTES,
         };
         let mut usage = Usage::default();
-        let (route, [first, second]) = ("a".into(), [1_i64, 2].map(|hour| RowId(hour << 32)));
+        let hours = [1, 2].map(|hour| Hour::of(Uptime(hour * 3_600_000)));
+        let (route, [first, second]) = ("a".into(), hours);
         usage.add_ids(&route, first, 2);
         usage.add_ids(&route, second, 3);
         usage.remove_id("a", second);

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -16,15 +17,17 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::apply::{BatchWriter, Cursor, Effects};
-use super::commit_log::{CommitLog, Statements};
+use super::apply::{ApplyError, BatchWriter, Changes, Cursor, Effects};
+use super::commit_log::{CommitLog, LogPosition, Statements, TooLarge};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
+use super::ledger_file::{LedgerFile, RowWrites};
+use super::ledger_table;
 use super::shared::Shared;
 use super::{
     AttemptHistory, AttemptOutcome, AttemptRecord, CreationKey, DeliveryId, DeliveryState,
-    EventKey, OpenError, Requeue, RequeueResult, RowId, Settlement, StoreError, StoreRoute,
-    opening, schema,
+    Durability, EventKey, OpenError, Requeue, RequeueResult, RowId, Settlement, StoreError,
+    StoreRoute, opening, schema,
 };
 use crate::store::uptime::Uptime;
 
@@ -77,12 +80,8 @@ pub(super) enum Job {
     },
     /// Sets the active routes.
     UpdateRoutes(Vec<StoreRoute>),
-    /// Deletes up to `limit` ledger rows before `first`. The reply is their number.
-    SweepLedger {
-        first: RowId,
-        limit: usize,
-        done: std::sync::mpsc::SyncSender<usize>,
-    },
+    /// Forgets the creations of webhooks that have expired.
+    ForgetCreations,
     /// Deletes the records of ended deliveries. The reply is their number.
     DeleteRecords {
         ids: Vec<DeliveryId>,
@@ -143,7 +142,7 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     /// `None` while the file is closed.
     pub(super) connection: Option<Connection>,
-    /// The commit log; `None` while the file is closed, and with relaxed durability.
+    /// The commit log; `None` while the file is closed.
     pub(super) log: Option<CommitLog>,
     /// The connection flushes each commit.
     pub(super) flushes: bool,
@@ -166,15 +165,27 @@ pub(super) struct Unwritten {
 
 /// The reason why a transaction was not committed.
 #[derive(Debug, thiserror::Error)]
-enum CommitError {
+pub(super) enum CommitError {
     #[error("{0}")]
     Database(#[from] rusqlite::Error),
-    #[error("the commit log cannot be written: {0}")]
-    Log(#[from] io::Error),
-    #[error("the transaction is too large for the commit log")]
-    TooLarge,
+    #[error("the commit log and the ledger's file cannot be written: {0}")]
+    Files(#[from] io::Error),
+    #[error("{0}")]
+    TooLarge(#[from] TooLarge),
+    /// The commit log has the transaction, and SQLite failed to commit it.
+    #[error("a transaction that is in the commit log cannot be committed yet: {0}")]
+    Logged(rusqlite::Error),
     #[error("the database is closed")]
     Closed,
+}
+
+impl From<ApplyError> for CommitError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Database(error) => Self::Database(error),
+            ApplyError::Ledger(error) => Self::Files(error),
+        }
+    }
 }
 
 /// The error of a commit after which the file was closed. The cause is already logged.
@@ -230,7 +241,7 @@ impl Writer {
         let by_log =
             bytes <= Statements::BYTES_MAX && self.log.as_ref().is_some_and(CommitLog::has_room);
         let written = match self.transact(&batch, by_log) {
-            Err(CommitError::TooLarge) => self
+            Err(CommitError::TooLarge(_)) => self
                 .read_routes_again()
                 .map_err(CommitError::Database)
                 .and_then(|()| self.transact(&batch, false)),
@@ -266,35 +277,52 @@ impl Writer {
         let Some(connection) = &mut self.connection else {
             return Err(CommitError::Closed);
         };
-        let uptime = &self.shared.uptime;
+        let Some(log) = &mut self.log else {
+            return Err(CommitError::Closed);
+        };
+        let (shared, uptime) = (&self.shared, &self.shared.uptime);
         let (time, wall_ms) = (uptime.store_time(), Timestamp::now().as_millisecond());
         let now = time.now;
-        if self.log.is_some() && self.flushes == by_log {
+        let durability = shared.settings.durability;
+        if durability == Durability::Strict && self.flushes == by_log {
             schema::set_flushes(connection, !by_log)?;
             self.flushes = !by_log;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut writer = BatchWriter::new(&transaction, &mut self.cursor, time, wall_ms);
+        let (cursor, number) = (&mut self.cursor, log.next_number());
+        let mut writer =
+            BatchWriter::new(&transaction, &shared.ledger, cursor, number, time, wall_ms);
         writer.log = by_log.then(Statements::default);
         let replies = batch.iter().map(|job| apply(&mut writer, job));
-        let replies = replies.collect::<rusqlite::Result<_>>()?;
+        let replies = replies.collect::<Result<_, _>>()?;
         let writes_time = now.since(self.time_written) >= WRITE_TIME_INTERVAL;
         if writes_time {
-            writer.write_time(uptime.downtime(), false)?;
+            writer.write_time(uptime.downtime())?;
         }
-        let (effects, statements) = writer.finish()?;
-        match (&mut self.log, &statements) {
-            (_, Some(statements)) if statements.is_too_large() => {
-                return Err(CommitError::TooLarge);
-            }
+        let Changes {
+            rows,
+            statements,
+            effects,
+        } = writer.finish()?;
+        match &statements {
             // Its jobs only read.
-            (_, Some(statements)) if statements.is_empty() => transaction.commit()?,
-            (Some(log), Some(statements)) => commit_by_log(transaction, log, statements)?,
-            (log, _) => {
-                transaction.commit()?;
-                if let Some(log) = log {
-                    log.restart();
-                }
+            Some(statements) if statements.is_empty() && rows.is_empty() => transaction.commit()?,
+            Some(statements) => {
+                let record = log.encode(&rows, statements)?;
+                schema::write_log_position(&transaction, log.next_position())?;
+                log.append(&record)?;
+                shared.ledger.write(&rows)?;
+                transaction.commit().map_err(CommitError::Logged)?;
+            }
+            None => {
+                commit_flushed(
+                    transaction,
+                    &shared.ledger,
+                    log.next_flushed(),
+                    &rows,
+                    durability,
+                )?;
+                log.restart();
             }
         }
         if writes_time {
@@ -356,7 +384,7 @@ impl Writer {
                 }
                 Job::MoveEvents { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
                 Job::UpdateRoutes(routes) => self.shared.set_routes(routes),
-                Job::SweepLedger { .. }
+                Job::ForgetCreations
                 | Job::DeleteRecords { .. }
                 | Job::WriteTime
                 | Job::Checkpoint
@@ -437,44 +465,73 @@ impl Writer {
         tracing::info!(ids = self.shared.index.len(), "store reopened");
     }
 
-    /// Writes what the open database has into a file, because its own was deleted or replaced: under
-    /// its name if that is free, else beside it. Returns what happened, for the log.
+    /// Writes what is open into new files, because its own were deleted or replaced. Returns what happened,
+    /// for the log.
     fn save_files(&self) -> String {
+        let Ok((Some(known), found)) = self.shared.known_and_found_files() else {
+            return "the files of the store cannot be examined".into();
+        };
+        let ledger = (known.ledger != found.ledger).then(|| self.save_ledger(found));
+        let database = (known.database != found.database).then(|| self.save_database(known, found));
+        let happened: Vec<String> = ledger.into_iter().chain(database).collect();
+        if happened.is_empty() {
+            return "a file of the store was deleted or replaced".into();
+        }
+        happened.join("; ")
+    }
+
+    /// Writes the rows of the ledger's file into a new one, if its name is free.
+    fn save_ledger(&self, found: FileIdentity) -> String {
+        let happened = "the ledger's file was deleted, moved or replaced while the gateway ran";
+        if found.ledger.is_some() {
+            return format!("{happened}, and another has its name");
+        }
+        let shared = &self.shared;
+        match shared.ledger.save().and_then(|()| shared.know_ledger()) {
+            Ok(()) => format!("{happened}, and is written again"),
+            Err(error) => format!("{happened}, and what it had cannot be saved: {error}"),
+        }
+    }
+
+    /// Writes what the open database has into a file: under its name if that is free, else beside it, as a
+    /// backup.
+    fn save_database(&self, known: FileIdentity, found: FileIdentity) -> String {
         let file = &self.shared.file;
-        let to = match self.shared.known_and_found_files() {
-            Ok((_, found)) if found.database.is_none() => file.clone(),
-            Ok((Some(known), found)) if known.database != found.database => {
-                file.with_extension("db.saved")
-            }
-            _ => return "a file of the store was deleted or replaced".into(),
-        };
+        let happened = "the database was deleted, moved or replaced while the gateway ran";
         let Some(connection) = &self.connection else {
-            return "the database is closed".into();
+            return format!("{happened}; it is closed");
         };
-        let mut saved = schema::save(connection, &to);
-        if let (true, Ok((Some(known), found))) =
-            (saved.is_ok(), self.shared.known_and_found_files())
-        {
-            if to == *file {
-                let database = found.database;
-                self.shared.set_identity(FileIdentity { database, ..known });
-            } else if found.write_ahead_log == known.write_ahead_log {
-                // It belongs to what is saved, not to the database that is there now.
-                let removed = schema::remove_beside(file);
-                saved = removed.map_err(|source| OpenError::folder(file, source));
-            }
-        }
+        let saved = if found.database.is_none() {
+            schema::save(connection, file).and_then(|()| {
+                let known = self.shared.know_database();
+                known.map_err(|source| OpenError::folder(file, source))?;
+                Ok(file.clone())
+            })
+        } else {
+            self.save_beside(connection, known, found)
+        };
         match saved {
-            Ok(()) => format!(
-                "the database was deleted, moved or replaced while the gateway ran; what it had is \
-                 saved in {}",
-                to.display()
-            ),
-            Err(error) => format!(
-                "the database was deleted, moved or replaced while the gateway ran, and what it had \
-                 cannot be saved: {error}"
-            ),
+            Ok(to) => format!("{happened}; what it had is saved in {}", to.display()),
+            Err(error) => format!("{happened}, and what it had cannot be saved: {error}"),
         }
+    }
+
+    fn save_beside(
+        &self,
+        connection: &Connection,
+        known: FileIdentity,
+        found: FileIdentity,
+    ) -> Result<PathBuf, OpenError> {
+        let (file, folder) = (&self.shared.file, &self.shared.settings.folder);
+        let to = file.with_extension("db.saved");
+        schema::save(connection, &to)?;
+        ledger_table::complete_copy(&to, folder)
+            .map_err(|error| OpenError::folder(folder, io::Error::other(error)))?;
+        if found.write_ahead_log == known.write_ahead_log {
+            // It belongs to what is saved, not to the database that is there now.
+            schema::remove_beside(file).map_err(|source| OpenError::folder(file, source))?;
+        }
+        Ok(to)
     }
 
     fn close_files(&mut self) {
@@ -483,39 +540,66 @@ impl Writer {
     }
 
     fn close(&mut self, clean: bool) {
-        if let Some(connection) = self.connection.take() {
-            let shared = &self.shared;
-            let time = shared.uptime.store_time();
-            let wall_ms = Timestamp::now().as_millisecond();
-            let mut writer = BatchWriter::new(&connection, &mut self.cursor, time, wall_ms);
-            let closed = writer.write_time(shared.uptime.downtime(), clean);
-            shared.close_connections();
-            // Closing the last connection checkpoints the write-ahead log.
-            if let Err(error) = closed.and_then(|()| connection.close().map_err(|(_, error)| error))
-            {
-                tracing::warn!(
-                    %error,
-                    "the store was not closed cleanly; nothing that was acknowledged is lost"
-                );
-            }
+        let (Some(mut connection), Some(log)) = (self.connection.take(), self.log.take()) else {
+            return;
+        };
+        let closed = self.write_end(&mut connection, &log, clean);
+        self.shared.close_connections();
+        // Closing the last connection checkpoints the write-ahead log.
+        let closed = closed.and_then(|()| Ok(connection.close().map_err(|(_, error)| error)?));
+        if let Err(error) = closed {
+            tracing::warn!(
+                %error,
+                "the store was not closed cleanly; nothing that was acknowledged is lost"
+            );
         }
+    }
+
+    /// Writes the end of the run, flushed, so that nothing of the commit log is left to execute.
+    fn write_end(
+        &mut self,
+        connection: &mut Connection,
+        log: &CommitLog,
+        clean: bool,
+    ) -> Result<(), CommitError> {
+        let (shared, uptime) = (&self.shared, &self.shared.uptime);
+        let durability = shared.settings.durability;
+        schema::set_flushes(connection, durability == Durability::Strict)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let wall_ms = Timestamp::now().as_millisecond();
+        schema::write_time(
+            &transaction,
+            uptime.now(),
+            uptime.downtime(),
+            wall_ms,
+            clean,
+        )?;
+        let rows = RowWrites::default();
+        commit_flushed(
+            transaction,
+            &shared.ledger,
+            log.next_flushed(),
+            &rows,
+            durability,
+        )
     }
 }
 
-/// Makes a transaction durable by the commit log, and commits it.
-fn commit_by_log(
+/// Commits a transaction that the commit log does not have, and makes it durable with all before it.
+pub(super) fn commit_flushed(
     transaction: Transaction<'_>,
-    log: &mut CommitLog,
-    statements: &Statements,
+    ledger: &LedgerFile,
+    position: LogPosition,
+    rows: &RowWrites,
+    durability: Durability,
 ) -> Result<(), CommitError> {
-    schema::write_log_position(&transaction, log.next_position())?;
-    log.append(statements)?;
-    let committed = transaction.commit();
-    if committed.is_err() {
-        // Its callers get an error, so it must not be executed later.
-        log.retract()?;
+    if durability == Durability::Strict {
+        ledger.sync()?;
     }
-    Ok(committed?)
+    schema::write_unflushed_rows(&transaction, rows)?;
+    schema::write_log_position(&transaction, position)?;
+    transaction.commit()?;
+    Ok(ledger.write(rows)?)
 }
 
 /// Returns whether an error is about the data of one job, not about the file.
@@ -541,7 +625,7 @@ enum Reply {
     Rows(usize),
 }
 
-fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
+fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, ApplyError> {
     Ok(match job {
         Job::Settle(settlement, _) => Reply::Delivery(batch.settle(settlement)?),
         Job::RecordAttempt {
@@ -556,7 +640,7 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
         }
         Job::Requeue(requeues, _) => {
             let results = requeues.iter().map(|requeue| batch.requeue(requeue));
-            Reply::Requeued(results.collect::<rusqlite::Result<_>>()?)
+            Reply::Requeued(results.collect::<Result<_, _>>()?)
         }
         Job::ForgetEvent { rows, .. } => {
             batch.forget_event(rows)?;
@@ -593,7 +677,10 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
             batch.update_routes(routes)?;
             Reply::Nothing
         }
-        Job::SweepLedger { first, limit, .. } => Reply::Rows(batch.sweep_ledger(*first, *limit)?),
+        Job::ForgetCreations => {
+            batch.forget_expired_creations()?;
+            Reply::Nothing
+        }
         Job::DeleteRecords { ids, .. } => {
             batch.delete_records(ids)?;
             Reply::Rows(ids.len())
@@ -621,9 +708,7 @@ fn reply(shared: &Shared, job: Job, result: Reply) {
         }
         (Job::MoveEvents { done, .. }, Reply::Rows(rows)) => drop(done.send(Ok(rows))),
         (Job::UpdateRoutes(routes), _) => shared.set_routes(routes),
-        (Job::SweepLedger { done, .. } | Job::DeleteRecords { done, .. }, Reply::Rows(rows)) => {
-            let _ = done.send(rows);
-        }
+        (Job::DeleteRecords { done, .. }, Reply::Rows(rows)) => drop(done.send(rows)),
         _ => {}
     }
 }

@@ -1,42 +1,56 @@
 //! A record of the commit log as bytes. Pure.
 
+use super::super::ledger_file::RowWrites;
 use super::statements::{Statement, Statements};
 
 /// The unit of the file, in bytes: that of direct writes on every usual disk.
 pub(super) const BLOCK: usize = 4096;
 
 /// The first bytes of a record. The last one is the version of the format.
-const MAGIC: [u8; 8] = *b"hookcom\x01";
+const MAGIC: [u8; 8] = *b"hookcom\x02";
 
-const HEAD_BYTES: usize = 32;
+const HEAD_BYTES: usize = 40;
 
 /// The size of the largest record, in bytes.
-pub(super) const BYTES_MAX: usize = HEAD_BYTES + Statements::BYTES_MAX;
+pub(super) const BYTES_MAX: usize = 256 << 10;
 
-/// The statements of a transaction that was made durable by the log.
+/// A transaction that was made durable by the log.
 #[derive(Debug, PartialEq)]
 pub(in super::super) struct Record {
     pub(super) run: i64,
     pub number: i64,
+    pub rows: RowWrites,
     pub statements: Vec<Statement>,
     /// The size as bytes.
     bytes: usize,
 }
 
-/// Returns a record as bytes.
-pub(super) fn encode(run: i64, number: i64, statements: &Statements) -> Vec<u8> {
-    let content = statements.encode();
-    let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
-    let mut record = Vec::with_capacity(HEAD_BYTES + content.len());
+/// Returns a record as bytes; `None` if it would be too large.
+pub(super) fn encode(
+    run: i64,
+    number: i64,
+    rows: &RowWrites,
+    statements: &Statements,
+) -> Option<Vec<u8>> {
+    let content = statements.encode()?;
+    let rows = rows.as_bytes();
+    let length = HEAD_BYTES + rows.len() + content.len();
+    if length > BYTES_MAX {
+        return None;
+    }
+    let mut record = Vec::with_capacity(length);
     record.extend(MAGIC);
-    record.extend(length.to_le_bytes());
+    for length in [rows.len() + content.len(), 0, rows.len()] {
+        record.extend(u32::try_from(length).ok()?.to_le_bytes());
+    }
     record.extend([0; 4]);
     record.extend(run.to_le_bytes());
     record.extend(number.to_le_bytes());
+    record.extend_from_slice(rows);
     record.extend(content);
     let checksum = checksum(&record);
     record[12..16].copy_from_slice(&checksum.to_le_bytes());
-    record
+    Some(record)
 }
 
 /// Returns the checksum of a record, which leaves out the checksum itself.
@@ -61,10 +75,13 @@ impl Record {
         if checksum(record) != short(12..16)? {
             return None;
         }
+        let rows = usize::try_from(short(16..20)?).ok()?;
+        let (rows, statements) = record[HEAD_BYTES..].split_at_checked(rows)?;
         Some(Self {
-            run: number(16..24)?,
-            number: number(24..32)?,
-            statements: Statements::decode(&record[HEAD_BYTES..])?,
+            run: number(24..32)?,
+            number: number(32..40)?,
+            rows: RowWrites::from_bytes(rows.to_vec())?,
+            statements: Statements::decode(statements)?,
             bytes: end,
         })
     }

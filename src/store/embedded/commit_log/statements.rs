@@ -29,8 +29,8 @@ pub(in super::super) struct Statement {
 }
 
 impl Statements {
-    /// The limit of all statements, in bytes. A larger transaction gains little from the log.
-    pub(in super::super) const BYTES_MAX: usize = 256 << 10;
+    /// The limit of all statements, in bytes. The rest of a record is for rows of the ledger.
+    pub(in super::super) const BYTES_MAX: usize = 160 << 10;
 
     /// Adds a statement.
     pub(in super::super) fn push(
@@ -95,19 +95,18 @@ impl Statements {
         self.texts.is_empty()
     }
 
-    /// Returns whether the statements are too large for the log. They are not kept then.
-    pub(in super::super) fn is_too_large(&self) -> bool {
-        self.is_too_large
-    }
-
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// Returns the statements as bytes; `None` if they are too large for the log.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        if self.is_too_large {
+            return None;
+        }
         let mut bytes = Vec::with_capacity(4096);
         push_short(&mut bytes, self.texts.len());
         for text in &self.texts {
             push_bytes(&mut bytes, text.as_bytes());
         }
         bytes.extend_from_slice(&self.statements);
-        bytes
+        Some(bytes)
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Statement>> {

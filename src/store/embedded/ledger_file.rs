@@ -1,0 +1,492 @@
+//! The ledger's file: a row of 64 bytes for each event that is remembered.
+//!
+//! # Constraints
+//!
+//! * A row is written once, with the event's commit, and read only when a copy of its event arrives: by
+//!   one `pread`, whose offset the index knows.
+//! * A row that has expired costs nothing. No row is deleted because of its age: its whole extent becomes
+//!   free with its hour ([`extents`]).
+//! * A row says which slot it is for, and has a checksum, so that a damaged or misplaced one is never
+//!   believed ([`row`]).
+//!
+//! # Layout
+//!
+//! The file is an array of slots of 64 bytes. The first one is the header: [`MAGIC`], whose last byte is
+//! the version of the format, the mark of the database that the rows belong to (16), zeros, and the
+//! checksum of a row. The others form extents of 1024 slots; the first extent has the header in place of
+//! a row. Behind the last written row, the file may end.
+//!
+//! # Durability and recovery
+//!
+//! Rows are written to the page cache once their commit is in the commit log, which has them too. Before
+//! the log starts again, this file is flushed. So after any end of the process or the machine, the rows
+//! of all records of the log are written again, and the others are on the disk. A row of a transaction
+//! that is too large for the log is kept in the database meanwhile (`unflushed_rows`).
+//!
+//! The hour of an extent is that of its latest commit; rows of another hour are left from its earlier
+//! use. Any number of rows may be damaged without harm to the others.
+//!
+//! | what is found | meaning |
+//! | --- | --- |
+//! | a slot of zeros, or the end of the file | no row was written there |
+//! | a row whose checksum is wrong | damage: its event is not remembered, and the error is logged |
+//! | a header of another database | a database that was replaced: the file is moved aside, and the error is logged |
+//! | a row of a commit that the database does not have | an older copy of the database: the row is undone |
+//! | no file | as an empty one; an error is logged if the database has commits |
+
+mod extents;
+mod row;
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{EventKey, KnownEvent, LedgerEntry, RowId, folder_lock};
+use crate::store::uptime::Uptime;
+use extents::{Extents, SLOTS};
+pub(super) use extents::{Hour, SLOTS as EXTENT_SLOTS};
+pub(super) use row::{LedgerRow, ROW_BYTES, SlotContent};
+
+pub(super) const FILE: &str = "hookstile.ledger";
+/// A file that belongs to another database is renamed to this.
+const MOVED_FILE: &str = "hookstile.ledger.moved";
+
+/// The first bytes of the file. The last one is the version of the format.
+const MAGIC: [u8; 8] = *b"hookled\x01";
+
+/// The size of an extent, in bytes.
+const EXTENT_BYTES: usize = SLOTS as usize * ROW_BYTES;
+
+/// The number of times that a row is read which seems damaged: it may be written at the same moment.
+const READS_MAX: usize = 3;
+
+/// The ledger's file while the store is open.
+pub(super) struct LedgerFile {
+    folder: PathBuf,
+    mark: [u8; 16],
+    file: RwLock<File>,
+    extents: Mutex<Extents>,
+    /// Held while rows expire, and while the file is read: an extent must not be found free in between.
+    sweeping: Mutex<()>,
+}
+
+impl RowId {
+    fn of_slot(slot: u32) -> Self {
+        Self(slot.into())
+    }
+
+    /// Returns the slot of the row; `None` if it is not one of the embedded store.
+    pub(super) fn slot(self) -> Option<u32> {
+        u32::try_from(self.0).ok()
+    }
+}
+
+/// Returns the row that says what is known of an event, among those that it has: a completed one takes
+/// precedence over any other.
+pub(super) fn known_event(rows: &[(u32, LedgerRow)]) -> Option<(RowId, KnownEvent)> {
+    let completed = rows
+        .iter()
+        .find(|(_, row)| matches!(row.entry, LedgerEntry::Completed { .. }));
+    let (slot, row) = completed.or(rows.first())?;
+    let known = KnownEvent {
+        entry: row.entry,
+        delivery: row.delivery,
+    };
+    Some((RowId::of_slot(*slot), known))
+}
+
+/// Returns the keys and the IDs of rows.
+pub(super) fn event_rows(rows: &[(u32, LedgerRow)]) -> Vec<(EventKey, RowId)> {
+    let rows = rows.iter();
+    rows.map(|(slot, row)| (row.key, RowId::of_slot(*slot)))
+        .collect()
+}
+
+/// The rows that were found damaged.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct DamagedRows {
+    pub count: usize,
+    pub first_slot: Option<u32>,
+}
+
+/// Rows to write, each with its slot before it (4 bytes), as they are in the commit log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct RowWrites(Vec<u8>);
+
+impl RowWrites {
+    const ENTRY_BYTES: usize = 4 + ROW_BYTES;
+
+    pub(super) fn push(&mut self, slot: u32, row: &LedgerRow) {
+        self.0.extend(slot.to_le_bytes());
+        self.0.extend(row.encode(slot));
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Returns what [`RowWrites::as_bytes`] was; `None` if it ends within a row.
+    pub(super) fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        bytes
+            .len()
+            .is_multiple_of(Self::ENTRY_BYTES)
+            .then_some(Self(bytes))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &[u8; ROW_BYTES])> {
+        let (entries, _) = self.0.as_chunks::<{ Self::ENTRY_BYTES }>();
+        entries.iter().filter_map(|entry| {
+            let (slot, row) = entry.split_first_chunk()?;
+            Some((u32::from_le_bytes(*slot), row.first_chunk()?))
+        })
+    }
+}
+
+impl LedgerFile {
+    /// Opens the file of the database with this hash key, and creates it if it does not exist.
+    pub(super) fn open(folder: &Path, hash_key: &[u8; 16]) -> io::Result<Self> {
+        let mark = mark(hash_key);
+        Ok(Self {
+            folder: folder.to_owned(),
+            mark,
+            file: RwLock::new(open_marked(folder, mark)?),
+            extents: Mutex::default(),
+            sweeping: Mutex::default(),
+        })
+    }
+
+    /// Opens the file again, after a failure.
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        let file = open_marked(&self.folder, self.mark)?;
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+
+    /// Removes all rows.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.with_file(|file| {
+            file.set_len(0)?;
+            write_header(file, self.mark)
+        })?;
+        *self.extents() = Extents::default();
+        Ok(())
+    }
+
+    /// Reads the whole file, calls `each` with every row of an hour that has not passed, and learns
+    /// which slots are free. What was written or deleted after the commit `last` is undone: the database
+    /// does not have it, for example because an older copy has taken its place.
+    pub(super) fn load(
+        &self,
+        now: Uptime,
+        last: i64,
+        mut each: impl FnMut(u32, &LedgerRow),
+    ) -> io::Result<DamagedRows> {
+        let _sweeping = self.lock_sweeping();
+        let mut found = Vec::new();
+        let mut damaged = DamagedRows::default();
+        let mut undone = RowWrites::default();
+        let mut file = self.with_file(File::try_clone)?;
+        read_extents(&mut file, 0, |extent, slots| {
+            let numbered = || (extent * SLOTS..).zip(slots);
+            for (slot, content) in numbered() {
+                if *content == SlotContent::Damaged && slot != 0 {
+                    damaged.count += 1;
+                    damaged.first_slot.get_or_insert(slot);
+                }
+            }
+            let Some(hour) = hour_of(slots).filter(|hour| *hour >= Hour::of(now)) else {
+                found.push((None, 0));
+                return ControlFlow::Continue(());
+            };
+            let mut used = 0;
+            for ((slot, content), position) in numbered().zip(1..) {
+                match content {
+                    SlotContent::Row(row) if Hour::of(row.ends) == hour => {
+                        let mut row = *row;
+                        if row.commit > last {
+                            row.is_deleted = !row.is_deleted;
+                            row.commit = last;
+                            undone.push(slot, &row);
+                        }
+                        each(slot, &row);
+                        used = position;
+                    }
+                    // Its hour is unknown, so it must not be reused before the extent.
+                    SlotContent::Damaged => used = position,
+                    _ => {}
+                }
+            }
+            found.push((Some(hour), used));
+            ControlFlow::Continue(())
+        })?;
+        *self.extents() = Extents::new(&found);
+        self.write(&undone)?;
+        Ok(damaged)
+    }
+
+    /// Reads the row in this slot; `None` if there is none.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read, or when the row is damaged.
+    pub(super) fn read(&self, slot: u32) -> io::Result<Option<LedgerRow>> {
+        for _ in 0..READS_MAX {
+            let mut bytes = [0; ROW_BYTES];
+            match self.with_file(|file| file.read_exact_at(&mut bytes, offset(slot))) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+                read => read?,
+            }
+            match LedgerRow::decode(slot, &bytes) {
+                SlotContent::Row(row) => return Ok(Some(row)),
+                SlotContent::Empty => return Ok(None),
+                SlotContent::Damaged => {}
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the row in slot {slot} of {FILE} is damaged"),
+        ))
+    }
+
+    /// Gives out a slot for a row that expires in this hour. The disk has room for it, if the file system
+    /// can promise that.
+    pub(super) fn allocate(&self, hour: Hour) -> io::Result<u32> {
+        let allocated = self.extents().allocate(hour);
+        let allocated = allocated.ok_or(io::ErrorKind::FileTooLarge)?;
+        if let Some(extent) = allocated.new_extent {
+            self.with_file(|file| reserve(file, extent))?;
+        }
+        Ok(allocated.slot)
+    }
+
+    /// Writes rows to the page cache.
+    pub(super) fn write(&self, rows: &RowWrites) -> io::Result<()> {
+        // Rows of one commit mostly expire in one hour, so their slots follow each other.
+        let mut run: Vec<u8> = Vec::new();
+        let mut first = 0;
+        let write =
+            |first, run: &[u8]| self.with_file(|file| file.write_all_at(run, offset(first)));
+        let mut next = 0;
+        for (slot, row) in rows.iter() {
+            if slot != next && !run.is_empty() {
+                write(first, &run)?;
+                run.clear();
+            }
+            if run.is_empty() {
+                first = slot;
+            }
+            run.extend_from_slice(row);
+            next = slot + 1;
+        }
+        if run.is_empty() {
+            return Ok(());
+        }
+        write(first, &run)
+    }
+
+    /// Flushes all rows to the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.with_file(File::sync_data)
+    }
+
+    /// Writes a copy of the open file under its name, after the file was deleted.
+    pub(super) fn save(&self) -> io::Result<()> {
+        super::create_folder(&self.folder)?;
+        let mut copy = folder_lock::open_private(&self.folder.join(FILE))?;
+        let mut file = self.with_file(File::try_clone)?;
+        file.rewind()?;
+        io::copy(&mut file, &mut copy)?;
+        copy.sync_all()?;
+        super::flush_folder(&self.folder)
+    }
+
+    /// Frees the extents whose rows expired before this hour. Before that, `forget` gets them, as one flag
+    /// for each extent, and must make the index forget their rows.
+    pub(super) fn sweep(&self, before: Hour, forget: impl FnOnce(&[bool])) {
+        let _sweeping = self.lock_sweeping();
+        let expired = self.extents().expired(before);
+        if let Some(expired) = expired {
+            forget(&expired);
+            self.extents().free(&expired);
+        }
+    }
+
+    /// Returns the size of the extents that have rows, in bytes.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.extents().taken() as u64 * EXTENT_BYTES as u64
+    }
+
+    /// Returns the size of the file, in bytes.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.with_file(File::metadata).map_or(0, |file| file.len())
+    }
+
+    fn with_file<T>(&self, use_it: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        use_it(&self.file.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock_sweeping(&self) -> MutexGuard<'_, ()> {
+        self.sweeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn extents(&self) -> MutexGuard<'_, Extents> {
+        self.extents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls `each` with the slots of a folder's ledger from this one on, until it breaks off. Returns
+/// whether there is a file of the database with this hash key.
+pub(super) fn scan(
+    folder: &Path,
+    hash_key: &[u8; 16],
+    first: u32,
+    mut each: impl FnMut(u32, SlotContent) -> ControlFlow<()>,
+) -> io::Result<bool> {
+    let mut file = match File::open(folder.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    if !belongs(&file, mark(hash_key))? {
+        return Ok(false);
+    }
+    read_extents(&mut file, first / SLOTS, |extent, slots| {
+        (extent * SLOTS..)
+            .zip(slots)
+            .filter(|(slot, _)| *slot >= first)
+            .try_for_each(|(slot, content)| each(slot, *content))
+    })?;
+    Ok(true)
+}
+
+/// Calls `each` with the slots of each extent of a file, from this one on, until it breaks off.
+fn read_extents(
+    file: &mut File,
+    first: u32,
+    mut each: impl FnMut(u32, &[SlotContent]) -> ControlFlow<()>,
+) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset(first * SLOTS)))?;
+    let mut bytes = Vec::with_capacity(EXTENT_BYTES);
+    let mut slots = Vec::with_capacity(SLOTS as usize);
+    for extent in first.. {
+        bytes.clear();
+        slots.clear();
+        file.take(EXTENT_BYTES as u64).read_to_end(&mut bytes)?;
+        if bytes.is_empty() {
+            break;
+        }
+        let (rows, _) = bytes.as_chunks::<ROW_BYTES>();
+        slots.extend((extent * SLOTS..).zip(rows).map(|(slot, row)| match slot {
+            // The header.
+            0 => SlotContent::Empty,
+            _ => LedgerRow::decode(slot, row),
+        }));
+        if each(extent, &slots).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the hour of an extent's rows.
+fn hour_of(slots: &[SlotContent]) -> Option<Hour> {
+    let rows = slots.iter().filter_map(|content| match content {
+        SlotContent::Row(row) => Some(row),
+        _ => None,
+    });
+    let latest = rows.max_by_key(|row| row.commit);
+    latest.map(|row| Hour::of(row.ends))
+}
+
+fn offset(slot: u32) -> u64 {
+    u64::from(slot) * ROW_BYTES as u64
+}
+
+/// Returns what marks the files of one database, without telling its hash key.
+fn mark(hash_key: &[u8; 16]) -> [u8; 16] {
+    let digest = Sha256::new()
+        .chain_update(b"hookstile ledger file")
+        .chain_update(hash_key)
+        .finalize();
+    let mut mark = [0; 16];
+    mark.copy_from_slice(&digest[..16]);
+    mark
+}
+
+fn header(mark: [u8; 16]) -> [u8; ROW_BYTES] {
+    let mut bytes = [0; ROW_BYTES];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..24].copy_from_slice(&mark);
+    let checksum = row::checksum(0, &bytes);
+    bytes[60..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+fn write_header(file: &File, mark: [u8; 16]) -> io::Result<()> {
+    file.write_all_at(&header(mark), 0)?;
+    file.sync_all()
+}
+
+/// Returns whether a file has the rows of the database with this mark, or none. One whose header is
+/// damaged may.
+fn belongs(file: &File, mark: [u8; 16]) -> io::Result<bool> {
+    let mut found = [0; ROW_BYTES];
+    match file.read_exact_at(&mut found, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(true),
+        read => read?,
+    }
+    let is_whole = found[60..] == row::checksum(0, &found).to_le_bytes();
+    Ok(!is_whole || found == header(mark))
+}
+
+fn open_marked(folder: &Path, mark: [u8; 16]) -> io::Result<File> {
+    let path = folder.join(FILE);
+    let mut file = folder_lock::open_private(&path)?;
+    if !belongs(&file, mark)? {
+        let moved = folder.join(MOVED_FILE);
+        tracing::error!(
+            file = %path.display(),
+            moved_to = %moved.display(),
+            "the ledger's file belongs to another database, so none of its events is known; it was moved"
+        );
+        std::fs::rename(&path, moved)?;
+        file = folder_lock::open_private(&path)?;
+    }
+    let mut found = [0; ROW_BYTES];
+    let is_current = file.read_exact_at(&mut found, 0).is_ok() && found == header(mark);
+    if !is_current {
+        write_header(&file, mark)?;
+        super::flush_folder(folder)?;
+    }
+    Ok(file)
+}
+
+/// Reserves the disk's room for an extent, so that a full disk is noticed before anything is promised.
+fn reserve(file: &File, extent: u32) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+
+        let start = u64::from(extent) * EXTENT_BYTES as u64;
+        match fallocate(file, FallocateFlags::empty(), start, EXTENT_BYTES as u64) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, extent);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

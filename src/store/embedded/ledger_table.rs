@@ -1,0 +1,179 @@
+//! The event IDs as a table of the database: a backup is one file, so it has them there.
+//!
+//! The next start with a backup moves them to the ledger's file. So does the first start after an
+//! upgrade from a version that had no such file.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rusqlite::{Connection, Row, params};
+
+use super::ledger_file::{self, Hour, LedgerFile, LedgerRow, RowWrites, SlotContent};
+use super::schema::StoreHeader;
+use super::{AttemptHistory, DeliveryId, EventKey, LedgerEntry, commit_log, schema};
+use crate::signature::PayloadDigest;
+use crate::store::uptime::Uptime;
+
+/// The reason why the IDs were not moved or copied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CopyError {
+    #[error("{0}")]
+    Database(#[from] rusqlite::Error),
+    #[error("cannot use the ledger's file: {0}")]
+    Ledger(#[from] io::Error),
+}
+
+/// The number of rows that are written to the ledger's file at once.
+const ROWS_PER_WRITE: usize = 1 << 14;
+
+/// Selects the rows after one (`?1`) that are still remembered at an uptime (`?2`).
+const SELECT: &str =
+    "SELECT row_id, key, ends_ms, attempts, possibly_delivered, digest, delivery, route
+    FROM ledger WHERE row_id > ?1 AND ends_ms > ?2 ORDER BY row_id LIMIT ?3";
+
+/// Reads rows of the table, each with its number.
+pub(super) fn read(
+    connection: &Connection,
+    after: i64,
+    uptime: Uptime,
+    limit: usize,
+) -> rusqlite::Result<Vec<(i64, LedgerRow)>> {
+    let mut select = connection.prepare_cached(SELECT)?;
+    let rows = select.query_map(params![after, uptime.0, limit], parse)?;
+    rows.collect()
+}
+
+fn parse(row: &Row<'_>) -> rusqlite::Result<(i64, LedgerRow)> {
+    let digest: Option<[u8; 16]> = row.get(5)?;
+    let entry = match digest {
+        Some(digest) => LedgerEntry::Completed {
+            digest: PayloadDigest::from_bytes(digest),
+        },
+        None => LedgerEntry::Attempted(AttemptHistory {
+            attempts: row.get(3)?,
+            possibly_delivered: row.get(4)?,
+        }),
+    };
+    let moved = LedgerRow {
+        key: EventKey(u128::from_be_bytes(row.get(1)?)),
+        entry,
+        ends: LedgerRow::bounded(Uptime(row.get(2)?)),
+        delivery: row.get::<_, Option<i64>>(6)?.map(DeliveryId),
+        route: row.get(7)?,
+        commit: 0,
+        is_deleted: false,
+    };
+    Ok((row.get(0)?, moved))
+}
+
+/// Writes the rows of the table to the ledger's file. Returns their number.
+pub(super) fn move_to_file(
+    connection: &Connection,
+    ledger: &LedgerFile,
+    uptime: Uptime,
+) -> Result<usize, CopyError> {
+    let (mut after, mut count) = (i64::MIN, 0);
+    loop {
+        let rows = read(connection, after, uptime, ROWS_PER_WRITE)?;
+        let Some((last, _)) = rows.last() else {
+            return Ok(count);
+        };
+        (after, count) = (*last, count + rows.len());
+        let mut writes = RowWrites::default();
+        for (_, row) in &rows {
+            writes.push(ledger.allocate(Hour::of(row.ends))?, row);
+        }
+        ledger.write(&writes)?;
+    }
+}
+
+/// Writes the event IDs to the table of a copy of the database, so that it is whole without the ledger's
+/// file.
+pub(super) fn complete_copy(path: &Path, folder: &Path) -> Result<(), CopyError> {
+    let mut copy = Connection::open(path)?;
+    // Nothing of the copy is worth a journal until it is whole.
+    copy.pragma_update_and_check(None, "journal_mode", "off", |_| Ok(()))?;
+    copy.pragma_update(None, "synchronous", "off")?;
+    match schema::read_header(&copy, path) {
+        Ok(header) if header.log.applied > 0 => fill_copy(&mut copy, folder, &header),
+        // A backup that no gateway has opened yet has them there, and a file of an earlier version.
+        _ => Ok(()),
+    }
+}
+
+/// Writes the rows of the ledger's file to the table of a copy of the database, as they were at the
+/// commit that the copy has. The copy is then as one that no gateway has opened yet.
+fn fill_copy(copy: &mut Connection, folder: &Path, header: &StoreHeader) -> Result<(), CopyError> {
+    let was_live = |row: &LedgerRow| row.ends > header.uptime && row.existed_at(header.log.applied);
+    let transaction = copy.transaction()?;
+    let mut unflushed: HashMap<u32, LedgerRow> = HashMap::new();
+    for (slot, row) in schema::read_unflushed_rows(&transaction)?.iter() {
+        if let SlotContent::Row(row) = LedgerRow::decode(slot, row) {
+            unflushed.insert(slot, row);
+        }
+    }
+    let mut insert = Insert {
+        connection: &transaction,
+        next_of_hour: HashMap::new(),
+    };
+    let mut failed = None;
+    ledger_file::scan(folder, &header.hash_key, 0, |slot, content| {
+        let unflushed = unflushed.remove(&slot);
+        let found = match content {
+            SlotContent::Row(row) => Some(row),
+            _ => None,
+        };
+        let latest = found
+            .into_iter()
+            .chain(unflushed)
+            .max_by_key(|row| row.commit);
+        match latest.filter(was_live).map(|row| insert.row(&row)) {
+            Some(Err(error)) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    })?;
+    failed.map_or(Ok(()), Err)?;
+    for row in unflushed.values().filter(|row| was_live(row)) {
+        insert.row(row)?;
+    }
+    schema::write_unflushed_rows(&transaction, &RowWrites::default())?;
+    schema::write_log_position(&transaction, commit_log::LogPosition::default())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Inserts rows into the table.
+struct Insert<'c> {
+    connection: &'c Connection,
+    next_of_hour: HashMap<Hour, i64>,
+}
+
+impl Insert<'_> {
+    fn row(&mut self, row: &LedgerRow) -> rusqlite::Result<()> {
+        let hour = Hour::of(row.ends);
+        let next = self.next_of_hour.entry(hour).or_insert(0);
+        let row_id = hour.first_row_id() + *next;
+        *next += 1;
+        let (digest, tried) = row.columns();
+        let mut insert = self
+            .connection
+            .prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        insert
+            .execute(params![
+                row_id,
+                row.key.0.to_be_bytes(),
+                row.ends.0,
+                tried.attempts,
+                tried.possibly_delivered,
+                digest,
+                row.delivery.map(|id| id.0),
+                row.route,
+            ])
+            .map(drop)
+    }
+}
