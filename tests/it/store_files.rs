@@ -272,13 +272,14 @@ async fn check_reads_the_commit_log() {
         .json();
     let unapplied = found["unapplied_transactions"].as_u64().expect("a number");
     assert!(unapplied >= 4, "{found}");
+    assert_eq!(found["event_ids"], 5, "those of the log, too: {found}");
     let shown = store(gateway.directory(), "check after").await;
     let said = format!("{unapplied} transactions of the commit log will be executed");
     assert!(shown.assert(0).stdout.contains(&said), "{}", shown.stdout);
     assert!(content(&after) == before, "the check changes the files");
 
     let bytes = fs::read(&log).expect("a file");
-    let number = |block: &[u8]| i64::from_le_bytes(block[24..32].try_into().expect("8 bytes"));
+    let number = |block: &[u8]| i64::from_le_bytes(block[32..40].try_into().expect("8 bytes"));
     let blocks = bytes.chunks(4096).enumerate();
     let mut records: Vec<_> = blocks
         .filter(|(_, block)| block.starts_with(b"hookcom"))
@@ -301,6 +302,40 @@ async fn check_reads_the_commit_log() {
     assert_eq!(found["unapplied_transactions"], unapplied - 1);
     let detail = &found["problems"][0]["detail"];
     assert!(detail.to_string().contains("1 acknowledged"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_ledger_is_found_and_harms_one_event() {
+    const ROW: u64 = 64;
+    let upstream = Upstream::ok();
+    let mut gateway = Gateway::start(Route::to(&upstream)).await;
+    for id in ["evt_1", "evt_2"] {
+        gateway.send(Event::new(id)).await.assert(200, "delivered");
+    }
+    gateway.stop().await;
+    let ledger = gateway.store().join("hookstile.ledger");
+    let file = fs::OpenOptions::new().write(true).open(&ledger);
+    let file = file.expect("a file");
+    // The first slot is the header, and the second one the first event's.
+    file.write_all_at(&[0xff], ROW + 3).expect("a write");
+    let folder = gateway.store().display().to_string();
+    let check = format!("check {folder} --json");
+    let found = store(gateway.directory(), &check).await.assert(1).json();
+    assert_eq!(codes(&found), ["damaged_ledger_row"], "{found}");
+    assert_eq!(found["event_ids"], 1);
+    gateway.restart().await;
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway.stop().await;
+    fs::remove_file(&ledger).expect("a file");
+    let found = store(gateway.directory(), &check).await.assert(1).json();
+    assert_eq!(codes(&found), ["damaged_ledger_row"], "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -507,10 +507,7 @@ impl Examination {
         let mut later: HashMap<u32, SlotContent> = HashMap::new();
         let unflushed = schema::read_unflushed_rows(&self.connection).unwrap_or_default();
         let logged = unapplied.records.iter().map(|record| &record.rows);
-        for (slot, row) in std::iter::once(&unflushed)
-            .chain(logged)
-            .flat_map(RowWrites::iter)
-        {
+        for (slot, row) in unflushed.iter().chain(logged).flat_map(RowWrites::iter) {
             later.insert(slot, LedgerRow::decode(slot, row));
         }
         let routes: HashSet<i64> = match rows_of(&self.connection, "SELECT id FROM routes") {

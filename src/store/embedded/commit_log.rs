@@ -18,8 +18,7 @@
 //! SQLite, and with it all before it; the ledger's file is flushed before that. Then the log starts
 //! again at its first block. So the file never grows.
 //!
-//! With `durability: relaxed` the order is the same, and nothing is flushed. The log then serves the
-//! end of the process alone: no row of the ledger is without its event, and no event without its row.
+//! With `durability: relaxed` there is no log, because nothing is flushed.
 //!
 //! # Layout
 //!
@@ -66,8 +65,8 @@ use rustix::fs::OFlags;
 use record::{BLOCK, BYTES_MAX, Record};
 pub(super) use statements::Statements;
 
+use super::folder_lock;
 use super::ledger_file::RowWrites;
-use super::{Durability, folder_lock};
 
 pub(super) const FILE: &str = "hookstile.commits";
 
@@ -75,25 +74,40 @@ pub(super) const FILE: &str = "hookstile.commits";
 /// larger file would make fewer flushes, each of which takes longer.
 const FILE_BYTES: usize = 512 << 10;
 
-/// What a database has of a log. Part of the store's header row.
+/// What a database has of a log, or, in a [`Record`]'s transaction, what it will have. Part of the
+/// store's header row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LogPosition {
     /// 0 in a database that no version with a log has opened.
     pub run: i64,
     /// The last commit that the database has.
     pub applied: i64,
-    /// The last commit whose rows are flushed to the ledger's file.
+    /// The last commit whose rows are flushed to the ledger's file, or are in the database.
     pub flushed: i64,
+}
+
+impl LogPosition {
+    /// Returns the position after one more commit, which the log has.
+    pub(super) fn after_logged(self) -> Self {
+        Self {
+            applied: self.applied + 1,
+            ..self
+        }
+    }
+
+    /// Returns the position after one more commit, which is flushed with all before it.
+    pub(super) fn after_flushed(self) -> Self {
+        Self {
+            applied: self.applied + 1,
+            flushed: self.applied + 1,
+            ..self
+        }
+    }
 }
 
 /// The open log of a run.
 pub(super) struct CommitLog {
     file: File,
-    run: i64,
-    /// The number of the last commit.
-    last: i64,
-    /// The last commit before the log's first record.
-    flushed: i64,
     next_block: u64,
     blocks: u64,
     buffer: AlignedBuffer,
@@ -117,15 +131,19 @@ pub(super) struct Unapplied {
 #[error("the transaction is too large for the commit log")]
 pub(super) struct TooLarge;
 
+/// Encodes the record of the commit after which the database has this position.
+pub(super) fn encode(
+    position: LogPosition,
+    rows: &RowWrites,
+    statements: &Statements,
+) -> Result<Vec<u8>, TooLarge> {
+    record::encode(position.run, position.applied, rows, statements).ok_or(TooLarge)
+}
+
 impl CommitLog {
-    /// Opens the log for a new run, and creates it if it does not exist. `last` is the number of the last
-    /// commit of earlier runs. Their records are void, because the database has the new run.
-    pub(super) fn start(
-        folder: &Path,
-        run: i64,
-        last: i64,
-        durability: Durability,
-    ) -> io::Result<Self> {
+    /// Opens the log for a new run, and creates it if it does not exist. Earlier records are void, because
+    /// the database has the new run.
+    pub(super) fn start(folder: &Path) -> io::Result<Self> {
         let path = folder.join(FILE);
         let mut file = folder_lock::open_private(&path)?;
         let length = file.metadata()?.len();
@@ -138,39 +156,11 @@ impl CommitLog {
         }
         let blocks = file.metadata()?.len() / BLOCK as u64;
         Ok(Self {
-            file: match durability {
-                Durability::Strict => open_synchronous(&path)?,
-                Durability::Relaxed => file,
-            },
-            run,
-            last,
-            flushed: last,
+            file: open_synchronous(&path)?,
             next_block: 0,
             blocks,
             buffer: AlignedBuffer::new(),
         })
-    }
-
-    /// Returns the number of the commit that comes next.
-    pub(super) fn next_number(&self) -> i64 {
-        self.last + 1
-    }
-
-    /// Returns the position of a database that has the commit that comes next.
-    pub(super) fn next_position(&self) -> LogPosition {
-        LogPosition {
-            run: self.run,
-            applied: self.last + 1,
-            flushed: self.flushed,
-        }
-    }
-
-    /// Returns the position of a database that has flushed the commit that comes next.
-    pub(super) fn next_flushed(&self) -> LogPosition {
-        LogPosition {
-            flushed: self.last + 1,
-            ..self.next_position()
-        }
     }
 
     /// Returns whether there is room for the largest record.
@@ -179,28 +169,16 @@ impl CommitLog {
         self.blocks.saturating_sub(self.next_block) >= blocks
     }
 
-    /// Encodes the record that comes next.
-    pub(super) fn encode(
-        &self,
-        rows: &RowWrites,
-        statements: &Statements,
-    ) -> Result<Vec<u8>, TooLarge> {
-        record::encode(self.run, self.next_number(), rows, statements).ok_or(TooLarge)
-    }
-
     /// Appends the record that comes next. `Ok` means that it is on the disk. After an error it may be
     /// or not.
     pub(super) fn append(&mut self, record: &[u8]) -> io::Result<()> {
         let offset = self.next_block * BLOCK as u64;
-        self.last += 1;
         self.next_block += record.len().div_ceil(BLOCK) as u64;
         self.file.write_all_at(self.buffer.padded(record), offset)
     }
 
     /// Starts again at the first block, after a commit that is flushed with all before it.
     pub(super) fn restart(&mut self) {
-        self.last += 1;
-        self.flushed = self.last;
         self.next_block = 0;
     }
 }

@@ -20,8 +20,9 @@
 //!
 //! Rows are written to the page cache once their commit is in the commit log, which has them too. Before
 //! the log starts again, this file is flushed. So after any end of the process or the machine, the rows
-//! of all records of the log are written again, and the others are on the disk. A row of a transaction
-//! that is too large for the log is kept in the database meanwhile (`unflushed_rows`).
+//! of all records of the log are written again, and the others are on the disk. Rows that the log does not
+//! have are kept in the database until this file is flushed (`unflushed_rows`): those of a transaction that
+//! is too large for the log, and all with `durability: relaxed`.
 //!
 //! The hour of an extent is that of its latest commit; rows of another hour are left from its earlier
 //! use. Any number of rows may be damaged without harm to the others.

@@ -109,7 +109,8 @@ fn fill_copy(copy: &mut Connection, folder: &Path, header: &StoreHeader) -> Resu
     let was_live = |row: &LedgerRow| row.ends > header.uptime && row.existed_at(header.log.applied);
     let transaction = copy.transaction()?;
     let mut unflushed: HashMap<u32, LedgerRow> = HashMap::new();
-    for (slot, row) in schema::read_unflushed_rows(&transaction)?.iter() {
+    let written = schema::read_unflushed_rows(&transaction)?;
+    for (slot, row) in written.iter().flat_map(RowWrites::iter) {
         if let SlotContent::Row(row) = LedgerRow::decode(slot, row) {
             unflushed.insert(slot, row);
         }
@@ -141,7 +142,7 @@ fn fill_copy(copy: &mut Connection, folder: &Path, header: &StoreHeader) -> Resu
     for row in unflushed.values().filter(|row| was_live(row)) {
         insert.row(row)?;
     }
-    schema::write_unflushed_rows(&transaction, &RowWrites::default())?;
+    schema::forget_unflushed_rows(&transaction)?;
     schema::write_log_position(&transaction, commit_log::LogPosition::default())?;
     transaction.commit()?;
     Ok(())

@@ -21,10 +21,10 @@ use super::schema::StoreHeader;
 use super::shared::{QueueCounts, Shared};
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
-use super::write::{self, CommitError, Unwritten, Writer};
+use super::write::{CommitError, Unwritten, Writer};
 use super::{
-    DeliveryId, DeliveryState, EventRow, LedgerEntry, OpenError, RECORD_BYTES, Settings, read,
-    schema,
+    DeliveryId, DeliveryState, Durability, EventRow, LedgerEntry, OpenError, RECORD_BYTES,
+    Settings, read, schema,
 };
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
@@ -165,6 +165,8 @@ pub(super) fn open(
         shared: Arc::clone(&shared),
         connection: None,
         log: None,
+        position: LogPosition::default(),
+        unflushed_bytes: 0,
         flushes: true,
         cursor: Cursor::default(),
         time_written: header.uptime,
@@ -275,9 +277,8 @@ impl Writer {
             now,
             now_due: shared.uptime.now_due(),
         };
-        let (cursor, number) = (&mut self.cursor, last + 1);
-        let mut batch =
-            BatchWriter::new(&transaction, &shared.ledger, cursor, number, time, wall_ms);
+        let (ledger, cursor) = (&shared.ledger, &mut self.cursor);
+        let mut batch = BatchWriter::new(&transaction, ledger, cursor, last + 1, time, wall_ms);
         for (&key, unwritten) in &self.unwritten {
             let tried = unwritten.history;
             let rows = shared.read_event_rows(key)?;
@@ -304,19 +305,24 @@ impl Writer {
         transaction.execute("DELETE FROM ledger", [])?;
         // From here on the records of earlier runs are void: this commit is flushed, and with it all
         // that they hold.
-        let position = LogPosition {
-            run: new_run()?,
-            applied: number,
-            flushed: number,
-        };
         let durability = shared.settings.durability;
-        write::commit_flushed(transaction, &shared.ledger, position, &rows, durability)?;
+        self.position = LogPosition {
+            run: match durability {
+                Durability::Strict => new_run()?,
+                Durability::Relaxed => 0,
+            },
+            applied: last,
+            flushed: last,
+        };
+        self.commit_flushed(transaction, &rows)?;
         effects.apply(&shared);
         self.unwritten.clear();
         self.time_written = now;
         self.flushes = true;
-        let folder = &shared.settings.folder;
-        self.log = Some(CommitLog::start(folder, position.run, number, durability)?);
+        self.log = match durability {
+            Durability::Strict => Some(CommitLog::start(&shared.settings.folder)?),
+            Durability::Relaxed => None,
+        };
         self.connection = Some(connection);
         shared.set_identity(FileIdentity::read(&shared.settings.folder)?);
         shared.mark_open();
@@ -479,7 +485,9 @@ pub(super) fn execute_unapplied(
              unknown"
         );
     }
-    ledger.write(&schema::read_unflushed_rows(connection)?)?;
+    for rows in schema::read_unflushed_rows(connection)? {
+        ledger.write(&rows)?;
+    }
     let mut recovered = Recovered {
         executed: 0,
         last: position.applied,

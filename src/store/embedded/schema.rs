@@ -111,9 +111,9 @@ CREATE TABLE IF NOT EXISTS creations (
     key TEXT PRIMARY KEY, request BLOB NOT NULL, webhook TEXT NOT NULL, definition TEXT NOT NULL,
     ends_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
--- Rows of the ledger's file that are not flushed, and that no record of the commit log has: those of
--- the last transaction that was too large for it. One row, as in the log.
-CREATE TABLE IF NOT EXISTS unflushed_rows (rows BLOB NOT NULL);
+-- Rows of the ledger's file that are not flushed, and that no record of the commit log has: with
+-- relaxed durability, or of a transaction that was too large for the log.
+CREATE TABLE IF NOT EXISTS unflushed_rows (log_number INTEGER PRIMARY KEY, rows BLOB NOT NULL);
 -- Paused routes.
 CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
 -- The last active settings of each route, which apply to its records and events when it is no longer
@@ -473,24 +473,32 @@ pub(super) fn write_log_position(
         .map(drop)
 }
 
-/// Writes the rows of the ledger's file that no record of the commit log has, in place of earlier ones.
+/// Writes the rows of a commit that no record of the commit log has.
 pub(super) fn write_unflushed_rows(
     connection: &Connection,
+    commit: i64,
     rows: &RowWrites,
 ) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM unflushed_rows", [])?;
-    if !rows.is_empty() {
-        connection.execute("INSERT INTO unflushed_rows VALUES (?1)", [rows.as_bytes()])?;
+    if rows.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut insert = connection.prepare_cached("INSERT INTO unflushed_rows VALUES (?1, ?2)")?;
+    insert.execute(params![commit, rows.as_bytes()]).map(drop)
 }
 
-/// Reads the rows of the ledger's file that no record of the commit log has.
-pub(super) fn read_unflushed_rows(connection: &Connection) -> rusqlite::Result<RowWrites> {
-    let rows = connection
-        .query_row("SELECT rows FROM unflushed_rows", [], |row| row.get(0))
-        .optional()?;
-    Ok(rows.and_then(RowWrites::from_bytes).unwrap_or_default())
+/// Deletes all rows that [`write_unflushed_rows`] wrote, once the ledger's file is flushed.
+pub(super) fn forget_unflushed_rows(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .execute("DELETE FROM unflushed_rows", [])
+        .map(drop)
+}
+
+/// Reads the rows that [`write_unflushed_rows`] wrote, in order.
+pub(super) fn read_unflushed_rows(connection: &Connection) -> rusqlite::Result<Vec<RowWrites>> {
+    let mut select = connection.prepare("SELECT rows FROM unflushed_rows ORDER BY log_number")?;
+    let rows = select.query_map([], |row| row.get(0).map(RowWrites::from_bytes))?;
+    rows.filter_map(|rows: rusqlite::Result<Option<_>>| rows.transpose())
+        .collect()
 }
 
 /// Returns the length of the write-ahead log and how much of it is checkpointed, in pages.

@@ -18,10 +18,10 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::apply::{ApplyError, BatchWriter, Changes, Cursor, Effects};
-use super::commit_log::{CommitLog, LogPosition, Statements, TooLarge};
+use super::commit_log::{self, CommitLog, LogPosition, Statements, TooLarge};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
-use super::ledger_file::{LedgerFile, RowWrites};
+use super::ledger_file::RowWrites;
 use super::ledger_table;
 use super::shared::Shared;
 use super::{
@@ -130,6 +130,10 @@ const BATCH_BYTES: usize = 8 << 20;
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
 const REOPEN_LAST: Duration = Duration::from_secs(1);
 
+/// The size of rows in the database from which on the ledger's file is flushed with relaxed durability, in
+/// bytes: some 4,000 rows.
+const UNFLUSHED_MAX: usize = 256 << 10;
+
 /// The interval at which the uptime is written together with other jobs.
 const WRITE_TIME_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -142,8 +146,12 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     /// `None` while the file is closed.
     pub(super) connection: Option<Connection>,
-    /// The commit log; `None` while the file is closed.
+    /// The commit log; `None` while the file is closed, and with relaxed durability.
     pub(super) log: Option<CommitLog>,
+    /// What the database has.
+    pub(super) position: LogPosition,
+    /// The size of the rows that are in the database because the ledger's file is not flushed.
+    pub(super) unflushed_bytes: usize,
     /// The connection flushes each commit.
     pub(super) flushes: bool,
     pub(super) cursor: Cursor,
@@ -274,22 +282,30 @@ impl Writer {
         batch: &[Job],
         by_log: bool,
     ) -> Result<(Effects, Vec<Reply>), CommitError> {
-        let Some(connection) = &mut self.connection else {
+        let Some(mut connection) = self.connection.take() else {
             return Err(CommitError::Closed);
         };
-        let Some(log) = &mut self.log else {
-            return Err(CommitError::Closed);
-        };
-        let (shared, uptime) = (&self.shared, &self.shared.uptime);
+        let written = self.transact_on(&mut connection, batch, by_log);
+        self.connection = Some(connection);
+        written
+    }
+
+    fn transact_on(
+        &mut self,
+        connection: &mut Connection,
+        batch: &[Job],
+        by_log: bool,
+    ) -> Result<(Effects, Vec<Reply>), CommitError> {
+        let shared = Arc::clone(&self.shared);
+        let uptime = &shared.uptime;
         let (time, wall_ms) = (uptime.store_time(), Timestamp::now().as_millisecond());
         let now = time.now;
-        let durability = shared.settings.durability;
-        if durability == Durability::Strict && self.flushes == by_log {
+        if self.log.is_some() && self.flushes == by_log {
             schema::set_flushes(connection, !by_log)?;
             self.flushes = !by_log;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (cursor, number) = (&mut self.cursor, log.next_number());
+        let (cursor, number) = (&mut self.cursor, self.position.applied + 1);
         let mut writer =
             BatchWriter::new(&transaction, &shared.ledger, cursor, number, time, wall_ms);
         writer.log = by_log.then(Statements::default);
@@ -304,31 +320,52 @@ impl Writer {
             statements,
             effects,
         } = writer.finish()?;
-        match &statements {
+        match (&mut self.log, &statements) {
             // Its jobs only read.
-            Some(statements) if statements.is_empty() && rows.is_empty() => transaction.commit()?,
-            Some(statements) => {
-                let record = log.encode(&rows, statements)?;
-                schema::write_log_position(&transaction, log.next_position())?;
+            (_, Some(statements)) if statements.is_empty() && rows.is_empty() => {
+                transaction.commit()?;
+            }
+            (Some(log), Some(statements)) => {
+                let position = self.position.after_logged();
+                let record = commit_log::encode(position, &rows, statements)?;
+                schema::write_log_position(&transaction, position)?;
                 log.append(&record)?;
                 shared.ledger.write(&rows)?;
                 transaction.commit().map_err(CommitError::Logged)?;
+                self.position = position;
             }
-            None => {
-                commit_flushed(
-                    transaction,
-                    &shared.ledger,
-                    log.next_flushed(),
-                    &rows,
-                    durability,
-                )?;
-                log.restart();
-            }
+            _ => self.commit_flushed(transaction, &rows)?,
         }
         if writes_time {
             self.time_written = now;
         }
         Ok((effects, replies))
+    }
+
+    /// Commits a transaction that the commit log does not have. With strict durability it is flushed, and
+    /// all before it.
+    pub(super) fn commit_flushed(
+        &mut self,
+        transaction: Transaction<'_>,
+        rows: &RowWrites,
+    ) -> Result<(), CommitError> {
+        let (ledger, position) = (&self.shared.ledger, self.position.after_flushed());
+        let is_strict = self.shared.settings.durability == Durability::Strict;
+        if is_strict || self.unflushed_bytes >= UNFLUSHED_MAX {
+            ledger.sync()?;
+            schema::forget_unflushed_rows(&transaction)?;
+            self.unflushed_bytes = 0;
+        }
+        schema::write_unflushed_rows(&transaction, position.applied, rows)?;
+        self.unflushed_bytes += rows.as_bytes().len();
+        schema::write_log_position(&transaction, position)?;
+        transaction.commit()?;
+        ledger.write(rows)?;
+        self.position = position;
+        if let Some(log) = &mut self.log {
+            log.restart();
+        }
+        Ok(())
     }
 
     /// Reads the IDs of the routes again, after a transaction that was rolled back and with it the IDs
@@ -540,10 +577,10 @@ impl Writer {
     }
 
     fn close(&mut self, clean: bool) {
-        let (Some(mut connection), Some(log)) = (self.connection.take(), self.log.take()) else {
+        let Some(mut connection) = self.connection.take() else {
             return;
         };
-        let closed = self.write_end(&mut connection, &log, clean);
+        let closed = self.write_end(&mut connection, clean);
         self.shared.close_connections();
         // Closing the last connection checkpoints the write-ahead log.
         let closed = closed.and_then(|()| Ok(connection.close().map_err(|(_, error)| error)?));
@@ -555,16 +592,11 @@ impl Writer {
         }
     }
 
-    /// Writes the end of the run, flushed, so that nothing of the commit log is left to execute.
-    fn write_end(
-        &mut self,
-        connection: &mut Connection,
-        log: &CommitLog,
-        clean: bool,
-    ) -> Result<(), CommitError> {
+    /// Writes the end of the run. With strict durability it is flushed, so that nothing of the commit log
+    /// is left to execute.
+    fn write_end(&mut self, connection: &mut Connection, clean: bool) -> Result<(), CommitError> {
         let (shared, uptime) = (&self.shared, &self.shared.uptime);
-        let durability = shared.settings.durability;
-        schema::set_flushes(connection, durability == Durability::Strict)?;
+        schema::set_flushes(connection, shared.settings.durability == Durability::Strict)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let wall_ms = Timestamp::now().as_millisecond();
         schema::write_time(
@@ -574,32 +606,8 @@ impl Writer {
             wall_ms,
             clean,
         )?;
-        let rows = RowWrites::default();
-        commit_flushed(
-            transaction,
-            &shared.ledger,
-            log.next_flushed(),
-            &rows,
-            durability,
-        )
+        self.commit_flushed(transaction, &RowWrites::default())
     }
-}
-
-/// Commits a transaction that the commit log does not have, and makes it durable with all before it.
-pub(super) fn commit_flushed(
-    transaction: Transaction<'_>,
-    ledger: &LedgerFile,
-    position: LogPosition,
-    rows: &RowWrites,
-    durability: Durability,
-) -> Result<(), CommitError> {
-    if durability == Durability::Strict {
-        ledger.sync()?;
-    }
-    schema::write_unflushed_rows(&transaction, rows)?;
-    schema::write_log_position(&transaction, position)?;
-    transaction.commit()?;
-    Ok(ledger.write(rows)?)
 }
 
 /// Returns whether an error is about the data of one job, not about the file.

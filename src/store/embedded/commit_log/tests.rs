@@ -15,20 +15,39 @@ const RUN: i64 = 7;
 struct TestLog {
     folder: tempfile::TempDir,
     log: CommitLog,
+    position: LogPosition,
 }
 
 impl TestLog {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = CommitLog::start(folder.path(), RUN, 0, Durability::Strict).unwrap();
-        Self { folder, log }
+        let log = CommitLog::start(folder.path()).unwrap();
+        let position = LogPosition {
+            run: RUN,
+            ..LogPosition::default()
+        };
+        Self {
+            folder,
+            log,
+            position,
+        }
     }
 
-    /// Appends a record with a value of this size. Its number is the other value.
+    /// Encodes the record that comes next, with a value of this size. Its number is the other value.
+    fn next_record(&self, bytes: usize) -> Vec<u8> {
+        let position = self.position.after_logged();
+        let statements = statements(position.applied, bytes);
+        encode(position, &RowWrites::default(), &statements).unwrap()
+    }
+
     fn append(&mut self, bytes: usize) {
-        let statements = statements(self.log.next_number(), bytes);
-        let record = self.log.encode(&RowWrites::default(), &statements);
-        self.log.append(&record.unwrap()).unwrap();
+        self.log.append(&self.next_record(bytes)).unwrap();
+        self.position = self.position.after_logged();
+    }
+
+    fn restart(&mut self) {
+        self.log.restart();
+        self.position = self.position.after_flushed();
     }
 
     fn content(&self) -> Vec<u8> {
@@ -49,7 +68,7 @@ impl TestLog {
         let position = LogPosition {
             run: RUN,
             applied,
-            flushed: self.log.flushed.min(applied),
+            flushed: self.position.flushed.min(applied),
         };
         let found = read(self.folder.path(), position).unwrap();
         for record in found.to_execute(position) {
@@ -88,18 +107,19 @@ fn log_keeps_its_size() {
     while log.log.has_room() {
         log.append(Statements::BYTES_MAX - 200);
     }
-    let last = log.log.last;
-    log.log.restart();
+    let last = log.position.applied;
+    log.restart();
     log.append(1);
     assert_eq!(log.content().len(), size);
-    assert_eq!(log.log.last, last + 2, "the flushed commit has a number");
+    let after = log.position.applied;
+    assert_eq!(after, last + 2, "the flushed commit has a number");
 }
 
 #[test]
 fn records_of_an_earlier_round_are_not_executed() {
     let mut log = TestLog::new();
     (0..5).for_each(|_| log.append(5000));
-    log.log.restart();
+    log.restart();
     assert_eq!(log.unapplied(6), (vec![], 0));
     log.append(10);
     assert_eq!(log.unapplied(6), (vec![7], 0));
@@ -123,7 +143,7 @@ fn log_of_another_run_is_not_executed() {
 fn older_database_executes_no_later_round() {
     let mut log = TestLog::new();
     (0..5).for_each(|_| log.append(10));
-    log.log.restart();
+    log.restart();
     log.append(10);
     assert_eq!(log.unapplied(3), (vec![], 3), "4 to 6 are gone");
 }
@@ -219,8 +239,8 @@ proptest! {
         for size in &earlier {
             log.append(*size);
         }
-        log.log.restart();
-        let applied = log.log.last;
+        log.restart();
+        let applied = log.position.applied;
         for size in &sizes[..sizes.len() - 1] {
             log.append(*size);
         }
@@ -232,7 +252,7 @@ proptest! {
             let offset = usize::try_from(*block).unwrap() * BLOCK;
             log.overwrite(offset, &before[offset..][..BLOCK]);
         }
-        let last = if lost.is_empty() { log.log.last } else { log.log.last - 1 };
+        let last = if lost.is_empty() { log.position.applied } else { log.position.applied - 1 };
         // A block of zeros may be lost without a trace.
         let (found, missing) = log.unapplied(applied);
         prop_assert!(found == numbers(applied + 1..=last) || found == numbers(applied + 1..=last + 1));
@@ -249,8 +269,7 @@ proptest! {
         let mut log = TestLog::new();
         let mut ends = Vec::new();
         for size in &sizes {
-            let (rows, statements) = (RowWrites::default(), statements(log.log.next_number(), *size));
-            let length = log.log.encode(&rows, &statements).unwrap().len();
+            let length = log.next_record(*size).len();
             ends.push(usize::try_from(log.log.next_block).unwrap() * BLOCK + length);
             log.append(*size);
         }
