@@ -27,7 +27,9 @@ impl Segment {
         assert!(bytes > 0 && bytes.is_multiple_of(WRITE_MAX), "whole writes fit");
         fs::write(path, vec![0; bytes])?;
         File::open(path)?.sync_all()?;
-        let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path)?;
+        let open = |flags| OpenOptions::new().write(true).custom_flags(flags).open(path);
+        // Not every file system can leave out the page cache.
+        let file = open(libc::O_DSYNC | libc::O_DIRECT).or_else(|_| open(libc::O_DSYNC))?;
         let buffer = vec![0; WRITE_MAX + BLOCK];
         let aligned = buffer.as_ptr().align_offset(BLOCK);
         Ok(Self { file, bytes, position: 0, buffer, aligned })

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 /// The longest that a response may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The number of flushes that are timed, and the length of the file that they go to.
-const FLUSHES: usize = 500;
+const FLUSHES: usize = 200;
 const FLUSHED_BYTES: usize = 1 << 20;
 /// The requests of a stretch for whose times there is room from the start.
 const LATENCIES_AT_FIRST: usize = 1 << 20;
