@@ -122,8 +122,8 @@ instructions:
 	@scripts/install check
 	@cargo bench --locked --bench instructions
 
-# hookstile beside its peers (benches/compare/README.md): some 25 minutes, on a machine that does nothing else. COMPARE takes
-# options, as in `make bench-compare COMPARE=--quick`. A peer that can't be installed is skipped.
+# hookstile beside its peers (benches/compare/README.md): some 40 minutes, on a machine that does nothing else. COMPARE takes
+# options, as in `make bench-compare COMPARE="--tables replay,queue --quick"`. A peer that can't be installed is skipped.
 COMPARE ?=
 bench-compare: bench-tools
 	-@scripts/install bench

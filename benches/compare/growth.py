@@ -29,7 +29,7 @@ WAITING = (0, 10_000, 100_000)
 # Idle connections of one loopback address; the next address has as many again.
 AN_ADDRESS = 1_000
 WEBHOOK = "/webhooks/wh_webhooks-vpn-enterprise"
-FILLED_WITHIN = 600
+DELIVERED_WITHIN = 600
 
 
 def with_values(**values):
@@ -74,7 +74,7 @@ def by_remembered(desk):
     with desk.running(BASE) as process:
         following = 0
         for count in REMEMBERED:
-            following = fill(desk, process, following, count)
+            following = desk.fill(process, 1, following, count)
             measured = desk.load(process, KIB, first=following)
             following += measured["all_requests"]
             yield f"{count:,} IDs remembered", {**measured, "rss_mib": process.group.rss_bytes() / 2**20}
@@ -99,20 +99,13 @@ def by_waiting(desk):
         with desk.running(with_values(variant="    delivery: queue")) as process:
             ask(process, f"{WEBHOOK}/pause")
             before = desk.application_count()
-            waiting = fill(desk, process, 0, count)
+            waiting = desk.fill(process, 1, 0, count)
             measured = desk.load(process, KIB, first=waiting)
             waiting += measured["all_requests"]
             start = time.monotonic()
             ask(process, f"{WEBHOOK}/resume")
-            desk.await_count(before + waiting, FILLED_WITHIN)
+            desk.await_count(before + waiting, DELIVERED_WITHIN)
             yield f"{count:,} waiting", {**measured, "delivered_per_s": waiting / (time.monotonic() - start)}
-
-
-def fill(desk, process, first, last):
-    """Sends events `first` to `last`, and returns the number that follows."""
-    if last > first:
-        desk.load(process, KIB, seconds=FILLED_WITHIN, first=first, last=last)
-    return max(first, last)
 
 
 def ask(process, path):
@@ -197,10 +190,9 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     results = {"date": datetime.date.today().isoformat(), "machine": machine(), "rounds": options.rounds, "growths": {}}
     with bench(options, places(options.hookstile, options.tools)) as desk:
-        for kib in SIZES:
-            desk.sign(kib)
+        desk.sign_for([Load(kib) for kib in SIZES])
         # Filling a store, and measuring with that store.
-        desk.sign(1, count=2 * REMEMBERED[-1])
+        desk.sign(1, 2 * REMEMBERED[-1])
         runs = {name: [] for name in options.of.split(",")}
         for _ in range(options.rounds):
             for name, before in runs.items():

@@ -40,6 +40,8 @@ class Peer:
     forwards: bool = True
     # It answers first and delivers later: its CPU time counts until all events are delivered.
     delivers_later: bool = False
+    # It is measured for the table that names it, and not beside the others.
+    of_one_table: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     # Text that is appended to its configuration.
     values: dict[str, str] = field(default_factory=dict)
@@ -73,7 +75,7 @@ def places(hookstile, tools):
     }
 
 
-def hookstile(name, title, variant="", **more):
+def hookstile(name, title, variant="", sender="provider: vpn-enterprise", **more):
     return Peer(
         name,
         title,
@@ -81,7 +83,7 @@ def hookstile(name, title, variant="", **more):
         configuration="hookstile/hookstile.yaml",
         needs=("{{hookstile}}",),
         stops_replays=True,
-        values={"variant": variant, "secrets": "{env: WEBHOOK_SECRET}"},
+        values={"variant": variant, "sender": sender, "secrets": "{env: WEBHOOK_SECRET}"},
         version="{{hookstile}} --version",
         **more,
     )
@@ -116,6 +118,11 @@ def own(name, title, command, **more):
     return Peer(name, title, "{{tools}}/" + command, needs=(program,), **more)
 
 
+# What the provider's name stands for. With the name, a window that is shorter than its retries is refused.
+SENDER = 'signature: {header: X-VPN-Signature, prefix: "sha256="}'
+EXPIRING = "    replay: {window: 1s}\n    retain: {for: 1s}"
+# The store is passed on to the next process, and this one ends as soon as it is asked to.
+KEPT = "store: {path: {{store}}}\nshutdown: {drain: 0s}"
 LUA = ("ndk_http_module.so", "ngx_http_lua_module.so")
 
 PEERS = [
@@ -123,6 +130,8 @@ PEERS = [
     hookstile("hookstile-relaxed", "hookstile, `durability: relaxed`", "store: {durability: relaxed}"),
     hookstile("hookstile-memory", "hookstile, the store on a RAM disk", "store: {path: {{ram}}}"),
     hookstile("hookstile-queue", "hookstile, `delivery: queue`", "    delivery: queue", delivers_later=True),
+    hookstile("hookstile-expiring", "hookstile, everything kept for 1 s", EXPIRING, SENDER, of_one_table=True),
+    hookstile("hookstile-kept", "hookstile", KEPT, of_one_table=True),
     own("hyper", "hyper proxy", "peer-hyper {{listen}} {{upstream}}", crate="hyper"),
     own(
         "hyper-replay",
@@ -131,6 +140,7 @@ PEERS = [
         stops_replays=True,
         crate="hyper",
     ),
+    own("floor-durable", "durable floor: epoll, IDs on disk", "peer-floor {{listen}} {{upstream}} {{run}}", stops_replays=True),
     haproxy("haproxy-hmac", "HAProxy `hmac`", "hmac.cfg"),
     haproxy("haproxy-hmac-tuned", "HAProxy `hmac`, malloc tuned", "hmac.cfg", environment=MALLOC_TUNED),
     haproxy("haproxy-replay", "HAProxy `hmac` + stick-table", "replay.cfg", stops_replays=True),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from peers import fill
 
-READY_WITHIN = 30
+READY_WITHIN = 60
+ENDED_WITHIN = 60
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -49,6 +50,14 @@ class Group:
     def cpu_seconds(self):
         """Returns the user and system time so far, including that of ended children."""
         return sum(sum(map(int, stat[11:15])) for _, stat in self._stats()) / TICKS
+
+    def end(self):
+        """Asks the process to end, as an operator does, and waits for that."""
+        self.popen.terminate()
+        try:
+            self.popen.wait(ENDED_WITHIN)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"it has not ended {ENDED_WITHIN} s after SIGTERM") from None
 
     def rss_bytes(self):
         total = 0
@@ -91,7 +100,7 @@ def await_listener(group, port, log):
         with contextlib.suppress(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port)).close()
             return
-        time.sleep(0.02)
+        time.sleep(0.002)
     raise Failed(f"it does not listen after {READY_WITHIN} s: {tail(log)}")
 
 
@@ -100,14 +109,14 @@ def tail(log):
 
 
 @contextlib.contextmanager
-def running(peer, places, upstream, scratch, core):
-    """Yields a new, listening process of `peer`, with an empty store."""
+def running(peer, places, upstream, scratch, core, store=None):
+    """Yields a new, listening process of `peer`, with an empty store or, if the peer has a place for it, with this one."""
     run, ram = scratch / peer.name, Path("/dev/shm") / f"hookstile-compare-{os.getpid()}"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     port = free_port()
     values = {**places, "run": run, "ram": ram, "port": port, "listen": f"127.0.0.1:{port}", "upstream": upstream}
-    values |= {"admin": f"127.0.0.1:{free_port()}"}
+    values |= {"admin": f"127.0.0.1:{free_port()}", "store": store or run / "store"}
     values |= {name: fill(value, values) for name, value in peer.values.items()}
     if peer.configuration:
         template = places["peers"] / peer.configuration

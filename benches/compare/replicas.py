@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench import CONNECTIONS, DELIVERED_WITHIN, WARM_UP, Load, add_options, bench, machine, say, stop_on_signals
+from bench import CONNECTIONS, DELIVERED_WITHIN, Load, add_options, bench, machine, say, stop_on_signals
 from peers import hookstile, places
 from processes import Failed, Group, await_listener, free_port, started
 from report import machine_line, number
@@ -99,7 +99,7 @@ def loaded(desk, processes, engine, load, queue):
         loaders = []
         for index, process in enumerate(processes):
             arguments = ["run", "--to", f"127.0.0.1:{process.port}", "--size", load.kib << 10]
-            arguments += ["--connections", max(CONNECTIONS // many, 1), "--seconds", options.seconds, "--warm-up", WARM_UP]
+            arguments += ["--connections", max(CONNECTIONS // many, 1), "--seconds", options.seconds, "--warm-up", options.warm_up]
             arguments += ["--first", index * of_each, "--last", (index + 1) * of_each]
             arguments += ["--rate", load.rate / many] if load.rate else []
             loaders.append(stack.enter_context(desk.loading([*arguments, desk.tags(load.kib)])))
@@ -165,7 +165,7 @@ def main():
     results["postgres"] = " ".join(server.split()[0:3:2])
     runs = {}
     with bench(options, places(options.hookstile, options.tools)) as desk:
-        desk.sign(1)
+        desk.sign_for([Load(1)])
         for _ in range(options.rounds):
             for title, gateways, queue, shared in cases():
                 fast = measured(desk, gateways, Load(1), queue, shared)

@@ -1,9 +1,10 @@
-"""Summarises a run: medians, spreads and ratios to hookstile, as JSON, as tables and as a chart."""
+"""Summarises a run: medians, spreads and ratios, as JSON, as tables and as a chart."""
 
 import json
 from html import escape
 from statistics import median
 
+from bench import Load
 from peers import PEERS
 
 BASELINE = "hookstile"
@@ -11,14 +12,16 @@ BASELINE = "hookstile"
 # the rest.
 LONGEST = 4
 CHARTED = (1, 16, 256)
+CLAIMED = {True: "yes", False: "–"}
 
 
-def write(results, folder):
+def write(results, tables, folder):
     folder.mkdir(parents=True, exist_ok=True)
     results["summary"] = summary(results["records"])
     (folder / "compare.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "compare.md").write_text(markdown(results))
-    (folder / "compare.svg").write_text(chart(results))
+    (folder / "compare.md").write_text(markdown(results, tables))
+    if charted(results):
+        (folder / "compare.svg").write_text(chart(results))
 
 
 def summary(records):
@@ -40,34 +43,18 @@ def summary(records):
     return found
 
 
-def markdown(results):
-    settings, loads = results["settings"], results["summary"]
-    unpaced = [load for load in loads if "@" not in load]
-    paced = next((load for load in loads if "@" in load), None)
-    # Memory is compared where bodies are big, but of a usual size.
-    big = "256KiB" if "256KiB" in unpaced else unpaced[-1] if unpaced else None
+def markdown(results, tables):
+    settings = results["settings"]
     parts = [
         f"# hookstile side by side, {results['date']}",
         machine_line(results["machine"]),
         f"{settings['connections']} connections, one core for the peer; medians of {settings['rounds']} rounds of"
-        f" {settings['seconds']} s. × is the ratio to hookstile in its default configuration, in the same run.",
-        "## CPU µs per request, least–most",
-        table(results, [(load, load, "cpu_us", with_spread) for load in unpaced]),
-        "## Requests per second",
-        table(results, [(load, load, "rps", plain) for load in unpaced]),
-        "## Latency and memory",
-        f"Latency at {settings['rate']:,} events/s of 1 KiB, in µs, from the time at which each was due. Memory is RSS in MiB,"
-        f" of all processes: before the first request, and the most under load at {label(big)}.",
-        table(
-            results,
-            [
-                (paced, "p50", "p50_us", plain),
-                (paced, "p99", "p99_us", with_spread),
-                (big, "RSS idle", "rss_idle_mib", plain),
-                (big, "RSS busy", "rss_busy_mib", plain),
-            ],
-        ),
+        f" {settings['seconds']} s. × is the ratio to hookstile in its default configuration, or to the peer that a table names, in the"
+        " same run.",
     ]
+    for table in tables:
+        if rows := measured(results, table):
+            parts += [f"## {table.title}", *([table.text] if table.text else []), written(results, table, rows)]
     versions = dict.fromkeys(results["versions"].values())
     parts += ["## Versions", "\n".join(f"* {version}" for version in versions)]
     for kind in ("skipped", "failed"):
@@ -84,43 +71,56 @@ def machine_line(about):
     )
 
 
-def table(results, columns):
-    """Returns a table with a row per peer. A column is the load, its heading, the figure, and its format."""
-    yes = {True: "yes", False: "–"}
-    rows = [["peer", "verifies", "stops replays", *(label(heading) for _, heading, _, _ in columns)]]
-    rows.append(["---", "---", "---", *("---:" for _ in columns)])
-    for peer in measured(results):
-        cells = [results["summary"].get(load, {}).get(peer.name, {}).get(name) for load, _, name, _ in columns]
-        written = [write(cell) if cell else "–" for cell, (_, _, _, write) in zip(cells, columns, strict=True)]
-        rows.append([peer.title, yes[peer.verifies], yes[peer.stops_replays], *written])
+def written(results, table, peers):
+    """Returns a table as Markdown, with a row per peer. What the peers claim is there if they differ in it."""
+    ratio = "" if table.baseline == BASELINE else f", × of `{table.baseline}`"
+    claims = {peer.name: [CLAIMED[peer.verifies], CLAIMED[peer.stops_replays]] for peer in peers}
+    differ = len(set(map(tuple, claims.values()))) > 1
+    headings = ["verifies", "stops replays"] if differ else []
+    rows = [[f"peer{ratio}", *headings, *(column.heading for column in table.columns)]]
+    rows.append(["---", *("---" for _ in headings), *("---:" for _ in table.columns)])
+    for peer in peers:
+        cells = []
+        for column in table.columns:
+            figures = results["summary"].get(column.load.name, {})
+            own, base = figures.get(peer.name, {}), figures.get(table.baseline, {})
+            cells.append(column.write(own, base, column.figure) if column.figure in own else "–")
+        rows.append([peer.title, *(claims[peer.name] if differ else []), *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def measured(results):
-    present = {peer for peers in results["summary"].values() for peer in peers}
-    return [peer for peer in PEERS if peer.name in present]
-
-
-def label(load):
-    """Returns a size such as `16KiB` as text for people."""
-    if load is None:
-        return "–"
-    number, unit = load.removesuffix("KiB"), "KiB"
-    if not number.isdigit():
-        return load
-    return "1 MiB" if number == "1024" else f"{number} {unit}"
+def measured(results, table):
+    """Returns the table's peers of which at least one figure was measured."""
+    loads = [results["summary"].get(column.load.name, {}) for column in table.columns]
+    return [peer for peer in PEERS if peer.name in table.peers and any(peer.name in peers for peers in loads)]
 
 
 def number(value):
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
-def plain(figure):
-    return number(figure["median"]) + ("" if figure["ratio"] is None else f" ({figure['ratio']:.2f}×)")
+# A cell is written from the peer's figures at a load, and from those of the table's baseline.
 
 
-def with_spread(figure):
-    return f"{plain(figure)}, {number(figure['min'])}–{number(figure['max'])}"
+def alone(own, _, figure):
+    return number(own[figure]["median"])
+
+
+def plain(own, base, figure):
+    of = base.get(figure, {}).get("median")
+    return alone(own, base, figure) + (f" ({own[figure]['median'] / of:.2f}×)" if of else "")
+
+
+def with_spread(own, base, figure):
+    least, most = own[figure]["min"], own[figure]["max"]
+    return plain(own, base, figure) + (f", {number(least)}–{number(most)}" if least < most else "")
+
+
+def in_flushes(own, base, figure):
+    """Writes what the peer has over the baseline, as a multiple of a flush of the disk."""
+    if figure not in base:
+        return "–"
+    return f"{(own[figure]['median'] - base[figure]['median']) / own['flush_us']['median']:.2f}"
 
 
 STYLE = """
@@ -143,10 +143,15 @@ STYLE = """
 NAMES, PANEL, BAR, ROW, TOP = 280, 230, 150, 22, 64
 
 
+def charted(results):
+    return [load for load in map(Load, CHARTED) if load.name in results["summary"]]
+
+
 def chart(results):
     """Draws horizontal bars: CPU time per request, a panel for each size, each to its own scale."""
-    loads = [f"{kib}KiB" for kib in CHARTED if f"{kib}KiB" in results["summary"]]
-    peers = measured(results)
+    loads = charted(results)
+    shown = {peer for load in loads for peer in results["summary"][load.name]}
+    peers = [peer for peer in PEERS if peer.name in shown]
     width, height = NAMES + PANEL * len(loads), TOP + ROW * len(peers) + 34
     parts = ['<text class="head" x="0" y="18">CPU µs per request, one core, 32 connections: less is better</text>']
     for row, peer in enumerate(peers):
@@ -154,7 +159,7 @@ def chart(results):
         title = peer.title.replace("*", "").replace("`", "")
         parts.append(f'<text{style} x="0" y="{TOP + ROW * row + 12}">{escape(title)}</text>')
     for panel, load in enumerate(loads):
-        parts += bars(results["summary"][load], peers, NAMES + PANEL * panel, label(load))
+        parts += bars(results["summary"][load.name], peers, NAMES + PANEL * panel, load.size)
     legend = [("ours", "hookstile"), ("remembers", "verifies, stops replays"), ("verifies", "verifies"), ("bare", "checks nothing")]
     for place, (kind, text) in enumerate(legend):
         x, y = NAMES + 170 * place, height - 8

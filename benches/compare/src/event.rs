@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -10,7 +11,19 @@ pub const SECRET: &str = "whsec_4f1c8a70d2b94f0e8b6a53c7d91e2f60";
 /// The path on which all peers accept events.
 pub const PATH: &str = "/webhooks/vpn-enterprise";
 
+/// A path on which no peer accepts anything.
+const UNKNOWN_PATH: &str = "/webhooks/nobody";
+
 pub type Tag = [u8; 32];
+
+/// What is right or wrong with a request.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    Genuine,
+    BadSignature,
+    NoSignature,
+    UnknownPath,
+}
 
 const OPENING: &str = r#"{"id":"evt_"#;
 const ITEM: &str =
@@ -52,16 +65,22 @@ impl Events {
 
     /// Writes the head of the request and the beginning of its body; [`rest`](Self::rest) is the
     /// remainder.
-    pub fn begin(&self, number: usize, tag: &Tag, request: &mut Vec<u8>) {
+    pub fn begin(&self, number: usize, tag: &Tag, kind: Kind, request: &mut Vec<u8>) {
+        let mut tag = *tag;
+        tag[0] ^= u8::from(kind == Kind::BadSignature);
         let mut signature = [0; 64];
         hex::encode_to_slice(tag, &mut signature).expect("twice as long");
         request.clear();
         request.extend_from_slice(b"POST ");
-        request.extend_from_slice(PATH.as_bytes());
+        request.extend_from_slice(if kind == Kind::UnknownPath { UNKNOWN_PATH } else { PATH }.as_bytes());
         request.extend_from_slice(b" HTTP/1.1\r\nHost: hooks.example.com\r\nUser-Agent: VPN-Enterprise/1.0\r\n");
-        request.extend_from_slice(b"Content-Type: application/json\r\nX-VPN-Signature: sha256=");
-        request.extend_from_slice(&signature);
-        request.extend_from_slice(format!("\r\nContent-Length: {}\r\n\r\n", self.size).as_bytes());
+        request.extend_from_slice(b"Content-Type: application/json\r\n");
+        if kind != Kind::NoSignature {
+            request.extend_from_slice(b"X-VPN-Signature: sha256=");
+            request.extend_from_slice(&signature);
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.size).as_bytes());
         request.extend_from_slice(begin(number).as_bytes());
     }
 

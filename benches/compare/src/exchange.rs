@@ -7,7 +7,7 @@ use bytes::Buf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::event::{Events, Tag};
+use crate::event::{Events, Kind, Tag};
 
 const MOST_HEADERS: usize = 64;
 
@@ -17,27 +17,35 @@ pub struct Connection {
     stream: Option<TcpStream>,
     request: Vec<u8>,
     response: Vec<u8>,
+    /// How often the connection was opened.
+    opened: usize,
 }
 
 impl Connection {
     pub fn new(to: SocketAddr) -> Self {
-        Self { to, stream: None, request: Vec::new(), response: Vec::with_capacity(4096) }
+        Self { to, stream: None, request: Vec::new(), response: Vec::with_capacity(4096), opened: 0 }
+    }
+
+    pub fn opened(&self) -> usize {
+        self.opened
     }
 
     /// Sends an event, reads the whole response and returns its status.
-    pub async fn exchange(&mut self, events: &Events, number: usize, tag: &Tag) -> Result<u16> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => connect(self.to).await?,
+    pub async fn exchange(&mut self, events: &Events, number: usize, tag: &Tag, kind: Kind) -> Result<u16> {
+        let mut stream = if let Some(stream) = self.stream.take() {
+            stream
+        } else {
+            self.opened += 1;
+            connect(self.to).await?
         };
-        events.begin(number, tag, &mut self.request);
+        events.begin(number, tag, kind, &mut self.request);
         stream.write_all_buf(&mut Buf::chain(self.request.as_slice(), events.rest())).await?;
         self.response.clear();
         let head = loop {
             if stream.read_buf(&mut self.response).await? == 0 {
                 return Err(Error::new(ErrorKind::UnexpectedEof, "closed before the response"));
             }
-            if let Some(head) = Head::parse(&self.response)? {
+            if let Some(head) = ResponseHead::parse(&self.response)? {
                 break head;
             }
         };
@@ -57,17 +65,18 @@ async fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-struct Head {
-    status: u16,
+/// The head of a response.
+pub struct ResponseHead {
+    pub status: u16,
     /// The length of the head, and of the body, in bytes.
-    end: usize,
-    length: usize,
+    pub end: usize,
+    pub length: usize,
     keeps_alive: bool,
 }
 
-impl Head {
+impl ResponseHead {
     /// Parses a head; returns `None` while it is incomplete.
-    fn parse(bytes: &[u8]) -> Result<Option<Self>> {
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>> {
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let invalid = |reason: String| Error::new(ErrorKind::InvalidData, reason);

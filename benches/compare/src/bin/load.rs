@@ -12,14 +12,20 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use futures_util::future::try_join_all;
-use hookstile_compare::event::{Events, Tag};
+use hookstile_compare::event::{Events, Kind, Tag};
 use hookstile_compare::exchange::Connection;
+use hookstile_compare::segment::{BLOCK, Segment};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// The longest that a response may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The number of flushes that are timed, and the length of the file that they go to.
+const FLUSHES: usize = 200;
+const FLUSHED_BYTES: usize = 1 << 20;
+/// The requests of a stretch for whose times there is room from the start.
+const LATENCIES_AT_FIRST: usize = 1 << 20;
 
 #[derive(Parser)]
 struct Arguments {
@@ -44,6 +50,8 @@ enum Task {
         #[arg(long)]
         size: usize,
     },
+    /// Writes single blocks durably, one after the other, and prints how long one takes.
+    Flush { folder: PathBuf },
     /// Sends events: first to warm up, then, after a line on stdin, for the measurement. Ends early
     /// when there are no more.
     Run {
@@ -66,6 +74,14 @@ enum Task {
         /// The number after the last event; without it, all signed events.
         #[arg(long, default_value_t = usize::MAX)]
         last: usize,
+        /// Sends the events again and again.
+        #[arg(long, conflicts_with = "first")]
+        repeat: bool,
+        #[arg(long, value_enum, default_value_t = Kind::Genuine)]
+        kind: Kind,
+        /// The status of every response; without it, any success.
+        #[arg(long)]
+        status: Option<u16>,
         /// The file that `sign` has written.
         tags: PathBuf,
     },
@@ -85,6 +101,13 @@ struct Report {
     seconds: f64,
     p50_us: f64,
     p99_us: f64,
+    /// The connections opened, over both stretches.
+    opened: usize,
+}
+
+#[derive(Serialize)]
+struct Flushes {
+    p50_us: f64,
 }
 
 fn main() -> io::Result<()> {
@@ -95,10 +118,11 @@ fn main() -> io::Result<()> {
     match Arguments::parse().task {
         Task::Sign { size, count, file } => sign(&Events::new(size), count, &file),
         Task::Probe { to, size } => print(&runtime.block_on(probe(to, &Events::new(size)))?),
-        Task::Run { to, size, connections, seconds, warm_up, rate, first, last, tags } => {
+        Task::Flush { folder } => print(&flush(&folder)?),
+        Task::Run { to, size, connections, seconds, warm_up, rate, first, last, repeat, kind, status, tags } => {
             let mut tags = fs::read(tags)?.as_chunks().0.to_vec();
             tags.truncate(last);
-            let load = Load { events: Events::new(size), tags, rate, next: Cell::new(first) };
+            let load = Load { events: Events::new(size), tags, rate, repeat, kind, status, next: Cell::new(first) };
             let mut connections: Vec<_> = (0..connections).map(|_| Connection::new(to)).collect();
             print(&runtime.block_on(load.run(&mut connections, warm_up, seconds))?)
         }
@@ -118,20 +142,44 @@ fn sign(events: &Events, count: usize, file: &Path) -> io::Result<()> {
     file.flush()
 }
 
+fn flush(folder: &Path) -> io::Result<Flushes> {
+    let file = folder.join("flushed");
+    let mut segment = Segment::create(&file, FLUSHED_BYTES)?;
+    let mut times = Vec::with_capacity(FLUSHES);
+    for _ in 0..FLUSHES {
+        let start = Instant::now();
+        segment.append(&[1; BLOCK])?;
+        times.push(start.elapsed());
+    }
+    fs::remove_file(file)?;
+    times.sort_unstable();
+    Ok(Flushes { p50_us: percentile(&times, 0.5) })
+}
+
+/// Returns a percentile of sorted times, in microseconds.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+fn percentile(times: &[Duration], part: f64) -> f64 {
+    let rank = (times.len() as f64 * part) as usize;
+    times.get(rank).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+}
+
 async fn probe(to: SocketAddr, events: &Events) -> io::Result<Statuses> {
     // Numbers that no load reaches, and that no probe of another size uses.
     let event = usize::MAX - events.size();
     let other = event - 1;
     let tag = events.sign(event);
-    Ok(Statuses {
-        valid: exchange(&mut Connection::new(to), events, event, &tag).await?,
-        tampered: exchange(&mut Connection::new(to), events, other, &tag).await?,
-        replayed: exchange(&mut Connection::new(to), events, event, &tag).await?,
-    })
+    let send = async |number| exchange(&mut Connection::new(to), events, number, &tag, Kind::Genuine).await;
+    Ok(Statuses { valid: send(event).await?, tampered: send(other).await?, replayed: send(event).await? })
 }
 
-async fn exchange(connection: &mut Connection, events: &Events, number: usize, tag: &Tag) -> io::Result<u16> {
-    match timeout(PATIENCE, connection.exchange(events, number, tag)).await {
+async fn exchange(
+    connection: &mut Connection,
+    events: &Events,
+    number: usize,
+    tag: &Tag,
+    kind: Kind,
+) -> io::Result<u16> {
+    match timeout(PATIENCE, connection.exchange(events, number, tag, kind)).await {
         Ok(status) => status,
         Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "no response in 20 s")),
     }
@@ -141,28 +189,33 @@ struct Load {
     events: Events,
     tags: Vec<Tag>,
     rate: Option<f64>,
+    repeat: bool,
+    kind: Kind,
+    status: Option<u16>,
+    /// The number of the next event; with `repeat`, of the next request.
     next: Cell<usize>,
 }
 
 impl Load {
     async fn run(&self, connections: &mut [Connection], warm_up: f64, seconds: f64) -> io::Result<Report> {
         // The warm-up uses at most a fifth of the events, however fast the peer is.
-        let first = self.next.get();
-        self.stretch(connections, first + (self.tags.len() - first) / 5, warm_up).await?;
+        let (first, end) = (self.next.get(), if self.repeat { usize::MAX } else { self.tags.len() });
+        self.stretch(connections, first + (end - first) / 5, warm_up).await?;
         let warm_up_requests = self.next.get() - first;
         println!("warm");
         io::stdin().read_line(&mut String::new())?;
         let start = Instant::now();
-        let mut latencies = self.stretch(connections, self.tags.len(), seconds).await?;
+        let mut latencies = self.stretch(connections, end, seconds).await?;
         let seconds = start.elapsed().as_secs_f64();
         latencies.sort_unstable();
-        let requests = latencies.len();
-        let percentile = |part: f64| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-            let rank = (requests as f64 * part) as usize;
-            latencies.get(rank).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
-        };
-        Ok(Report { requests, warm_up_requests, seconds, p50_us: percentile(0.5), p99_us: percentile(0.99) })
+        Ok(Report {
+            requests: latencies.len(),
+            warm_up_requests,
+            seconds,
+            p50_us: percentile(&latencies, 0.5),
+            p99_us: percentile(&latencies, 0.99),
+            opened: connections.iter().map(Connection::opened).sum(),
+        })
     }
 
     /// Sends events below number `end` for `seconds`, and returns the time of each.
@@ -170,7 +223,7 @@ impl Load {
         let (first, start, length) = (self.next.get(), Instant::now(), Duration::from_secs_f64(seconds));
         let pace = self.rate.map(|rate| Pace::start(Duration::from_secs_f64(1.0 / rate), length, connections.len()));
         let end = pace.as_ref().map_or(end, |pace| end.min(first + pace.events));
-        let latencies = RefCell::new(Vec::with_capacity(end - first));
+        let latencies = RefCell::new(Vec::with_capacity((end - first).min(LATENCIES_AT_FIRST)));
         try_join_all(connections.iter_mut().map(async |connection| {
             loop {
                 match &pace {
@@ -184,9 +237,10 @@ impl Load {
                 }
                 self.next.set(number + 1);
                 let intended = pace.as_ref().map_or_else(Instant::now, |pace| pace.intended(number - first));
-                let status = exchange(connection, &self.events, number, &self.tags[number]).await?;
-                if !(200..300).contains(&status) {
-                    return Err(io::Error::other(format!("event {number} was answered with {status}")));
+                let event = if self.repeat { number % self.tags.len() } else { number };
+                let status = exchange(connection, &self.events, event, &self.tags[event], self.kind).await?;
+                if self.status.map_or(!(200..300).contains(&status), |expected| status != expected) {
+                    return Err(io::Error::other(format!("event {event} was answered with {status}")));
                 }
                 latencies.borrow_mut().push(intended.elapsed());
             }

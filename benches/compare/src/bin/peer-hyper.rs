@@ -80,6 +80,9 @@ impl Proxy {
 
     async fn try_forward(&self, request: Request<Incoming>) -> Result<ProxyResponse, StatusCode> {
         let (mut head, body) = request.into_parts();
+        if head.uri.path() != PATH {
+            return Err(StatusCode::NOT_FOUND);
+        }
         let tag = tag(&head.headers).ok_or(StatusCode::UNAUTHORIZED)?;
         let body = self.verified(body, &tag).await?;
         if let Some(known) = &self.known {
