@@ -312,11 +312,24 @@ impl Store {
         result.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
+    /// Runs a query for events. It sees all that waits in a queue, but not every record of an ended
+    /// delivery.
     async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&read::Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.read_within(&self.inner.reads, query).await
+    }
+
+    /// Runs a query for operators. It sees all that was answered before.
+    async fn read_for_operator<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&read::Reader) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if self.inner.shared.has_deferred() {
+            self.write(Job::ApplyDeferred).await?;
+        }
+        self.read_within(&self.inner.operator_reads, query).await
     }
 
     async fn read_within<T: Send + 'static>(
@@ -493,7 +506,7 @@ impl Engine for Store {
             return Ok(Vec::new());
         }
         let now = shared.uptime.now();
-        self.read_within(&self.inner.operator_reads, move |reader| {
+        self.read_for_operator(move |reader| {
             let routes = removed.into_iter();
             routes
                 .map(|(route, counts)| reader.removed_route(route, counts, now))
@@ -523,10 +536,8 @@ impl Engine for Store {
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.event_keys(id)
-        })
-        .await
+        self.read_for_operator(move |reader| reader.event_keys(id))
+            .await
     }
 
     fn now_due(&self) -> DueAt {
@@ -539,17 +550,13 @@ impl Engine for Store {
 
     async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<DeliveryRecord>, StoreError> {
         let now = self.inner.shared.uptime.now_due();
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.deliveries(&filter, now)
-        })
-        .await
+        self.read_for_operator(move |reader| reader.deliveries(&filter, now))
+            .await
     }
 
     async fn count_deliveries(&self, filter: DeliveryFilter) -> Result<Option<usize>, StoreError> {
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.count_deliveries(&filter)
-        })
-        .await
+        self.read_for_operator(move |reader| reader.count_deliveries(&filter))
+            .await
     }
 
     async fn matching_deliveries(
@@ -558,10 +565,8 @@ impl Engine for Store {
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.matching_deliveries(&filter, after, limit)
-        })
-        .await
+        self.read_for_operator(move |reader| reader.matching_deliveries(&filter, after, limit))
+            .await
     }
 
     async fn automatic_redeliveries(
@@ -575,10 +580,8 @@ impl Engine for Store {
 
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
         let now = self.inner.shared.uptime.now_due();
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.delivery(id, now)
-        })
-        .await
+        self.read_for_operator(move |reader| reader.delivery(id, now))
+            .await
     }
 
     async fn route_stats(
@@ -588,9 +591,7 @@ impl Engine for Store {
     ) -> Result<RouteDeliveryStats, StoreError> {
         let (pending, dead) = self.queue_counts(&route);
         let record = self
-            .read_within(&self.inner.operator_reads, move |reader| {
-                reader.route_stats(&route, since_day)
-            })
+            .read_for_operator(move |reader| reader.route_stats(&route, since_day))
             .await?;
         Ok(RouteDeliveryStats {
             pending,

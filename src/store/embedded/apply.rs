@@ -31,7 +31,8 @@ pub(super) struct Cursor {
 
 /// An open transaction that jobs are applied to.
 pub(super) struct BatchWriter<'t> {
-    connection: &'t Connection,
+    /// `None` if the statements are executed later, from the log. Then no job may read the database.
+    connection: Option<&'t Connection>,
     ledger: &'t LedgerFile,
     cursor: &'t mut Cursor,
     /// The number of the commit.
@@ -81,7 +82,7 @@ struct LedgerChange {
 
 impl<'t> BatchWriter<'t> {
     pub(super) fn new(
-        connection: &'t Connection,
+        connection: Option<&'t Connection>,
         ledger: &'t LedgerFile,
         cursor: &'t mut Cursor,
         commit: i64,
@@ -101,15 +102,23 @@ impl<'t> BatchWriter<'t> {
         }
     }
 
-    /// Executes a statement that writes. Every write goes through here, so that the commit log can
-    /// repeat it. Returns the number of rows.
+    /// Executes a statement that writes, or leaves it to the log. Every write goes through here, so that
+    /// the commit log can repeat it.
     pub(super) fn write(
         &mut self,
         text: &'static str,
         values: &[&dyn ToSql],
-    ) -> rusqlite::Result<usize> {
+    ) -> rusqlite::Result<()> {
         self.log(text, values)?;
-        self.connection.prepare_cached(text)?.execute(values)
+        match self.connection {
+            Some(connection) => connection.prepare_cached(text)?.execute(values).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the database, for a job that reads it.
+    fn database(&self) -> rusqlite::Result<&'t Connection> {
+        self.connection.ok_or(rusqlite::Error::InvalidQuery)
     }
 
     /// Executes a statement that writes and returns rows.
@@ -120,7 +129,7 @@ impl<'t> BatchWriter<'t> {
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
         self.log(text, values)?;
-        let mut statement = self.connection.prepare_cached(text)?;
+        let mut statement = self.database()?.prepare_cached(text)?;
         statement.query_map(values, read)?.collect()
     }
 
@@ -503,7 +512,7 @@ impl<'t> BatchWriter<'t> {
     /// Reads the first pending events of a route, for a worker that asks for `rows` at once.
     pub(super) fn read_front(&mut self, route: &Arc<str>, rows: usize) -> rusqlite::Result<()> {
         let max = events_to_read(rows);
-        let mut select = self.connection.prepare_cached(
+        let mut select = self.database()?.prepare_cached(
             "SELECT due_ms, id, payload_bytes FROM deliveries
              WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending'
              ORDER BY due_ms, id LIMIT ?2",
@@ -621,7 +630,7 @@ impl<'t> BatchWriter<'t> {
     }
 
     fn stored_delivery(&self, id: DeliveryId) -> rusqlite::Result<Option<StoredDelivery>> {
-        let mut select = self.connection.prepare_cached(
+        let mut select = self.database()?.prepare_cached(
             "SELECT routes.name, event_id, received_ms, state, reason, tried, possibly_delivered,
              due_ms, queued_ms, ended_ms, keys, payload_bytes, attempts FROM deliveries
              JOIN routes ON routes.id = route WHERE deliveries.id = ?1",

@@ -95,7 +95,7 @@ pub fn back_up(folder: &Path, to: &Path) -> Result<Backup, BackupError> {
     let was_running = match OfflineStore::open(folder) {
         Ok(_) => false,
         Err(OpenError::InUse { .. }) => {
-            wait_for_recovery(folder)?;
+            wait_for_log(folder)?;
             true
         }
         // A file of an earlier version has nothing to recover; others are refused below.
@@ -143,28 +143,25 @@ pub fn back_up(folder: &Path, to: &Path) -> Result<Backup, BackupError> {
     })
 }
 
-/// Waits until the gateway that has the store open has executed what the commit log had at its start.
-/// Later at most one transaction is logged and not committed. Its callers have no reply yet.
-fn wait_for_recovery(folder: &Path) -> Result<(), BackupError> {
+/// Waits until the database has all that the commit log has now. The gateway executes what it left to the
+/// log within a second, and after a loss of power at its start.
+fn wait_for_log(folder: &Path) -> Result<(), BackupError> {
     let file = schema::file(folder);
     let began = Instant::now();
+    // Read before the database, so that the log has no record of an earlier round that is missed.
+    let log = commit_log::content(folder).map_err(|source| OpenError::folder(folder, source))?;
     loop {
-        // The log is read first, so that the database has all that it holds, but for that one.
-        let log =
-            commit_log::content(folder).map_err(|source| OpenError::folder(folder, source))?;
         let connection =
             schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
         match schema::read_header(&connection, &file) {
-            Ok(header)
-                if commit_log::unapplied(&log, header.log)
-                    .to_execute(header.log)
-                    .count()
-                    <= 1 =>
-            {
-                return Ok(());
+            Ok(header) => {
+                let unapplied = commit_log::unapplied(&log, header.log);
+                if unapplied.to_execute(header.log).next().is_none() {
+                    return Ok(());
+                }
             }
             // The tables are being created or upgraded.
-            Ok(_) | Err(OpenError::Foreign { .. }) => {}
+            Err(OpenError::Foreign { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         if began.elapsed() > RECOVERY_TIMEOUT {

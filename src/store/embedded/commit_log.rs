@@ -72,7 +72,7 @@ pub(super) const FILE: &str = "hookstile.commits";
 
 /// The size of the file, in bytes. SQLite flushes what came since the log started at its front, so a
 /// larger file would make fewer flushes, each of which takes longer.
-const FILE_BYTES: usize = 512 << 10;
+const FILE_BYTES: usize = 2 << 20;
 
 /// What a database has of a log, or, in a [`Record`]'s transaction, what it will have. Part of the
 /// store's header row.

@@ -166,6 +166,8 @@ pub(super) fn open(
         connection: None,
         log: None,
         position: LogPosition::default(),
+        deferred: Vec::new(),
+        deferred_jobs: 0,
         unflushed_bytes: 0,
         flushes: true,
         cursor: Cursor::default(),
@@ -278,7 +280,8 @@ impl Writer {
             now_due: shared.uptime.now_due(),
         };
         let (ledger, cursor) = (&shared.ledger, &mut self.cursor);
-        let mut batch = BatchWriter::new(&transaction, ledger, cursor, last + 1, time, wall_ms);
+        let mut batch =
+            BatchWriter::new(Some(&transaction), ledger, cursor, last + 1, time, wall_ms);
         for (&key, unwritten) in &self.unwritten {
             let tried = unwritten.history;
             let rows = shared.read_event_rows(key)?;

@@ -45,14 +45,12 @@ impl OperatorSettings for Store {
 
     async fn creation(&self, key: &str) -> Result<Option<Creation>, StoreError> {
         let (key, now) = (key.to_owned(), self.inner.shared.uptime.now());
-        self.read_within(&self.inner.operator_reads, move |reader| {
-            reader.creation(&key, now)
-        })
-        .await
+        self.read_for_operator(move |reader| reader.creation(&key, now))
+            .await
     }
 
     async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
-        let webhooks = self.read_within(&self.inner.operator_reads, read::Reader::webhooks);
+        let webhooks = self.read_for_operator(read::Reader::webhooks);
         Ok((Revision::default(), webhooks.await?))
     }
 
@@ -66,7 +64,6 @@ impl OperatorSettings for Store {
     }
 
     async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        self.read_within(&self.inner.operator_reads, read::Reader::paused_routes)
-            .await
+        self.read_for_operator(read::Reader::paused_routes).await
     }
 }

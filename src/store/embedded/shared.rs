@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub metrics: StoreMetrics,
     /// The last write is known to have succeeded.
     open: AtomicBool,
+    /// The database lacks rows of jobs whose callers have their replies.
+    has_deferred: AtomicBool,
     /// The number of times the file was closed.
     close_count: AtomicU64,
     /// The size of the database's used pages and of the ledger's rows, in bytes.
@@ -105,6 +107,7 @@ impl Shared {
             uptime,
             metrics,
             open: AtomicBool::new(false),
+            has_deferred: AtomicBool::new(false),
             close_count: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             disk_free_bytes: AtomicU64::new(u64::MAX),
@@ -126,6 +129,15 @@ impl Shared {
         } else {
             Err(StoreError::Unavailable)
         }
+    }
+
+    pub(super) fn set_deferred(&self, has_deferred: bool) {
+        self.has_deferred.store(has_deferred, Ordering::Release);
+    }
+
+    /// Returns whether the database lacks rows of jobs whose callers have their replies.
+    pub(super) fn has_deferred(&self) -> bool {
+        self.has_deferred.load(Ordering::Acquire)
     }
 
     /// Returns the event's rows that are remembered. The file is read only if the index has the event's

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use super::ledger_file::Hour;
 use super::shared::CheckpointError;
 use super::write::Job;
@@ -44,6 +46,10 @@ pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
         if !store.shared.has_its_files() {
             let _ = store.send(Job::SaveFiles);
             continue;
+        }
+        if store.shared.has_deferred() {
+            let (done, _) = oneshot::channel();
+            let _ = store.send(Job::ApplyDeferred(done));
         }
         upkeep.sweep_ledger(&store);
         sweep_records(&store);

@@ -1,6 +1,9 @@
 //! The writer thread. It commits all jobs that have arrived since its last commit in one
 //! transaction.
 //!
+//! Jobs that only add rows are committed by the log alone, and executed with others after their callers
+//! have their replies: before any job or query that reads the database, and at least once a second.
+//!
 //! There is no timer: a single job is committed at once, and jobs that arrive while the disk is
 //! busy form the next batch. A caller gets its reply after the commit that contains its job, and an
 //! error if that commit failed.
@@ -89,6 +92,8 @@ pub(super) enum Job {
     },
     /// Causes a commit, which writes the store uptime.
     WriteTime,
+    /// Executes what was left to the log, for a query that must see all that was answered before.
+    ApplyDeferred(Done<()>),
     /// Checkpoints the rest of the write-ahead log, so that SQLite can restart it.
     Checkpoint,
     /// Saves the database, whose file was deleted or replaced, and reopens it.
@@ -130,6 +135,10 @@ const BATCH_BYTES: usize = 8 << 20;
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
 const REOPEN_LAST: Duration = Duration::from_secs(1);
 
+/// The number of jobs that are left to the log before the database gets their rows. More would make the
+/// next commit wait longer, and save little.
+const DEFERRED_MAX: usize = 128;
+
 /// The size of rows in the database from which on the ledger's file is flushed with relaxed durability, in
 /// bytes: some 4,000 rows.
 const UNFLUSHED_MAX: usize = 256 << 10;
@@ -150,6 +159,10 @@ pub(super) struct Writer {
     pub(super) log: Option<CommitLog>,
     /// What the database has.
     pub(super) position: LogPosition,
+    /// What the commit log has and the database does not yet, in order.
+    pub(super) deferred: Vec<Statements>,
+    /// The number of jobs in it.
+    pub(super) deferred_jobs: usize,
     /// The size of the rows that are in the database because the ledger's file is not flushed.
     pub(super) unflushed_bytes: usize,
     /// The connection flushes each commit.
@@ -240,6 +253,7 @@ impl Writer {
             );
         }
         if batch.iter().any(|job| matches!(job, Job::SaveFiles)) && !self.shared.has_its_files() {
+            self.apply_deferred()?;
             let error = self.save_files();
             return Err(self.close_after_error(&error, batch));
         }
@@ -248,7 +262,12 @@ impl Writer {
         let bytes: usize = batch.iter().map(Job::bytes).sum();
         let by_log =
             bytes <= Statements::BYTES_MAX && self.log.as_ref().is_some_and(CommitLog::has_room);
-        let written = match self.transact(&batch, by_log) {
+        let appended = if by_log && batch.iter().all(|job| self.is_append(job)) {
+            self.append(&batch)
+        } else {
+            self.transact(&batch, by_log)
+        };
+        let written = match appended {
             Err(CommitError::TooLarge(_)) => self
                 .read_routes_again()
                 .map_err(CommitError::Database)
@@ -268,11 +287,75 @@ impl Writer {
             }
             Err(error) => return Err(self.close_after_error(&error, batch)),
         }
+        if self.deferred_jobs >= DEFERRED_MAX {
+            self.apply_deferred()?;
+        }
         if checkpoint && let Some(connection) = &self.connection {
             let checkpointed = schema::checkpoint_passive(connection);
             checkpointed.map_err(|error| self.close_after_error(&error, Vec::new()))?;
         }
         Ok(())
+    }
+
+    /// Returns whether a job only adds rows to the database, and reads none.
+    fn is_append(&self, job: &Job) -> bool {
+        let Job::Settle(settlement, _) = job else {
+            return false;
+        };
+        settlement.delivery.as_ref().is_none_or(|change| {
+            change.earlier.is_none()
+                && change.payload.is_none()
+                && self.cursor.routes.contains_key(&change.event.route)
+        })
+    }
+
+    /// Commits a batch by the log alone. The database gets its rows with those of other batches, in one
+    /// transaction, after the callers have their replies.
+    fn append(&mut self, batch: &[Job]) -> Result<(Effects, Vec<Reply>), CommitError> {
+        let (Some(log), Some(_)) = (&mut self.log, &self.connection) else {
+            return Err(CommitError::Closed);
+        };
+        let shared = &self.shared;
+        let (time, wall_ms) = (
+            shared.uptime.store_time(),
+            Timestamp::now().as_millisecond(),
+        );
+        let (cursor, position) = (&mut self.cursor, self.position.after_logged());
+        let mut writer = BatchWriter::new(
+            None,
+            &shared.ledger,
+            cursor,
+            position.applied,
+            time,
+            wall_ms,
+        );
+        writer.log = Some(Statements::default());
+        let replies = batch.iter().map(|job| apply(&mut writer, job));
+        let replies = replies.collect::<Result<_, _>>()?;
+        let Changes {
+            rows,
+            statements,
+            effects,
+        } = writer.finish()?;
+        let statements = statements.unwrap_or_default();
+        log.append(&commit_log::encode(position, &rows, &statements)?)?;
+        shared.ledger.write(&rows)?;
+        self.position = position;
+        self.deferred.push(statements);
+        self.deferred_jobs += batch.len();
+        shared.set_deferred(true);
+        Ok((effects, replies))
+    }
+
+    /// Executes what was left to the log.
+    fn apply_deferred(&mut self) -> Result<(), DatabaseClosed> {
+        if self.deferred.is_empty() {
+            return Ok(());
+        }
+        match self.transact(&[], true) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.close_after_error(&error, Vec::new())),
+        }
     }
 
     /// Applies a batch in one transaction. It is made durable by the commit log, or by SQLite, which
@@ -305,9 +388,12 @@ impl Writer {
             self.flushes = !by_log;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for statements in &self.deferred {
+            statements.execute(&transaction)?;
+        }
         let (cursor, number) = (&mut self.cursor, self.position.applied + 1);
-        let mut writer =
-            BatchWriter::new(&transaction, &shared.ledger, cursor, number, time, wall_ms);
+        let (open, ledger) = (Some(&*transaction), &shared.ledger);
+        let mut writer = BatchWriter::new(open, ledger, cursor, number, time, wall_ms);
         writer.log = by_log.then(Statements::default);
         let replies = batch.iter().map(|job| apply(&mut writer, job));
         let replies = replies.collect::<Result<_, _>>()?;
@@ -323,6 +409,9 @@ impl Writer {
         match (&mut self.log, &statements) {
             // Its jobs only read.
             (_, Some(statements)) if statements.is_empty() && rows.is_empty() => {
+                if !self.deferred.is_empty() {
+                    schema::write_log_position(&transaction, self.position)?;
+                }
                 transaction.commit()?;
             }
             (Some(log), Some(statements)) => {
@@ -336,6 +425,7 @@ impl Writer {
             }
             _ => self.commit_flushed(transaction, &rows)?,
         }
+        self.forget_deferred();
         if writes_time {
             self.time_written = now;
         }
@@ -416,7 +506,8 @@ impl Writer {
                 Job::ForgetEvent { done, .. }
                 | Job::SetWebhook { done, .. }
                 | Job::SetPaused { done, .. }
-                | Job::ReadFront { done, .. } => {
+                | Job::ReadFront { done, .. }
+                | Job::ApplyDeferred(done) => {
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
                 Job::MoveEvents { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
@@ -574,6 +665,14 @@ impl Writer {
     fn close_files(&mut self) {
         self.connection = None;
         self.log = None;
+        // It is executed from the log when the file is opened again.
+        self.forget_deferred();
+    }
+
+    fn forget_deferred(&mut self) {
+        self.deferred.clear();
+        self.deferred_jobs = 0;
+        self.shared.set_deferred(false);
     }
 
     fn close(&mut self, clean: bool) {
@@ -693,9 +792,12 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, ApplyError> {
             batch.delete_records(ids)?;
             Reply::Rows(ids.len())
         }
-        Job::WriteTime | Job::Checkpoint | Job::SaveFiles | Job::Reopen | Job::Close { .. } => {
-            Reply::Nothing
-        }
+        Job::WriteTime
+        | Job::ApplyDeferred(_)
+        | Job::Checkpoint
+        | Job::SaveFiles
+        | Job::Reopen
+        | Job::Close { .. } => Reply::Nothing,
     })
 }
 
@@ -709,7 +811,8 @@ fn reply(shared: &Shared, job: Job, result: Reply) {
             Job::ForgetEvent { done, .. }
             | Job::SetWebhook { done, .. }
             | Job::SetPaused { done, .. }
-            | Job::ReadFront { done, .. },
+            | Job::ReadFront { done, .. }
+            | Job::ApplyDeferred(done),
             _,
         ) => {
             let _ = done.send(Ok(()));

@@ -9,8 +9,8 @@
 //! | each statement | the number of its text (2), the number of its values (2), the values |
 //! | a value | its type (1): 0 null, 1 integer (8), 2 real (8), 3 text, 4 blob, both with the length before it (4) |
 
-use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, ToSql};
 
 /// The statements of a transaction.
 #[derive(Default)]
@@ -113,17 +113,41 @@ impl Statements {
         let mut rest = bytes;
         let mut texts = Vec::new();
         for _ in 0..take_short(&mut rest)? {
-            texts.push(take_text(&mut rest)?);
+            let text = take_bytes(&mut rest)?.to_vec();
+            texts.push(String::from_utf8(text).ok()?);
         }
         let mut statements = Vec::new();
         while !rest.is_empty() {
-            let text = texts.get(take_short(&mut rest)?)?.clone();
-            let values = (0..take_short(&mut rest)?).map(|_| take_value(&mut rest));
+            let (text, values) = take_statement(&mut rest)?;
+            let text = texts.get(text)?.clone();
+            let values = values.into_iter().map(|value| value.try_into().ok());
             let values = values.collect::<Option<_>>()?;
             statements.push(Statement { text, values });
         }
         Some(statements)
     }
+
+    /// Executes the statements, which must not be too large.
+    pub(in super::super) fn execute(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut rest = &self.statements[..];
+        while let Some((text, values)) = take_statement(&mut rest) {
+            let mut statement = connection.prepare_cached(self.texts[text])?;
+            for (number, value) in (1..).zip(values) {
+                statement.raw_bind_parameter(number, ToSqlOutput::Borrowed(value))?;
+            }
+            let mut rows = statement.raw_query();
+            while rows.next()?.is_some() {}
+        }
+        Ok(())
+    }
+}
+
+/// Takes a statement: the number of its text, and its values. Returns `None` at the end, or if there is
+/// none.
+fn take_statement<'b>(rest: &mut &'b [u8]) -> Option<(usize, Vec<ValueRef<'b>>)> {
+    let text = take_short(rest)?;
+    let values = (0..take_short(rest)?).map(|_| take_value(rest));
+    Some((text, values.collect::<Option<_>>()?))
 }
 
 /// Numbers of texts and values are far below the limit of two bytes.
@@ -154,18 +178,14 @@ fn take_bytes<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
     Some(taken)
 }
 
-fn take_text(rest: &mut &[u8]) -> Option<String> {
-    String::from_utf8(take_bytes(rest)?.to_vec()).ok()
-}
-
-fn take_value(rest: &mut &[u8]) -> Option<Value> {
+fn take_value<'b>(rest: &mut &'b [u8]) -> Option<ValueRef<'b>> {
     let [kind] = take_array(rest)?;
     Some(match kind {
-        0 => Value::Null,
-        1 => Value::Integer(i64::from_le_bytes(take_array(rest)?)),
-        2 => Value::Real(f64::from_le_bytes(take_array(rest)?)),
-        3 => Value::Text(take_text(rest)?),
-        4 => Value::Blob(take_bytes(rest)?.to_vec()),
+        0 => ValueRef::Null,
+        1 => ValueRef::Integer(i64::from_le_bytes(take_array(rest)?)),
+        2 => ValueRef::Real(f64::from_le_bytes(take_array(rest)?)),
+        3 => ValueRef::Text(take_bytes(rest)?),
+        4 => ValueRef::Blob(take_bytes(rest)?),
         _ => return None,
     })
 }
