@@ -66,7 +66,8 @@ struct Opened {
 
 /// Returns the size of a closed store in bytes, after its log was checkpointed.
 fn file_bytes(folder: &Path) -> f64 {
-    std::fs::metadata(folder.join("hookstile.db")).map_or(0, |file| file.len()) as f64
+    let length = |name| std::fs::metadata(folder.join(name)).map_or(0, |file| file.len());
+    (length("hookstile.db") + length("hookstile.ledger")) as f64
 }
 
 impl Opened {

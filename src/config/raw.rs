@@ -169,7 +169,7 @@ pub(super) struct Store {
     /// `postgres`, `relaxed` sets `synchronous_commit=off`.
     #[schemars(transform = facts::DURABILITY.schema())]
     pub durability: Field<Durability>,
-    /// The maximum number of remembered event IDs. Each takes about 25 bytes of memory. Above the
+    /// The maximum number of remembered event IDs. Each takes up to 21 bytes of memory. Above the
     /// limit, new events are answered with 503; no ID is forgotten early. With `postgres`, the count
     /// is an estimate from the server's statistics.
     #[schemars(transform = facts::MAX_IDS.schema())]

@@ -14,6 +14,9 @@
 //! 4. SQLite commits, without a flush, and with it the number of the record in the store's header row
 //!    ([`LogPosition`]).
 //!
+//! Where the statements only add rows, the first and the last step come after the reply, for many
+//! transactions at once ([`Statements::execute`]).
+//!
 //! A transaction that is too large for the log, or that comes when the log is full, is flushed by
 //! SQLite, and with it all before it; the ledger's file is flushed before that. Then the log starts
 //! again at its first block. So the file never grows.
@@ -30,7 +33,7 @@
 //! | 8..12 | the length of the rows and the statements |
 //! | 12..16 | the CRC-32C of the record without these four bytes |
 //! | 16..20 | the length of the rows |
-//! | 20..24 | 0; reserved |
+//! | 20..24 | 1 if the statements are executed after the reply, or else 0 |
 //! | 24..32 | the run: a random number of each opening of the store |
 //! | 32..40 | the commit's number, which goes on from run to run |
 //! | 40.. | the [`RowWrites`], then the [`Statements`] |
@@ -39,9 +42,9 @@
 //!
 //! After a loss of power the database is consistent, and may lack its last transactions; so may the
 //! ledger's file. The records of the database's run with a number above `applied` in its header row are
-//! executed, in order. The rows of all records above `flushed` are written again. After any other
-//! end of the process at most one record is not executed. Its sender has no answer yet, so that it may
-//! be either.
+//! executed, in order. The rows of all records above `flushed` are written again. The same is done after
+//! any other end of the process: then it is what was left to the log, and at most one record more. The
+//! sender of that one has no answer yet, so that it may be either.
 //!
 //! | what is found | meaning |
 //! | --- | --- |
@@ -54,6 +57,7 @@
 mod record;
 mod statements;
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -62,11 +66,12 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+pub(super) use record::Execution;
 use record::{BLOCK, BYTES_MAX, Record};
 pub(super) use statements::Statements;
 
 use super::folder_lock;
-use super::ledger_file::RowWrites;
+use super::ledger_file::{ROW_BYTES, RowWrites};
 
 pub(super) const FILE: &str = "hookstile.commits";
 
@@ -134,10 +139,12 @@ pub(super) struct TooLarge;
 /// Encodes the record of the commit after which the database has this position.
 pub(super) fn encode(
     position: LogPosition,
+    execution: Execution,
     rows: &RowWrites,
     statements: &Statements,
 ) -> Result<Vec<u8>, TooLarge> {
-    record::encode(position.run, position.applied, rows, statements).ok_or(TooLarge)
+    let LogPosition { run, applied, .. } = position;
+    record::encode(run, applied, execution, rows, statements).ok_or(TooLarge)
 }
 
 impl CommitLog {
@@ -232,6 +239,15 @@ impl Unapplied {
         let without_rows = numbers.end.min(applied + 1) - numbers.start;
         self.without_rows += without_rows.max(0);
         self.missing += (numbers.end - numbers.start.max(applied + 1)).max(0);
+    }
+
+    /// Returns the rows of the log, each as its last record has it, with the number of that record.
+    pub(super) fn last_rows(&self) -> HashMap<u32, (i64, &[u8; ROW_BYTES])> {
+        let rows = self.records.iter().flat_map(|record| {
+            let rows = record.rows.iter();
+            rows.map(|(slot, row)| (slot, (record.number, row)))
+        });
+        rows.collect()
     }
 
     /// Returns the records that a database with this position has not executed.

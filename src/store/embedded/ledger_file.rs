@@ -257,6 +257,15 @@ impl LedgerFile {
         ))
     }
 
+    /// Returns whether a slot has these bytes.
+    pub(super) fn has(&self, slot: u32, row: &[u8; ROW_BYTES]) -> io::Result<bool> {
+        let mut bytes = [0; ROW_BYTES];
+        match self.with_file(|file| file.read_exact_at(&mut bytes, offset(slot))) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            read => read.map(|()| bytes == *row),
+        }
+    }
+
     /// Gives out a slot for a row that expires in this hour. The disk has room for it, if the file system
     /// can promise that.
     pub(super) fn allocate(&self, hour: Hour) -> io::Result<u32> {

@@ -12,7 +12,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::apply::{ApplyError, BatchWriter, Changes, Cursor};
 use super::attempt_journal::{self, AttemptJournal, InterruptedAttempt, PreviousRun};
-use super::commit_log::{self, CommitLog, LogPosition};
+use super::commit_log::{self, CommitLog, Execution, LogPosition, Unapplied};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
 use super::ledger_file::{self, Hour, LedgerFile};
@@ -148,9 +148,6 @@ pub(super) fn open(
         0 => created,
         _ => schema::read_header(&connection, &file)?,
     };
-    // One may be logged and not committed. More are missing only if unflushed writes were lost, the
-    // journal's among them, even if the machine was not restarted.
-    let lost_writes = recovered.executed > 1;
     let time = UptimeClock::resume(header.uptime, header.downtime_until(wall_ms), clock);
     let shared = Arc::new(Shared::new(
         settings,
@@ -177,7 +174,8 @@ pub(super) fn open(
     };
     let began = Instant::now();
     let mut suspects = SuspectDeliveries {
-        first_due_of_each_route: lost_writes || !(header.clean || header.same_boot && file_existed),
+        first_due_of_each_route: recovered.lost_writes
+            || !(header.clean || header.same_boot && file_existed),
         ..SuspectDeliveries::default()
     };
     for attempt in &interrupted {
@@ -458,6 +456,9 @@ fn open_ledger(
 pub(super) struct Recovered {
     /// The number of transactions that were executed.
     pub executed: usize,
+    /// Writes without a flush were lost, those to the attempt journal among them: the disk was away, even
+    /// if the machine was not restarted.
+    pub lost_writes: bool,
     /// The number of the last commit.
     pub last: i64,
 }
@@ -488,11 +489,13 @@ pub(super) fn execute_unapplied(
              unknown"
         );
     }
+    let lost_writes = lost_writes(ledger, &unapplied, position)?;
     for rows in schema::read_unflushed_rows(connection)? {
         ledger.write(&rows)?;
     }
     let mut recovered = Recovered {
         executed: 0,
+        lost_writes,
         last: position.applied,
     };
     for record in &unapplied.records {
@@ -522,6 +525,29 @@ pub(super) fn execute_unapplied(
         );
     }
     Ok(recovered)
+}
+
+/// Returns whether the files lack what any end of the process alone leaves there. That leaves unexecuted
+/// what was deferred, and at most one transaction more; and it leaves all rows in the ledger's file, but
+/// for those of the last transaction.
+fn lost_writes(
+    ledger: &LedgerFile,
+    unapplied: &Unapplied,
+    position: LogPosition,
+) -> io::Result<bool> {
+    let at_once = unapplied
+        .to_execute(position)
+        .filter(|record| record.execution == Execution::AtOnce);
+    if at_once.count() > 1 {
+        return Ok(true);
+    }
+    let last = unapplied.records.last().map(|record| record.number);
+    for (slot, (number, row)) in unapplied.last_rows() {
+        if Some(number) != last && !ledger.has(slot, row)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Returns the number of a new run, which is never 0.

@@ -337,7 +337,8 @@ async fn full_log_starts_again_and_loses_nothing() {
     let log = files.settings().folder.join("hookstile.commits");
     let length = std::fs::metadata(&log).unwrap().len();
     // More than one round, as each commit takes a block.
-    for key in 0..1_300 {
+    let events = 3 * length / 4096;
+    for key in 0..u128::from(events) {
         store
             .settle(settlement(key, None, completed(1), None))
             .await
@@ -346,7 +347,61 @@ async fn full_log_starts_again_and_loses_nothing() {
     assert_eq!(std::fs::metadata(&log).unwrap().len(), length);
     store.close(true).await;
     let reopened = files.open();
-    assert_eq!(reopened.remembered_ids(), 1_300);
+    assert_eq!(reopened.remembered_ids() as u64, events);
+}
+
+#[tokio::test]
+async fn rows_left_to_the_log_survive_its_end() {
+    let (files, flushed) = (TestFolder::new(), TestFolder::new());
+    let store = files.open();
+    let all = DeliveryFilter {
+        limit: 500,
+        ..DeliveryFilter::default()
+    };
+    let deliver = async |key: u128| {
+        let change = delivery_change(&key.to_string(), DeliveryState::Success);
+        settle(&store, key, completed(1), Some(change)).await;
+    };
+    deliver(0).await;
+    copy_files(&files.settings().folder, &flushed.settings().folder);
+    for key in 1..=300 {
+        deliver(key).await;
+        // A query sees what was answered before it.
+        if key % 50 == 0 {
+            let found = store.deliveries(all.clone()).await.unwrap();
+            assert_eq!(found.len() as u128, key + 1);
+        }
+    }
+    deliver(301).await;
+    for lost in [lose_power(&files, &flushed), lose_power(&files, &files)] {
+        let recovered = lost.open();
+        assert_eq!(recovered.remembered_ids(), 302);
+        assert_eq!(recovered.deliveries(all.clone()).await.unwrap().len(), 302);
+        let stats = recovered.route_stats("billing".into(), 0).await.unwrap();
+        assert_eq!(stats.successful, 302);
+    }
+    store.close(true).await;
+    let closed = files.open();
+    assert_eq!(closed.deliveries(all).await.unwrap().len(), 302);
+}
+
+#[tokio::test]
+async fn missing_ledger_is_refused_where_a_store_must_exist() {
+    let files = TestFolder::new();
+    let store = files.open();
+    let id = queued(&store, 1, "a").await;
+    store.close(true).await;
+    drop(store);
+    std::fs::remove_file(files.settings().folder.join("hookstile.ledger")).unwrap();
+    let settings = EmbeddedSettings {
+        must_exist: true,
+        ..files.settings()
+    };
+    let refused = files.try_open(settings).err();
+    assert!(matches!(refused, Some(OpenError::MustExist { .. })));
+    let store = files.open();
+    assert_eq!(ledger_entry(&store, 1).await, None);
+    assert_eq!(due_ids(&store).await, [id], "what waits is not affected");
 }
 
 #[tokio::test]
@@ -354,8 +409,8 @@ async fn restored_database_ignores_a_later_log() {
     let (files, backup) = (TestFolder::new(), TestFolder::new());
     let store = files.open();
     settle(&store, 1, completed(1), None).await;
-    copy_files(&files.settings().folder, &backup.settings().folder);
     store.close(true).await;
+    copy_files(&files.settings().folder, &backup.settings().folder);
     let store = files.open();
     settle(&store, 2, completed(1), None).await;
     let after = lose_power(&files, &backup);

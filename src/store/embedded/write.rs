@@ -21,7 +21,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::apply::{ApplyError, BatchWriter, Changes, Cursor, Effects};
-use super::commit_log::{self, CommitLog, LogPosition, Statements, TooLarge};
+use super::commit_log::{self, CommitLog, Execution, LogPosition, Statements, TooLarge};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
 use super::ledger_file::RowWrites;
@@ -338,7 +338,12 @@ impl Writer {
             effects,
         } = writer.finish()?;
         let statements = statements.unwrap_or_default();
-        log.append(&commit_log::encode(position, &rows, &statements)?)?;
+        log.append(&commit_log::encode(
+            position,
+            Execution::Deferred,
+            &rows,
+            &statements,
+        )?)?;
         shared.ledger.write(&rows)?;
         self.position = position;
         self.deferred.push(statements);
@@ -416,7 +421,7 @@ impl Writer {
             }
             (Some(log), Some(statements)) => {
                 let position = self.position.after_logged();
-                let record = commit_log::encode(position, &rows, statements)?;
+                let record = commit_log::encode(position, Execution::AtOnce, &rows, statements)?;
                 schema::write_log_position(&transaction, position)?;
                 log.append(&record)?;
                 shared.ledger.write(&rows)?;

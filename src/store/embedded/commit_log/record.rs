@@ -19,16 +19,27 @@ pub(super) const BYTES_MAX: usize = 256 << 10;
 pub(in super::super) struct Record {
     pub(super) run: i64,
     pub number: i64,
+    pub execution: Execution,
     pub rows: RowWrites,
     pub statements: Vec<Statement>,
     /// The size as bytes.
     bytes: usize,
 }
 
+/// When the statements of a record are executed, if nothing intervenes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Execution {
+    /// In the transaction that is committed next.
+    AtOnce,
+    /// With those of other records, after the reply.
+    Deferred,
+}
+
 /// Returns a record as bytes; `None` if it would be too large.
 pub(super) fn encode(
     run: i64,
     number: i64,
+    execution: Execution,
     rows: &RowWrites,
     statements: &Statements,
 ) -> Option<Vec<u8>> {
@@ -43,7 +54,7 @@ pub(super) fn encode(
     for length in [rows.len() + content.len(), 0, rows.len()] {
         record.extend(u32::try_from(length).ok()?.to_le_bytes());
     }
-    record.extend([0; 4]);
+    record.extend(u32::from(execution == Execution::Deferred).to_le_bytes());
     record.extend(run.to_le_bytes());
     record.extend(number.to_le_bytes());
     record.extend_from_slice(rows);
@@ -80,6 +91,10 @@ impl Record {
         Some(Self {
             run: number(24..32)?,
             number: number(32..40)?,
+            execution: match short(20..24)? {
+                0 => Execution::AtOnce,
+                _ => Execution::Deferred,
+            },
             rows: RowWrites::from_bytes(rows.to_vec())?,
             statements: Statements::decode(statements)?,
             bytes: end,

@@ -37,7 +37,13 @@ impl TestLog {
     fn next_record(&self, bytes: usize) -> Vec<u8> {
         let position = self.position.after_logged();
         let statements = statements(position.applied, bytes);
-        encode(position, &RowWrites::default(), &statements).unwrap()
+        encode(
+            position,
+            Execution::AtOnce,
+            &RowWrites::default(),
+            &statements,
+        )
+        .unwrap()
     }
 
     fn append(&mut self, bytes: usize) {
