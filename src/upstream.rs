@@ -410,7 +410,6 @@ impl Client {
                 .into_iter()
                 .chain([verified])
             {
-                let peer = Box::new(peer);
                 if let Some(stream) = self.connector.reused_stream(&*peer).await
                     && (peer.verify_cert() || shows_own(&upstream.target, &stream))
                 {
@@ -458,10 +457,9 @@ impl Client {
         &self,
         target: &Target,
         address: Address,
-        peer: HttpPeer,
+        peer: Box<HttpPeer>,
         progress: &ConnectProgress,
     ) -> Option<Connection> {
-        let peer = Box::new(peer);
         match self.connector.new_stream(&*peer).await {
             Ok(stream) => {
                 tracing::debug!(upstream = %target.authority, %address, "connected to upstream");
@@ -729,13 +727,14 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
     })
 }
 
-fn peer(target: &Target, address: &Address) -> HttpPeer {
+fn peer(target: &Target, address: &Address) -> Box<HttpPeer> {
     let inet = match address {
         Address::Inet(address) => *address,
         Address::Unix(_) => ANY_PEER,
     };
     // Takes an address: Pingora would resolve a name on this thread, and panic if that fails.
-    let mut peer = HttpPeer::new(inet, target.tls, target.host.to_string());
+    let peer = HttpPeer::new(inet, target.tls, target.host.to_string());
+    let mut peer = Box::new(peer);
     if let Some(ca) = &target.ca {
         peer.options.ca = Some(ca.authorities());
         peer.group_key = ca.fingerprint();
@@ -761,9 +760,9 @@ fn shows_own(target: &Target, stream: &Stream) -> bool {
 /// Returns the peer of a connection whose certificate is compared after the handshake, if one of
 /// the trusted certificates may be the upstream's own. Pingora's pool keeps such connections apart
 /// from verified ones.
-fn own_peer(target: &Target, verified: &HttpPeer) -> Option<HttpPeer> {
+fn own_peer(target: &Target, verified: &HttpPeer) -> Option<Box<HttpPeer>> {
     target.ca.as_ref().filter(|ca| ca.has_own())?;
-    let mut own = verified.clone();
+    let mut own = Box::new(verified.clone());
     own.options.verify_cert = false;
     Some(own)
 }

@@ -5,23 +5,23 @@
 //! `X.Real.IP` are other spellings of `X-Real-IP`. A name is folded before it is compared with the
 //! names that the gateway sets or drops. Knows names only, not values.
 
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 
 /// Headers about a connection, or about the framing of a message.
-const FRAMING: [HeaderName; 13] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::HOST,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
+const FRAMING: [&[u8]; 13] = [
+    b"connection",
+    b"content-length",
+    b"expect",
+    b"host",
+    b"http2-settings",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
 ];
 
 /// Headers that the gateway sets itself on every request.
@@ -63,11 +63,7 @@ pub(super) enum Restriction {
 /// that has no special meaning.
 pub(super) fn restriction(name: &HeaderName) -> Option<Restriction> {
     let bytes = name.as_str().as_bytes();
-    if is_framing(name)
-        || folds_to_framing(name)
-        || is_hookstile_header(name)
-        || folds_to_any(bytes, &REPLACED)
-    {
+    if folds_to_framing(name) || is_hookstile_header(name) || folds_to_any(bytes, &REPLACED) {
         return Some(Restriction::Gateway);
     }
     let restriction = |exact: bool| {
@@ -89,15 +85,12 @@ pub(super) fn restriction(name: &HeaderName) -> Option<Restriction> {
 /// Returns whether a header is about a connection or the framing of a message. Such headers are set
 /// by the gateway.
 pub(crate) fn is_framing(name: &HeaderName) -> bool {
-    FRAMING.contains(name)
+    FRAMING.contains(&name.as_str().as_bytes())
 }
 
 /// Returns whether a receiver could take a header for one about a connection or the framing.
 pub(crate) fn folds_to_framing(name: &HeaderName) -> bool {
-    let bytes = name.as_str().as_bytes();
-    FRAMING
-        .iter()
-        .any(|framing| folds_to(bytes, framing.as_str().as_bytes()))
+    folds_to_any(name.as_str().as_bytes(), &FRAMING)
 }
 
 /// Returns whether a receiver could take a header for one of the gateway's.

@@ -11,7 +11,6 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use pingora_core::Result as PingoraResult;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
-use serde_json::json;
 use tokio::time::timeout_at;
 
 use crate::delivery::named_by_connection;
@@ -26,7 +25,7 @@ const HOOKSTILE_EVENT_ID: &str = "Hookstile-Event-Id";
 
 /// The headers of an upstream's response that are not passed on: those that concern its connection
 /// to the gateway (RFC 9110 §7.6.1), and those that the gateway sets itself.
-const NOT_PASSED_ON: [HeaderName; 13] = [
+static NOT_PASSED_ON: [HeaderName; 13] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::DATE,
@@ -68,9 +67,8 @@ impl Response {
             Outcome::Probed(probe, allowed) => Self::to_probe(&probe, &allowed)?,
             outcome => Self::from_gateway(&outcome, is_empty)?,
         };
-        response
-            .head
-            .insert_header(HOOKSTILE_OUTCOME, code.as_str())?;
+        let code = HeaderValue::from_static(code.as_str());
+        response.head.insert_header(HOOKSTILE_OUTCOME, code)?;
         if let Some(id) = event_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
             response.head.insert_header(HOOKSTILE_EVENT_ID, id)?;
         }
@@ -143,16 +141,13 @@ impl Response {
         let mut head = ResponseHeader::build(status, Some(8))?;
         let mut body = Bytes::new();
         if !is_empty {
-            let (content_type, document) = if status.is_success() {
-                (
-                    "application/json",
-                    json!({ "outcome": outcome.code().as_str(), "detail": outcome.detail() }),
-                )
+            let content_type = if status.is_success() {
+                "application/json"
             } else {
-                ("application/problem+json", problem(outcome, status))
+                "application/problem+json"
             };
-            head.insert_header("Content-Type", content_type)?;
-            body = document.to_string().into();
+            head.insert_header("Content-Type", HeaderValue::from_static(content_type))?;
+            body = document(outcome, status).into();
         }
         head.insert_header("Content-Length", body.len())?;
         if let Some(wait) = outcome.retry_after() {
@@ -191,16 +186,28 @@ fn list(methods: &[Method]) -> String {
     names.join(", ")
 }
 
-/// Returns the problem document (RFC 9457) of an outcome.
-fn problem(outcome: &Outcome, status: StatusCode) -> serde_json::Value {
+/// Returns the JSON of a response of the gateway itself: a problem document (RFC 9457) unless the
+/// status is 2xx. Of its texts, only the detail may need escapes.
+fn document(outcome: &Outcome, status: StatusCode) -> String {
     let code = outcome.code().as_str();
-    json!({
-        "type": format!("urn:hookstile:problem:{code}"),
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "detail": outcome.detail(),
-        "code": code,
-    })
+    let detail = serde_json::to_string(&outcome.detail()).unwrap_or_default();
+    if status.is_success() {
+        return [r#"{"outcome":""#, code, r#"","detail":"#, &detail, "}"].concat();
+    }
+    [
+        r#"{"type":"urn:hookstile:problem:"#,
+        code,
+        r#"","title":""#,
+        status.canonical_reason().unwrap_or("Error"),
+        r#"","status":"#,
+        status.as_str(),
+        r#","detail":"#,
+        &detail,
+        r#","code":""#,
+        code,
+        r#""}"#,
+    ]
+    .concat()
 }
 
 /// Returns a wait in seconds, rounded up and at least 1: RFC 9110 §10.2.3 has whole seconds only.
@@ -210,12 +217,38 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::event::EnvelopeError;
 
     #[test]
     fn wait_is_rounded_up_to_whole_seconds() {
         for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+    }
+
+    #[test]
+    fn document_is_json() {
+        for outcome in [
+            Outcome::Ignored,
+            Outcome::Rejected(Rejection::UnknownRoute),
+            Outcome::Rejected(EnvelopeError::IdMalformed.into()),
+        ] {
+            let (code, status) = (outcome.code().as_str(), outcome.status());
+            let expected = if status.is_success() {
+                json!({ "outcome": code, "detail": outcome.detail() })
+            } else {
+                json!({
+                    "type": format!("urn:hookstile:problem:{code}"),
+                    "title": status.canonical_reason().unwrap_or("Error"),
+                    "status": status.as_u16(),
+                    "detail": outcome.detail(),
+                    "code": code,
+                })
+            };
+            assert_eq!(document(&outcome, status), expected.to_string());
         }
     }
 }

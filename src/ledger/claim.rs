@@ -132,7 +132,8 @@ impl Claim {
         report: DeliveryReport,
         deadline: Instant,
     ) -> Result<(), StoreError> {
-        let settling = tokio::spawn(self.write(outcome, report));
+        // Boxed: `spawn` moves a future several times.
+        let settling = tokio::spawn(Box::pin(self.write(outcome, report)));
         match timeout_at(deadline.into(), settling).await {
             Ok(Ok(written)) => written,
             // Out of time; or the task panicked, and dropping the claim has recorded that.

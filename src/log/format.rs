@@ -164,7 +164,23 @@ impl Visit for JsonFields<'_, '_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        if self.is_library {
+            return self.record_str(field, &format!("{value:?}"));
+        }
+        self.write_field(field, |writer| {
+            writer.write_char('"')?;
+            write!(JsonText(writer), "{value:?}")?;
+            writer.write_char('"')
+        });
+    }
+}
+
+/// The inside of a JSON string, as which text is written to `W`.
+struct JsonText<'w, W>(&'w mut W);
+
+impl<W: Write> Write for JsonText<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write_json_text(self.0, text)
     }
 }
 
@@ -205,10 +221,19 @@ impl Visit for PrettyFields {
     }
 }
 
-/// Writes a JSON string. Beyond what RFC 8259 requires, escapes every character that could move a
-/// terminal's cursor or change the direction of its text.
+/// Writes a JSON string.
 fn write_json(writer: &mut impl Write, text: &str) -> fmt::Result {
     writer.write_char('"')?;
+    write_json_text(writer, text)?;
+    writer.write_char('"')
+}
+
+/// Writes the inside of a JSON string. Beyond what RFC 8259 requires, escapes every character that
+/// could move a terminal's cursor or change the direction of its text.
+fn write_json_text(writer: &mut impl Write, text: &str) -> fmt::Result {
+    if is_plain_ascii(text) {
+        return writer.write_str(text);
+    }
     let mut rest = text;
     while let Some(at) =
         rest.find(|character| matches!(character, '"' | '\\') || is_unsafe(character))
@@ -224,8 +249,18 @@ fn write_json(writer: &mut impl Write, text: &str) -> fmt::Result {
         }
         rest = characters.as_str();
     }
-    writer.write_str(rest)?;
-    writer.write_char('"')
+    writer.write_str(rest)
+}
+
+/// Returns whether a text needs no escapes, as most do not.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without branches it is vectorised"
+)]
+fn is_plain_ascii(text: &str) -> bool {
+    text.bytes().fold(true, |plain, byte| {
+        plain & matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
+    })
 }
 
 /// Writes the JSON escape of a character: two of them outside the Basic Multilingual Plane.

@@ -6,6 +6,8 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dashmap::DashMap;
+
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The limits of a [`Sampler`].
@@ -51,38 +53,15 @@ impl<K: Eq + Hash> Sampler<K> {
                 key = None;
             }
         }
-        let window = windows.entry(key).or_insert(Window {
-            since: now,
-            lines: 0,
-            suppressed: 0,
-        });
-        if window.is_over(now) {
-            *window = Window {
-                since: now,
-                lines: 0,
-                suppressed: window.suppressed,
-            };
-        }
-        if window.lines < self.limits.lines_per_second {
-            window.lines += 1;
-            return Some(std::mem::take(&mut window.suppressed));
-        }
-        window.suppressed += 1;
-        None
+        let window = windows.entry(key).or_insert_with(|| Window::new(now));
+        window.admit(self.limits.lines_per_second, now)
     }
 
     /// Passes the number of suppressed lines to `write`, for each key that had no line since, so
     /// that no count is lost. The key is `None` for those that share a window.
     pub fn report_suppressed(&self, now: Instant, mut write: impl FnMut(Option<&K>, u64)) {
-        self.windows().retain(|key, window| {
-            if !window.is_over(now) {
-                return true;
-            }
-            if window.suppressed > 0 {
-                write(key.as_ref(), window.suppressed);
-            }
-            false
-        });
+        self.windows()
+            .retain(|key, window| window.stays(now, |suppressed| write(key.as_ref(), suppressed)));
     }
 
     fn windows(&self) -> MutexGuard<'_, HashMap<Option<K>, Window>> {
@@ -91,24 +70,52 @@ impl<K: Eq + Hash> Sampler<K> {
 }
 
 impl Window {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            lines: 0,
+            suppressed: 0,
+        }
+    }
+
+    /// Decides whether to write a line at `now`. If so, returns how many lines before it were
+    /// suppressed.
+    fn admit(&mut self, lines_per_second: u32, now: Instant) -> Option<u64> {
+        if self.is_over(now) {
+            (self.since, self.lines) = (now, 0);
+        }
+        if self.lines < lines_per_second {
+            self.lines += 1;
+            return Some(std::mem::take(&mut self.suppressed));
+        }
+        self.suppressed += 1;
+        None
+    }
+
+    /// Returns whether the window is not over at `now`. If it is over, passes the number of lines
+    /// that are still suppressed to `write`.
+    fn stays(&self, now: Instant, write: impl FnOnce(u64)) -> bool {
+        if !self.is_over(now) {
+            return true;
+        }
+        if self.suppressed > 0 {
+            write(self.suppressed);
+        }
+        false
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= WINDOW
     }
 }
 
-/// The sampling of rejections. The keys are a route, if any, and the reason.
-#[derive(Debug)]
-pub struct LogSampler(Sampler<(Option<Arc<str>>, &'static str)>);
+/// The lines per second for one route and reason.
+const REJECTION_LINES: u32 = 10;
 
-impl Default for LogSampler {
-    fn default() -> Self {
-        Self(Sampler::new(SampleLimits {
-            lines_per_second: 10,
-            // The routes and reasons are a bounded set already.
-            keys: usize::MAX,
-        }))
-    }
-}
+/// The sampling of rejections, by route, if any, and reason. These are a bounded set already, so
+/// nothing is shared: requests of different kinds seldom wait for each other.
+#[derive(Debug, Default)]
+pub struct LogSampler(DashMap<(Option<Arc<str>>, &'static str), Window>);
 
 impl LogSampler {
     /// Decides whether to write a line at `now`. If so, returns how many lines before it were
@@ -119,16 +126,18 @@ impl LogSampler {
         reason: &'static str,
         now: Instant,
     ) -> Option<u64> {
-        self.0.admit((route.cloned(), reason), now)
+        let window = self.0.entry((route.cloned(), reason));
+        let mut window = window.or_insert_with(|| Window::new(now));
+        window.admit(REJECTION_LINES, now)
     }
 
     /// Logs the number of suppressed lines for each route and reason that had no line since.
     pub fn write_suppressed_counts(&self, now: Instant) {
-        self.0.report_suppressed(now, |key, suppressed| {
-            let (route, reason) = key.map_or((None, None), |(route, reason)| {
-                (route.as_deref(), Some(*reason))
-            });
-            tracing::info!(route, reason, suppressed, "rejection log lines suppressed");
+        self.0.retain(|(route, reason), window| {
+            window.stays(now, |suppressed| {
+                let (route, reason) = (route.as_deref(), *reason);
+                tracing::info!(route, reason, suppressed, "rejection log lines suppressed");
+            })
         });
     }
 }

@@ -4,8 +4,9 @@
 //! Pingora has no hook for these (it accepts a head of 1 MiB, and encodes what it can't read in a
 //! request line), so the stream itself is wrapped.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -19,24 +20,26 @@ use pingora_core::protocols::{
     Stream, TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
-use tokio::sync::Notify;
 
 use crate::gateway::request_line::RequestLine;
 
 /// The time of a request's first byte, the bytes read for its head so far, and how many it may
 /// have. Clones share all of it.
+///
+/// What waits for a change of it must be polled by the task that reads the stream, after the read:
+/// a change wakes no task, because it happens while that one runs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FirstByte(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     start: Mutex<Start>,
-    received: Notify,
     /// The bytes read for the head; [`HEAD_COMPLETE`] once it is complete.
     head_bytes: AtomicUsize,
     /// The most bytes that the head may have.
     head_bytes_max: AtomicUsize,
-    too_large: Notify,
+    /// Set when no more of the head is read, because it has exceeded its limit.
+    too_large: AtomicBool,
 }
 
 /// The start of a request as it arrived.
@@ -63,12 +66,7 @@ impl FirstByte {
 
     /// Waits for the first byte.
     pub(super) async fn received(&self) -> Instant {
-        loop {
-            if let Some(at) = self.get() {
-                return at;
-            }
-            self.0.received.notified().await;
-        }
+        poll_fn(|_| self.get().map_or(Poll::Pending, Poll::Ready)).await
     }
 
     /// Treats the next byte as the first of another request.
@@ -89,7 +87,13 @@ impl FirstByte {
 
     /// Waits until the head exceeds its limit.
     pub(super) async fn head_too_large(&self) {
-        self.0.too_large.notified().await;
+        poll_fn(|_| {
+            if self.0.too_large.load(Ordering::Relaxed) {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Returns whether an incomplete head has exceeded its limit.
@@ -114,7 +118,6 @@ impl FirstByte {
         };
         start.line.read(&bytes[begin..]);
         start.at = Some(Instant::now());
-        self.0.received.notify_one();
     }
 
     fn start(&self) -> MutexGuard<'_, Start> {
@@ -164,7 +167,7 @@ impl AsyncRead for FirstByteStream {
         }
         if self.first_byte.is_too_large() {
             // The reader of the head learns of it from `head_too_large` and reads no more.
-            self.first_byte.0.too_large.notify_one();
+            self.first_byte.0.too_large.store(true, Ordering::Relaxed);
             return Poll::Pending;
         }
         let before = buf.filled().len();

@@ -135,6 +135,7 @@ async fn head_timeout(
     shutdown: &ShutdownWatch,
 ) -> ReadHead {
     let received: Instant = tokio::select! {
+        biased;
         received = first_byte.received() => received,
         () = tokio::time::sleep(limits.idle_timeout) => return ReadHead::Nothing,
         () = shutdown_wait(shutdown) => return ReadHead::Nothing,

@@ -5,7 +5,7 @@
 //! of them.
 
 use http::header::{self, HeaderName};
-use http::{HeaderMap, Version};
+use http::{HeaderMap, HeaderValue, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 
@@ -142,24 +142,70 @@ impl Head {
         if size > header_bytes_max || head.headers.len() > FIELDS_MAX {
             return Err(HeadError::TooLarge);
         }
+        let fields = Fields::find(&head.headers);
         match &raw {
-            Some(raw) => check_raw(without_empty_line(raw, arrival.place), &head.headers)?,
+            Some(raw) => check_raw(without_empty_line(raw, arrival.place), &fields)?,
             None if is_sound_target(head.raw_path()) => {}
             None => return reject(MalformedHead::Target),
         }
         if arrival.request_line.is_some_and(|line| !line.is_plain()) {
             return reject(MalformedHead::Target);
         }
-        check_field_names(&head.headers)?;
-        check_transfer_encoding(&head.headers)?;
+        if fields.has_deceptive_name {
+            return reject(MalformedHead::FieldName);
+        }
+        let chunked = is_chunked(fields.transfer_encoding)?;
         check_connection(&head.headers)?;
         Ok(Self {
             bytes: size,
-            host: host(head)?,
-            content_length: content_length(&head.headers)?,
-            chunked: head.headers.contains_key(header::TRANSFER_ENCODING),
-            expects_continue: expects_continue(head)?,
+            host: host(fields.host, head)?,
+            content_length: content_length(fields.content_length)?,
+            chunked,
+            expects_continue: expects_continue(fields.expect, head.version)?,
         })
+    }
+}
+
+/// The fields of a head that are checked, found in one walk.
+#[derive(Default)]
+struct Fields<'h> {
+    content_length: Field<'h>,
+    expect: Field<'h>,
+    host: Field<'h>,
+    transfer_encoding: Field<'h>,
+    /// Set if a name [`is_deceptive`].
+    has_deceptive_name: bool,
+}
+
+/// A field that a head may have once.
+#[derive(Clone, Copy, Default)]
+enum Field<'h> {
+    #[default]
+    Absent,
+    Once(&'h HeaderValue),
+    Repeated,
+}
+
+impl<'h> Fields<'h> {
+    fn find(headers: &'h HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            let field = match *name {
+                header::CONTENT_LENGTH => &mut fields.content_length,
+                header::EXPECT => &mut fields.expect,
+                header::HOST => &mut fields.host,
+                header::TRANSFER_ENCODING => &mut fields.transfer_encoding,
+                _ => {
+                    fields.has_deceptive_name |= is_deceptive(name.as_str());
+                    continue;
+                }
+            };
+            *field = match field {
+                Field::Absent => Field::Once(value),
+                Field::Once(_) | Field::Repeated => Field::Repeated,
+            };
+        }
+        fields
     }
 }
 
@@ -187,18 +233,12 @@ fn without_empty_line(raw: &[u8], place: Place) -> &[u8] {
 /// Checks what only the raw bytes show: Pingora accepts a bare LF as CR LF and any form of target,
 /// and drops a Content-Length beside a Transfer-Encoding. It also percent-encodes the bytes of a
 /// target that it cannot read, among them a bare CR, which ends a line for some receivers.
-fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), HeadError> {
-    let mut lines = raw
-        .strip_suffix(b"\n")
-        .unwrap_or(raw)
-        .split(|&byte| byte == b'\n');
-    if !lines.clone().all(|line| line.ends_with(b"\r")) {
+fn check_raw(raw: &[u8], fields: &Fields<'_>) -> Result<(), HeadError> {
+    if has_bare_lf(raw) || raw.starts_with(b"\r\n") {
         return reject(MalformedHead::LineEnd);
     }
+    let mut lines = raw.split(|&byte| byte == b'\n');
     let request_line = lines.next().unwrap_or_default();
-    if request_line == b"\r" {
-        return reject(MalformedHead::LineEnd);
-    }
     let target = request_line
         .split(|&byte| byte == b' ')
         .nth(1)
@@ -206,10 +246,22 @@ fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), HeadError> {
     if !is_sound_target(target) {
         return reject(MalformedHead::Target);
     }
-    if headers.contains_key(header::TRANSFER_ENCODING) && lines.any(is_content_length) {
+    if !matches!(fields.transfer_encoding, Field::Absent) && lines.any(is_content_length) {
         return reject(MalformedHead::TransferEncoding);
     }
     Ok(())
+}
+
+/// Returns whether an LF has no CR before it.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without branches it is vectorised"
+)]
+fn has_bare_lf(raw: &[u8]) -> bool {
+    let pairs = raw.iter().zip(raw.get(1..).unwrap_or_default());
+    pairs.fold(raw.starts_with(b"\n"), |bare, (&before, &byte)| {
+        bare | (byte == b'\n' && before != b'\r')
+    })
 }
 
 /// Returns whether a target has the origin form, or the absolute form that a server must accept too
@@ -247,39 +299,34 @@ fn is_content_length(line: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
-/// Rejects names that a receiver which folds them, as CGI does, would take for framing; and names
-/// with a quote, which are no tokens (RFC 9110 §5.6.2) but which h2 accepts.
-fn check_field_names(headers: &HeaderMap) -> Result<(), HeadError> {
-    const FRAMING: [&str; 2] = ["transfer-encoding", "content-length"];
-    if headers.keys().map(HeaderName::as_str).any(|name| {
-        let is_lookalike =
-            |framing: &&str| name != *framing && folds_to(name.as_bytes(), framing.as_bytes());
-        FRAMING.iter().any(is_lookalike) || name.contains('"')
-    }) {
-        return reject(MalformedHead::FieldName);
-    }
-    Ok(())
+/// Returns whether a name is one that a receiver which folds names, as CGI does, would take for
+/// framing; or has a quote, so that it is no token (RFC 9110 §5.6.2), which h2 accepts.
+fn is_deceptive(name: &str) -> bool {
+    const FRAMING: [&[u8]; 2] = [b"transfer-encoding", b"content-length"];
+    FRAMING
+        .iter()
+        .any(|framing| folds_to(name.as_bytes(), framing))
+        || name.contains('"')
 }
 
-fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), HeadError> {
-    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(()),
-        (Some(value), None)
+fn is_chunked(transfer_encoding: Field<'_>) -> Result<bool, HeadError> {
+    match transfer_encoding {
+        Field::Absent => Ok(false),
+        Field::Once(value)
             if value
                 .as_bytes()
                 .trim_ascii()
                 .eq_ignore_ascii_case(b"chunked") =>
         {
-            Ok(())
+            Ok(true)
         }
-        _ => reject(MalformedHead::TransferEncoding),
+        Field::Once(_) | Field::Repeated => reject(MalformedHead::TransferEncoding),
     }
 }
 
 /// The end-to-end headers that `Connection` must not name: a sender could only mean to have a proxy
 /// drop them.
-const END_TO_END: [HeaderName; 10] = [
+static END_TO_END: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONTENT_ENCODING,
@@ -320,46 +367,43 @@ pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<
     Ok(())
 }
 
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
+fn content_length(field: Field<'_>) -> Result<Option<u64>, HeadError> {
+    let value = match field {
+        Field::Absent => return Ok(None),
+        Field::Once(value) => value,
+        Field::Repeated => return reject(MalformedHead::ContentLength),
     };
     let text = value.to_str().unwrap_or_default();
     // A leading zero is lawful, but some receivers read it as octal.
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
         && (text.len() == 1 || !text.starts_with('0'));
-    let size = text.parse().ok().filter(|_| is_plain);
-    match (size, values.next()) {
-        (Some(size), None) => Ok(Some(size)),
-        _ => reject(MalformedHead::ContentLength),
+    match text.parse().ok().filter(|_| is_plain) {
+        Some(size) => Ok(Some(size)),
+        None => reject(MalformedHead::ContentLength),
     }
 }
 
-fn expects_continue(head: &RequestHeader) -> Result<bool, HeadError> {
-    let mut values = head.headers.get_all(header::EXPECT).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(false),
-        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+fn expects_continue(field: Field<'_>, version: Version) -> Result<bool, HeadError> {
+    match field {
+        Field::Absent => Ok(false),
+        Field::Once(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             // HTTP/1.0 has no 1xx responses (RFC 9110 §10.1.1).
-            Ok(head.version != Version::HTTP_10)
+            Ok(version != Version::HTTP_10)
         }
-        _ => reject(MalformedHead::Expect),
+        Field::Once(_) | Field::Repeated => reject(MalformedHead::Expect),
     }
 }
 
-fn host(head: &RequestHeader) -> Result<Option<Box<str>>, HeadError> {
-    let mut values = head.headers.get_all(header::HOST).iter();
-    let from_header = values.next();
-    if values.next().is_some() {
-        return reject(MalformedHead::Host);
-    }
+fn host(field: Field<'_>, head: &RequestHeader) -> Result<Option<Box<str>>, HeadError> {
     // HTTP/2 has the host in `:authority`; Pingora has checked that a Host beside it agrees.
-    let text = match (from_header, head.uri.authority()) {
-        (Some(value), _) => value.to_str().ok(),
-        (None, Some(authority)) => Some(authority.as_str()),
-        (None, None) if head.version == Version::HTTP_11 => return reject(MalformedHead::Host),
-        (None, None) => return Ok(None),
+    let text = match (field, head.uri.authority()) {
+        (Field::Repeated, _) => return reject(MalformedHead::Host),
+        (Field::Once(value), _) => value.to_str().ok(),
+        (Field::Absent, Some(authority)) => Some(authority.as_str()),
+        (Field::Absent, None) if head.version == Version::HTTP_11 => {
+            return reject(MalformedHead::Host);
+        }
+        (Field::Absent, None) => return Ok(None),
     };
     match text.and_then(name_without_port) {
         Some(name) => Ok(Some(name.to_ascii_lowercase().into())),
