@@ -1,8 +1,10 @@
 //! A claim on an event, from the decision that it may be delivered to the outcome that the store
 //! records.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
@@ -132,13 +134,11 @@ impl Claim {
         report: DeliveryReport,
         deadline: Instant,
     ) -> Result<(), StoreError> {
-        // Boxed: `spawn` moves a future several times.
-        let settling = tokio::spawn(Box::pin(self.write(outcome, report)));
-        match timeout_at(deadline.into(), settling).await {
-            Ok(Ok(written)) => written,
-            // Out of time; or the task panicked, and dropping the claim has recorded that.
-            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
-        }
+        let mut writing = Writing(Some(Box::pin(self.write(outcome, report))));
+        // Out of time, dropping it has it written by a task of its own.
+        timeout_at(deadline.into(), &mut writing)
+            .await
+            .unwrap_or(Err(StoreError::Unavailable))
     }
 
     async fn write(
@@ -325,6 +325,36 @@ impl AttemptHistory {
         Self {
             attempts: self.attempts.saturating_add(1),
             possibly_delivered: self.possibly_delivered || attempt == FailedAttempt::Unknown,
+        }
+    }
+}
+
+/// A settlement that is being written. The request may stop waiting for the disk, its claim may not: if
+/// this is dropped before the end, a task of its own goes on with it.
+struct Writing(Option<Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>>);
+
+impl Future for Writing {
+    type Output = Result<(), StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Taken out, so that a panic drops it.
+        let Some(mut writing) = self.0.take() else {
+            return Poll::Ready(Err(StoreError::Unavailable));
+        };
+        let written = writing.as_mut().poll(context);
+        if written.is_pending() {
+            self.0 = Some(writing);
+        }
+        written
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if let Some(writing) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(writing);
         }
     }
 }

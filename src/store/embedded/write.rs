@@ -393,9 +393,7 @@ impl Writer {
             self.flushes = !by_log;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for statements in &self.deferred {
-            statements.execute(&transaction)?;
-        }
+        self.execute_deferred(&transaction)?;
         let (cursor, number) = (&mut self.cursor, self.position.applied + 1);
         let (open, ledger) = (Some(&*transaction), &shared.ledger);
         let mut writer = BatchWriter::new(open, ledger, cursor, number, time, wall_ms);
@@ -674,6 +672,11 @@ impl Writer {
         self.forget_deferred();
     }
 
+    fn execute_deferred(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut deferred = self.deferred.iter();
+        deferred.try_for_each(|statements| statements.execute(connection))
+    }
+
     fn forget_deferred(&mut self) {
         self.deferred.clear();
         self.deferred_jobs = 0;
@@ -702,6 +705,7 @@ impl Writer {
         let (shared, uptime) = (&self.shared, &self.shared.uptime);
         schema::set_flushes(connection, shared.settings.durability == Durability::Strict)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.execute_deferred(&transaction)?;
         let wall_ms = Timestamp::now().as_millisecond();
         schema::write_time(
             &transaction,
