@@ -21,6 +21,8 @@ mod route;
 mod unverified;
 mod verify;
 
+use std::pin::pin;
+
 use pingora_core::server::ShutdownWatch;
 
 use super::listener::Ending;
@@ -49,9 +51,11 @@ impl Gateway {
         };
         displaced::delay_response(&exchange, &outcome).await;
         let holder = exchange.holder();
-        let drained = drain::for_reuse(&mut exchange, &outcome);
-        let reusable =
-            memory.until_displaced(holder, drained).await == Ok(true) && !ending.has_begun();
+        let drained = {
+            let drained = pin!(drain::for_reuse(&mut exchange, &outcome));
+            memory.until_displaced(holder, drained).await == Ok(true)
+        };
+        let reusable = drained && !ending.has_begun();
         if !reusable {
             exchange.session.set_keepalive(None);
         }
@@ -60,7 +64,7 @@ impl Gateway {
             .await;
         if written && !reusable {
             if exchange.session.is_http2() {
-                let lingering = drain::linger(exchange.session);
+                let lingering = pin!(drain::linger(exchange.session));
                 let _ = memory.until_displaced(holder, lingering).await;
             } else {
                 // The connection limits bound HTTP/1.1 connections until they are closed, so the
@@ -110,11 +114,13 @@ impl Gateway {
         let event = match checked {
             Checked::Event(event) => event,
             Checked::Unclaimed(request) => {
-                return self.forward_unclaimed(exchange, matched, &request).await;
+                // Boxed, as delivering is: a request that was rejected before needs no room for it.
+                let forwarded = self.forward_unclaimed(exchange, matched, &request);
+                return Box::pin(forwarded).await;
             }
             Checked::Answered(outcome) => return Ok(outcome),
         };
         let claim = self.claim(exchange, matched, &event).await?;
-        self.deliver(exchange, matched, claim, event).await
+        Box::pin(self.deliver(exchange, matched, claim, event)).await
     }
 }

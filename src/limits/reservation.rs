@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::mem;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
 use super::RequestLimits;
@@ -58,16 +58,15 @@ impl<'a> Reservation<'a> {
     }
 
     /// Awaits `future`, which waits for the sender. If it does not complete at once, the request is
-    /// listed as one of `holder`.
+    /// listed as one of `holder`. The caller pins it: taken by value, it would need its room twice.
     ///
     /// # Errors
     /// When the request is displaced meanwhile. The future may have made progress.
     pub(crate) async fn until_displaced<F: Future>(
         &mut self,
         holder: ClientNetwork,
-        future: F,
+        mut future: Pin<&mut F>,
     ) -> Result<F::Output, Exhausted> {
-        let mut future = pin!(future);
         if let Some(output) = poll_once(future.as_mut()).await {
             return Ok(output);
         }

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::time::Duration;
 
 use prometheus::IntGauge;
@@ -21,7 +22,7 @@ fn holder(number: u8) -> ClientNetwork {
 
 /// Waits until the request is displaced.
 async fn wait_displaced(reservation: &mut Reservation<'_>) {
-    let pending = std::future::pending::<()>();
+    let pending = pin!(std::future::pending::<()>());
     let displaced = reservation.until_displaced(holder(99), pending);
     let displaced = tokio::time::timeout(Duration::from_secs(5), displaced).await;
     assert_eq!(displaced, Ok(Err(Exhausted)));
@@ -29,7 +30,7 @@ async fn wait_displaced(reservation: &mut Reservation<'_>) {
 
 /// Returns whether the request is still waiting.
 async fn is_waiting(reservation: &mut Reservation<'_>, by: ClientNetwork) -> bool {
-    let pending = std::future::pending::<()>();
+    let pending = pin!(std::future::pending::<()>());
     let waiting = reservation.until_displaced(by, pending);
     tokio::time::timeout(Duration::from_millis(10), waiting)
         .await
@@ -115,7 +116,7 @@ async fn full_slots_go_to_newcomers_once_freed() {
 
 /// Polls once, so that the request is listed.
 async fn is_waiting_now(reservation: &mut Reservation<'_>, by: ClientNetwork) -> bool {
-    let pending = std::future::pending::<()>();
+    let pending = pin!(std::future::pending::<()>());
     let mut waiting = Box::pin(reservation.until_displaced(by, pending));
     poll_once(waiting.as_mut()).await.is_none()
 }

@@ -1,19 +1,18 @@
 //! The requests of an HTTP/1.1 connection, one after the other on Pingora's session.
 
-use std::time::Instant;
+use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pingora_core::ErrorType;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::server::ShutdownWatch;
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 
 use super::first_byte::FirstByte;
 use super::wait::shutdown_wait;
 use super::{CLOSE_TIMEOUT, Ending};
 use crate::gateway::Gateway;
-use crate::gateway::limits::HeadLimits;
 use crate::gateway::request::exchange::Exchange;
 use crate::gateway::request::head::{Arrival, MalformedHead, Place};
 use crate::gateway::response::Rejection;
@@ -29,11 +28,17 @@ impl Gateway {
         let is_tls = stream.get_ssl_digest().is_some();
         let mut place = Place::First;
         let mut read_ahead = None;
+        // Both last for all requests: it takes a lock to start a timer, or to begin to wait.
+        let mut idle = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut stop = pin!(shutdown_wait(&ending.stop));
         loop {
             let mut session = new_session(stream, read_ahead);
             let limits = self.head_limits();
             first_byte.set_head_bytes_max(limits.bytes);
-            let read = read_head(&mut session, &first_byte, limits, &ending.stop).await;
+            idle.as_mut()
+                .reset((Instant::now() + limits.idle_timeout).into());
+            let idle_end = (idle.as_mut(), stop.as_mut());
+            let read = read_head(&mut session, &first_byte, limits.timeout, idle_end).await;
             let Some(began) = first_byte.get() else {
                 return;
             };
@@ -98,6 +103,9 @@ fn new_session(stream: Stream, read_ahead: Option<BytesMut>) -> ServerSession {
     session
 }
 
+/// What ends the wait for a first byte: its timeout, and the shutdown.
+type IdleEnd<'w, Stop> = (Pin<&'w mut Sleep>, Pin<&'w mut Stop>);
+
 /// The result of reading a head.
 enum ReadHead {
     Complete,
@@ -106,13 +114,12 @@ enum ReadHead {
     Rejected(Rejection),
 }
 
-/// Reads a head: within the idle timeout until its first byte, within the header timeout from then
-/// on.
+/// Reads a head: until `idle_end` until its first byte, within the header timeout from then on.
 async fn read_head(
     session: &mut ServerSession,
     first_byte: &FirstByte,
-    limits: HeadLimits,
-    shutdown: &ShutdownWatch,
+    timeout: Duration,
+    idle_end: IdleEnd<'_, impl Future<Output = ()>>,
 ) -> ReadHead {
     tokio::select! {
         biased;
@@ -124,23 +131,23 @@ async fn read_head(
             Ok(false) | Err(_) => ReadHead::Nothing,
         },
         () = first_byte.head_too_large() => ReadHead::Rejected(Rejection::HeadersTooLarge),
-        timed_out = head_timeout(first_byte, limits, shutdown) => timed_out,
+        timed_out = head_timeout(first_byte, timeout, idle_end) => timed_out,
     }
 }
 
-/// Waits until one of the timeouts of reading a head is over, or the shutdown ends an idle wait.
+/// Waits until the idle wait ends without a first byte, or the head takes longer than `timeout`.
 async fn head_timeout(
     first_byte: &FirstByte,
-    limits: HeadLimits,
-    shutdown: &ShutdownWatch,
+    timeout: Duration,
+    (idle, stop): IdleEnd<'_, impl Future<Output = ()>>,
 ) -> ReadHead {
     let received: Instant = tokio::select! {
         biased;
         received = first_byte.received() => received,
-        () = tokio::time::sleep(limits.idle_timeout) => return ReadHead::Nothing,
-        () = shutdown_wait(shutdown) => return ReadHead::Nothing,
+        () = idle => return ReadHead::Nothing,
+        () = stop => return ReadHead::Nothing,
     };
-    tokio::time::sleep_until((received + limits.timeout).into()).await;
+    tokio::time::sleep_until((received + timeout).into()).await;
     ReadHead::Rejected(Rejection::BodyTimeout)
 }
 

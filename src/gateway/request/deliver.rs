@@ -32,7 +32,7 @@ const STORED_UNATTEMPTED: ClaimOutcome = ClaimOutcome::Stored {
     due_after: Duration::ZERO,
 };
 
-/// An event whose claim this request holds.
+/// An event whose claim this request holds. Boxed, because it is passed on several times.
 struct ClaimedEvent {
     claim: Claim,
     request: OutboundRequest,
@@ -61,7 +61,7 @@ impl Gateway {
             claim.release_untried();
             return Err(limited.into());
         }
-        let claimed = ClaimedEvent::new(exchange, route, claim, event);
+        let claimed = Box::new(ClaimedEvent::new(exchange, route, claim, event));
         let deadline = exchange.deadline(route);
         let deadline = match route.delivery_mode {
             DeliveryMode::Queue => {
@@ -83,11 +83,11 @@ impl Gateway {
         &self,
         exchange: &mut Exchange<'_>,
         matched: MatchedRoute<'_>,
-        mut claimed: ClaimedEvent,
+        mut claimed: Box<ClaimedEvent>,
         deadline: Instant,
     ) -> Result<Outcome, Rejection> {
         let route = matched.route;
-        let ClaimedEvent { claim, request, .. } = &mut claimed;
+        let ClaimedEvent { claim, request, .. } = &mut *claimed;
         // Acquired for verified events only, so that senders without a secret cannot use up a
         // route's concurrency.
         let _permit = match route.admission.try_acquire() {
@@ -129,7 +129,7 @@ impl Gateway {
     async fn store(
         &self,
         route: &Route,
-        claimed: ClaimedEvent,
+        claimed: Box<ClaimedEvent>,
         outcome: ClaimOutcome,
         attempt: Option<AttemptRecord>,
     ) -> Result<Outcome, Rejection> {
@@ -145,7 +145,7 @@ impl Gateway {
     async fn settle(
         &self,
         route: &Route,
-        claimed: ClaimedEvent,
+        claimed: Box<ClaimedEvent>,
         outcome: ClaimOutcome,
         attempt: Option<AttemptRecord>,
     ) -> Result<(), StoreError> {
@@ -154,7 +154,7 @@ impl Gateway {
             request,
             metadata,
             settle_deadline,
-        } = claimed;
+        } = *claimed;
         let report = DeliveryReport {
             event: metadata,
             attempt,

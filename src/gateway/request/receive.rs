@@ -1,5 +1,6 @@
 //! Step 3: reads the body within its deadline and its limits, and hashes it as it arrives.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use pingora_core::ErrorType;
@@ -69,14 +70,17 @@ async fn read_body(
     }
     if head.expects_continue && !session.is_body_done() {
         // Bounded too: a sender that reads nothing would block the write for ever.
-        let written = timeout_at(deadline.into(), session.write_continue_response());
+        let written = pin!(timeout_at(
+            deadline.into(),
+            session.write_continue_response()
+        ));
         let written = memory.until_displaced(holder, written).await?;
         written
             .map_err(|_| Rejection::BodyTimeout)?
             .map_err(|_| Rejection::MalformedRequest(MalformedHead::Unparsable))?;
     }
     loop {
-        let read = timeout_at(deadline.into(), session.read_request_body());
+        let read = pin!(timeout_at(deadline.into(), session.read_request_body()));
         let chunk = match memory.until_displaced(holder, read).await? {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Ok(()),

@@ -1,6 +1,7 @@
 //! The last step: counts, writes and logs the response.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -74,7 +75,7 @@ impl Gateway {
                 let (deadline, holder) = (exchange.response_deadline(), exchange.holder());
                 memory.answering(response.body_bytes());
                 // A displaced request has one try: its sender may not read the response.
-                let written = response.write(exchange.session, deadline);
+                let written = pin!(response.write(exchange.session, deadline));
                 tokio::select! {
                     biased;
                     written = memory.until_displaced(holder, written) => written == Ok(true),
@@ -86,9 +87,15 @@ impl Gateway {
                 false
             }
         };
-        let duration = exchange.first_byte.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(exchange.first_byte);
         requests.observe_duration(duration);
-        if let Some(suppressed) = self.sample_log_line(exchange, code, reason, is_sampled) {
+        let suppressed = if is_sampled {
+            self.sample_log_line(exchange, code, reason, now)
+        } else {
+            Some(0)
+        };
+        if let Some(suppressed) = suppressed {
             add_target(exchange, code);
             exchange
                 .log_line
@@ -97,21 +104,18 @@ impl Gateway {
         written
     }
 
-    /// Returns whether the request's log line is to be written: if so, the number of lines like it
-    /// that were suppressed before.
+    /// Returns whether the log line of a request that is sampled is to be written at `now`: if so,
+    /// the number of lines like it that were suppressed before.
     fn sample_log_line(
         &self,
         exchange: &Exchange<'_>,
         code: Code,
         reason: Option<&'static str>,
-        is_sampled: bool,
+        now: Instant,
     ) -> Option<u64> {
-        if !is_sampled {
-            return Some(0);
-        }
         let kind = reason.unwrap_or(code.as_str());
         let route = exchange.log_line.route.as_ref();
-        self.log_sampler.admit(route, kind, Instant::now())
+        self.log_sampler.admit(route, kind, now)
     }
 
     /// Enters a rejection with its time, so that what is counted is known to have begun then.
