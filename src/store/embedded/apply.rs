@@ -1,14 +1,13 @@
 //! Applies jobs within a transaction, and applies a committed transaction to the in-memory state.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use super::commit_log::Statements;
-use super::ledger_file::{Hour, LedgerFile, LedgerRow, RowWrites};
+use super::ledger_file::{Hour, LedgerFile, LedgerRow, RowWrites, SlotContent, StoreFileError};
 use super::queue_front::{FirstEvents, FrontChange, HeldEvent, Place, events_to_read};
 use super::shared::Shared;
 use super::{
@@ -52,15 +51,6 @@ pub(super) struct Changes {
     /// The statements for the commit log.
     pub statements: Option<Statements>,
     pub effects: Effects,
-}
-
-/// The reason why a job could not be applied.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ApplyError {
-    #[error("{0}")]
-    Database(#[from] rusqlite::Error),
-    #[error("the ledger's file cannot be used: {0}")]
-    Ledger(#[from] io::Error),
 }
 
 /// The changes to the in-memory state that follow from a committed transaction.
@@ -140,7 +130,6 @@ impl<'t> BatchWriter<'t> {
             schema::WRITE_TIME,
             params![now, millis(downtime), wall_ms, false],
         )
-        .map(drop)
     }
 
     fn log(&mut self, text: &'static str, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
@@ -200,7 +189,7 @@ impl<'t> BatchWriter<'t> {
     pub(super) fn settle(
         &mut self,
         settlement: &Settlement,
-    ) -> Result<Option<DeliveryId>, ApplyError> {
+    ) -> Result<Option<DeliveryId>, StoreFileError> {
         let delivery = settlement.delivery.as_ref();
         let id = delivery
             .map(|change| self.record_delivery(change, settlement.keys_blob()))
@@ -220,7 +209,7 @@ impl<'t> BatchWriter<'t> {
         window: Duration,
         delivery: Option<DeliveryId>,
         route: Option<&Arc<str>>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<(), StoreFileError> {
         let earlier_route = match name.earlier {
             Some(earlier) => self.delete_row(name.key, earlier)?,
             None => None,
@@ -239,8 +228,8 @@ impl<'t> BatchWriter<'t> {
             ends,
             delivery,
             route: route_id,
-            commit: self.commit,
-            is_deleted: false,
+            written: self.commit,
+            deleted: None,
         };
         self.rows.push((slot, row));
         self.effects.added.push(LedgerChange {
@@ -361,12 +350,10 @@ impl<'t> BatchWriter<'t> {
             "INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)",
             params![id.0, &payload.head[..], &payload.body[..]],
         )
-        .map(drop)
     }
 
     fn delete_payload(&mut self, id: DeliveryId) -> rusqlite::Result<()> {
         self.write("DELETE FROM payloads WHERE delivery = ?1", params![id.0])
-            .map(drop)
     }
 
     /// Records an attempt. Recording the same attempt again changes nothing: the caller repeats it
@@ -391,7 +378,7 @@ impl<'t> BatchWriter<'t> {
         }
     }
 
-    pub(super) fn requeue(&mut self, requeue: &Requeue) -> Result<RequeueResult, ApplyError> {
+    pub(super) fn requeue(&mut self, requeue: &Requeue) -> Result<RequeueResult, StoreFileError> {
         let Some(stored) = self.stored_delivery(requeue.id)? else {
             return Ok(RequeueResult::Unknown);
         };
@@ -453,27 +440,35 @@ impl<'t> BatchWriter<'t> {
     }
 
     /// Deletes an event's ledger rows, if they still exist.
-    pub(super) fn forget_event(&mut self, rows: &[(EventKey, RowId)]) -> Result<(), ApplyError> {
+    pub(super) fn forget_event(
+        &mut self,
+        rows: &[(EventKey, RowId)],
+    ) -> Result<(), StoreFileError> {
         rows.iter()
             .try_for_each(|&(key, row)| self.delete_row(key, row).map(drop))
     }
 
     /// Deletes a ledger row, unless its slot has another event's by now. Returns its route, if that is
     /// known.
-    fn delete_row(&mut self, key: EventKey, row: RowId) -> Result<Option<Arc<str>>, ApplyError> {
+    fn delete_row(
+        &mut self,
+        key: EventKey,
+        row: RowId,
+    ) -> Result<Option<Arc<str>>, StoreFileError> {
         let Some(slot) = row.slot() else {
             return Ok(None);
         };
         let found = match self.rows.iter().rfind(|(written, _)| *written == slot) {
-            Some((_, row)) => Some(*row),
+            Some((_, row)) => SlotContent::Row(*row),
             None => self.ledger.read(slot)?,
         };
-        let Some(row) = found.filter(|row| row.key == key && !row.is_deleted) else {
-            return Ok(None);
+        let row = match found {
+            // The slot of a row that has expired may be in use for others.
+            SlotContent::Row(row) if row.key == key && row.is_live(self.time.now) => row,
+            _ => return Ok(None),
         };
         let deleted = LedgerRow {
-            commit: self.commit,
-            is_deleted: true,
+            deleted: Some(self.commit),
             ..row
         };
         self.rows.push((slot, deleted));
@@ -541,7 +536,7 @@ impl<'t> BatchWriter<'t> {
         } else {
             "DELETE FROM paused WHERE route = ?1"
         };
-        self.write(sql, params![route]).map(drop)
+        self.write(sql, params![route])
     }
 
     pub(super) fn set_webhook(
@@ -557,7 +552,6 @@ impl<'t> BatchWriter<'t> {
             ),
             None => self.write("DELETE FROM webhooks WHERE name = ?1", params![name]),
         }
-        .map(drop)
     }
 
     /// Remembers a creation, and forgets those that are too old or too many.
@@ -579,13 +573,11 @@ impl<'t> BatchWriter<'t> {
              (SELECT key FROM creations ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)",
             params![CREATIONS_MAX],
         )
-        .map(drop)
     }
 
     pub(super) fn forget_expired_creations(&mut self) -> rusqlite::Result<()> {
         let now = self.time.now.0;
         self.write("DELETE FROM creations WHERE ends_ms <= ?1", params![now])
-            .map(drop)
     }
 
     pub(super) fn update_routes(&mut self, routes: &[StoreRoute]) -> rusqlite::Result<()> {

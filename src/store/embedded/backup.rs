@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::fs::OFlags;
 
-use super::ledger_table::{self, CopyError};
+use super::ledger_file::{LedgerReader, StoreFileError};
+use super::ledger_table;
 use super::offline::OfflineStore;
 use super::{OpenError, commit_log, ledger_file, read, schema};
 
@@ -118,14 +119,17 @@ pub fn back_up(folder: &Path, to: &Path) -> Result<Backup, BackupError> {
     let partial = PartialFile::create(&to)?;
     let copied = partial.flushed_while(|| {
         partial.copy(&connection)?;
-        ledger_table::complete_copy(&partial.path, folder)?;
-        Ok(count(&partial.path)?)
+        let damaged = ledger_table::complete_copy(&partial.path, |header| {
+            LedgerReader::open(folder, &header.hash_key)
+        })?;
+        let (event_ids, deliveries) = count(&partial.path)?;
+        Ok((damaged, event_ids, deliveries))
     });
-    let (event_ids, deliveries) = copied.map_err(|error| match error {
-        CopyError::Ledger(source) => {
+    let (damaged, event_ids, deliveries) = copied.map_err(|error| match error {
+        StoreFileError::Ledger(source) => {
             OpenError::file(&folder.join(ledger_file::FILE), source).into()
         }
-        CopyError::Database(source) => match source.sqlite_error_code() {
+        StoreFileError::Database(source) => match source.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseCorrupt) => BackupError::Damaged(folder.to_owned()),
             _ => BackupError::Copy {
                 file: to.clone(),
@@ -133,6 +137,9 @@ pub fn back_up(folder: &Path, to: &Path) -> Result<Backup, BackupError> {
             },
         },
     })?;
+    if damaged > 0 {
+        return Err(BackupError::Damaged(folder.to_owned()));
+    }
     let bytes = partial.complete(&to).map_err(write)?;
     Ok(Backup {
         file: to,

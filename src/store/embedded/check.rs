@@ -17,7 +17,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::commit_log::{LogPosition, Unapplied};
 use super::folder_lock::{self, FolderLock};
-use super::ledger_file::{LedgerRow, RowWrites, SlotContent};
+use super::ledger_file::{LedgerReader, LedgerRow, RowWrites, SlotContent};
 use super::schema::StoreHeader;
 use super::{
     AttemptLog, DeliveryState, OpenError, RECORD_BYTES, attempt_journal, commit_log, ledger_file,
@@ -531,20 +531,25 @@ impl Examination {
                 }
             }
         };
-        let belongs = ledger_file::scan(folder, &header.hash_key, 0, |slot, content| {
-            examine(slot, later.remove(&slot).unwrap_or(content));
-            ControlFlow::Continue(())
-        })?;
+        let read = LedgerReader::open(folder, &header.hash_key).and_then(|mut ledger| {
+            ledger.read(0, |slot, content| {
+                examine(slot, later.remove(&slot).unwrap_or(content));
+                ControlFlow::Continue(())
+            })
+        });
         later
             .into_iter()
             .for_each(|(slot, content)| examine(slot, content));
-        if !belongs {
-            let file = folder.join(ledger_file::FILE);
-            let detail = format!(
-                "{} is missing, or belongs to another database: no event before is known",
-                file.display()
-            );
-            self.add(StoreFault::Ledger, detail);
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = folder.join(ledger_file::FILE);
+                let detail = format!(
+                    "{} is missing, empty, or of another database: no event before is known",
+                    file.display()
+                );
+                self.add(StoreFault::Ledger, detail);
+            }
+            read => read?,
         }
         self.found.bytes +=
             fs::metadata(folder.join(ledger_file::FILE)).map_or(0, |file| file.len());

@@ -7,7 +7,7 @@
 //!
 //! # Order
 //!
-//! 1. The statements are executed in an open transaction. One that fails is never logged.
+//! 1. The statements are executed in an open transaction. One that fails there is never logged.
 //! 2. They are appended here, with the rows. The write returns once they are on the disk: from here on
 //!    the transaction is committed, whatever happens.
 //! 3. The rows are written to the ledger's file, without a flush.
@@ -52,12 +52,13 @@
 //! | a record that is not valid, and later ones of this run | damage: the later ones are executed, and the error is logged |
 //! | records of another run | a database that was restored, or a log that was: none is executed |
 //! | numbers that do not follow the database's | the same, or a disk that lost what it had flushed: none is executed, and the error is logged |
+//! | statements that the database rejects | a bug: the record is left out, and the error is logged |
 //! | no file | as an empty one |
 
 mod record;
 mod statements;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -68,7 +69,7 @@ use rustix::fs::OFlags;
 
 pub(super) use record::Execution;
 use record::{BLOCK, BYTES_MAX, Record};
-pub(super) use statements::Statements;
+pub(super) use statements::{Statement, Statements};
 
 use super::folder_lock;
 use super::ledger_file::{ROW_BYTES, RowWrites};
@@ -114,7 +115,6 @@ impl LogPosition {
 pub(super) struct CommitLog {
     file: File,
     next_block: u64,
-    blocks: u64,
     buffer: AlignedBuffer,
 }
 
@@ -153,27 +153,24 @@ impl CommitLog {
     pub(super) fn start(folder: &Path) -> io::Result<Self> {
         let path = folder.join(FILE);
         let mut file = folder_lock::open_private(&path)?;
-        let length = file.metadata()?.len();
-        if length == 0 || length % BLOCK as u64 != 0 {
+        if file.metadata()?.len() != FILE_BYTES as u64 {
             // Blocks that were never written would cost a change of the file's map each.
             file.set_len(0)?;
             file.write_all(&vec![0; FILE_BYTES])?;
             file.sync_all()?;
             super::flush_folder(folder)?;
         }
-        let blocks = file.metadata()?.len() / BLOCK as u64;
         Ok(Self {
             file: open_synchronous(&path)?,
             next_block: 0,
-            blocks,
             buffer: AlignedBuffer::new(),
         })
     }
 
     /// Returns whether there is room for the largest record.
     pub(super) fn has_room(&self) -> bool {
-        let blocks = BYTES_MAX.div_ceil(BLOCK) as u64;
-        self.blocks.saturating_sub(self.next_block) >= blocks
+        let (blocks, largest) = (FILE_BYTES / BLOCK, BYTES_MAX.div_ceil(BLOCK));
+        self.next_block <= (blocks - largest) as u64
     }
 
     /// Appends the record that comes next. `Ok` means that it is on the disk. After an error it may be
@@ -242,7 +239,7 @@ impl Unapplied {
     }
 
     /// Returns the rows of the log, each as its last record has it, with the number of that record.
-    pub(super) fn last_rows(&self) -> HashMap<u32, (i64, &[u8; ROW_BYTES])> {
+    pub(super) fn last_rows(&self) -> BTreeMap<u32, (i64, &[u8; ROW_BYTES])> {
         let rows = self.records.iter().flat_map(|record| {
             let rows = record.rows.iter();
             rows.map(|(slot, row)| (slot, (record.number, row)))

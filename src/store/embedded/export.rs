@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use rusqlite::params;
 use zeroize::Zeroizing;
 
-use super::ledger_file::{self, LedgerRow, SlotContent};
+use super::ledger_file::{LedgerReader, LedgerRow, SlotContent};
 use super::offline::OfflineStore;
 use super::{OpenError, ledger_table};
 use crate::store::Creation;
@@ -58,19 +58,21 @@ impl OfflineStore {
         };
         let mut rows = Vec::new();
         let folder = self.file.parent().unwrap_or(&self.file);
-        ledger_file::scan(folder, hash_key, first, |slot, content| {
-            if let SlotContent::Row(row) = content
-                && row.is_live(uptime)
-            {
-                rows.push((slot.into(), row));
-            }
-            if rows.len() < limit {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        })
-        .map_err(|source| OpenError::folder(folder, source))?;
+        let read = LedgerReader::open(folder, hash_key).and_then(|mut ledger| {
+            ledger.read(first, |slot, content| {
+                if let SlotContent::Row(row) = content
+                    && row.is_live(uptime)
+                {
+                    rows.push((slot.into(), row));
+                }
+                if rows.len() < limit {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            })
+        });
+        read.map_err(|source| OpenError::folder(folder, source))?;
         Ok(rows)
     }
 

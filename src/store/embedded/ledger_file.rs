@@ -33,7 +33,7 @@
 //! | a row whose checksum is wrong | damage: its event is not remembered, and the error is logged |
 //! | a header of another database | a database that was replaced: the file is moved aside, and the error is logged |
 //! | a row of a commit that the database does not have | an older copy of the database: the row is undone |
-//! | no file | as an empty one; an error is logged if the database has commits |
+//! | no file, or an empty one | as one without rows; an error is logged if the database has commits |
 
 mod extents;
 mod row;
@@ -56,6 +56,8 @@ pub(super) use row::{LedgerRow, ROW_BYTES, SlotContent};
 pub(super) const FILE: &str = "hookstile.ledger";
 /// A file that belongs to another database is renamed to this.
 const MOVED_FILE: &str = "hookstile.ledger.moved";
+/// The copy of a deleted file while it is written.
+const SAVED_FILE: &str = "hookstile.ledger.saving";
 
 /// The first bytes of the file. The last one is the version of the format.
 const MAGIC: [u8; 8] = *b"hookled\x01";
@@ -63,7 +65,7 @@ const MAGIC: [u8; 8] = *b"hookled\x01";
 /// The size of an extent, in bytes.
 const EXTENT_BYTES: usize = SLOTS as usize * ROW_BYTES;
 
-/// The number of times that a row is read which seems damaged: it may be written at the same moment.
+/// The number of times that a row is read which seems damaged.
 const READS_MAX: usize = 3;
 
 /// The ledger's file while the store is open.
@@ -108,6 +110,15 @@ pub(super) fn event_rows(rows: &[(u32, LedgerRow)]) -> Vec<(EventKey, RowId)> {
         .collect()
 }
 
+/// The reason why the database or the ledger's file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreFileError {
+    #[error("{0}")]
+    Database(#[from] rusqlite::Error),
+    #[error("the ledger's file cannot be used: {0}")]
+    Ledger(#[from] io::Error),
+}
+
 /// The rows that were found damaged.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct DamagedRows {
@@ -143,6 +154,14 @@ impl RowWrites {
         self.0.is_empty()
     }
 
+    /// Adds the bytes of a row, unless they are not those of a row of this slot.
+    pub(super) fn push_bytes(&mut self, slot: u32, row: &[u8; ROW_BYTES]) {
+        if slot != 0 && matches!(LedgerRow::decode(slot, row), SlotContent::Row(_)) {
+            self.0.extend(slot.to_le_bytes());
+            self.0.extend(row);
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &[u8; ROW_BYTES])> {
         let (entries, _) = self.0.as_chunks::<{ Self::ENTRY_BYTES }>();
         entries.iter().filter_map(|entry| {
@@ -172,14 +191,13 @@ impl LedgerFile {
         Ok(())
     }
 
-    /// Removes all rows.
-    pub(super) fn clear(&self) -> io::Result<()> {
-        self.with_file(|file| {
-            file.set_len(0)?;
-            write_header(file, self.mark)
-        })?;
+    /// Begins an empty file. One that has rows is moved aside.
+    pub(super) fn begin_empty(&self) -> io::Result<()> {
+        if self.file_bytes() > ROW_BYTES as u64 {
+            std::fs::rename(self.folder.join(FILE), self.folder.join(MOVED_FILE))?;
+        }
         *self.extents() = Extents::default();
-        Ok(())
+        self.reopen()
     }
 
     /// Reads the whole file, calls `each` with every row of an hour that has not passed, and learns
@@ -198,13 +216,16 @@ impl LedgerFile {
         let mut file = self.with_file(File::try_clone)?;
         read_extents(&mut file, 0, |extent, slots| {
             let numbered = || (extent * SLOTS..).zip(slots);
-            for (slot, content) in numbered() {
-                if *content == SlotContent::Damaged && slot != 0 {
+            let hour = hour_of(slots);
+            let is_over = hour.is_some_and(|hour| hour < Hour::of(now));
+            for (slot, _) in numbered().filter(|(_, content)| **content == SlotContent::Damaged) {
+                // Those of an hour that has passed are missed by nobody.
+                if !is_over {
                     damaged.count += 1;
                     damaged.first_slot.get_or_insert(slot);
                 }
             }
-            let Some(hour) = hour_of(slots).filter(|hour| *hour >= Hour::of(now)) else {
+            let Some(hour) = hour.filter(|_| !is_over) else {
                 found.push((None, 0));
                 return ControlFlow::Continue(());
             };
@@ -213,9 +234,8 @@ impl LedgerFile {
                 match content {
                     SlotContent::Row(row) if Hour::of(row.ends) == hour => {
                         let mut row = *row;
-                        if row.commit > last {
-                            row.is_deleted = !row.is_deleted;
-                            row.commit = last;
+                        if row.last_commit() > last {
+                            row = row.undone_to(last);
                             undone.push(slot, &row);
                         }
                         each(slot, &row);
@@ -234,27 +254,9 @@ impl LedgerFile {
         Ok(damaged)
     }
 
-    /// Reads the row in this slot; `None` if there is none.
-    ///
-    /// # Errors
-    /// Fails when the file cannot be read, or when the row is damaged.
-    pub(super) fn read(&self, slot: u32) -> io::Result<Option<LedgerRow>> {
-        for _ in 0..READS_MAX {
-            let mut bytes = [0; ROW_BYTES];
-            match self.with_file(|file| file.read_exact_at(&mut bytes, offset(slot))) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-                read => read?,
-            }
-            match LedgerRow::decode(slot, &bytes) {
-                SlotContent::Row(row) => return Ok(Some(row)),
-                SlotContent::Empty => return Ok(None),
-                SlotContent::Damaged => {}
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the row in slot {slot} of {FILE} is damaged"),
-        ))
+    /// Reads a slot.
+    pub(super) fn read(&self, slot: u32) -> io::Result<SlotContent> {
+        self.with_file(|file| read_slot(file, slot))
     }
 
     /// Returns whether a slot has these bytes.
@@ -294,7 +296,7 @@ impl LedgerFile {
                 first = slot;
             }
             run.extend_from_slice(row);
-            next = slot + 1;
+            next = slot.wrapping_add(1);
         }
         if run.is_empty() {
             return Ok(());
@@ -307,15 +309,32 @@ impl LedgerFile {
         self.with_file(File::sync_data)
     }
 
-    /// Writes a copy of the open file under its name, after the file was deleted.
+    /// Writes a copy of the open file under its name, after the file was deleted. Only a whole copy gets
+    /// the name.
     pub(super) fn save(&self) -> io::Result<()> {
         super::create_folder(&self.folder)?;
-        let mut copy = folder_lock::open_private(&self.folder.join(FILE))?;
+        let path = self.folder.join(SAVED_FILE);
+        let saved = self.copy_to(&path);
+        if saved.is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
+        saved?;
+        std::fs::rename(&path, self.folder.join(FILE))?;
+        super::flush_folder(&self.folder)
+    }
+
+    fn copy_to(&self, path: &Path) -> io::Result<()> {
+        let mut copy = folder_lock::open_private(path)?;
+        copy.set_len(0)?;
         let mut file = self.with_file(File::try_clone)?;
         file.rewind()?;
         io::copy(&mut file, &mut copy)?;
-        copy.sync_all()?;
-        super::flush_folder(&self.folder)
+        copy.sync_all()
+    }
+
+    /// Returns a reader of the open file, even if it was deleted.
+    pub(super) fn reader(&self) -> io::Result<LedgerReader> {
+        self.with_file(File::try_clone).map(LedgerReader)
     }
 
     /// Frees the extents whose rows expired before this hour. Before that, `forget` gets them, as one flag
@@ -352,28 +371,73 @@ impl LedgerFile {
     }
 }
 
-/// Calls `each` with the slots of a folder's ledger from this one on, until it breaks off. Returns
-/// whether there is a file of the database with this hash key.
-pub(super) fn scan(
-    folder: &Path,
-    hash_key: &[u8; 16],
-    first: u32,
-    mut each: impl FnMut(u32, SlotContent) -> ControlFlow<()>,
-) -> io::Result<bool> {
-    let mut file = match File::open(folder.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        file => file?,
-    };
-    if !belongs(&file, mark(hash_key))? {
-        return Ok(false);
+/// A reader of a ledger's file, also of one that a gateway is writing to.
+pub(super) struct LedgerReader(File);
+
+impl LedgerReader {
+    /// Opens the file of the database with this hash key.
+    ///
+    /// # Errors
+    /// Fails with [`io::ErrorKind::NotFound`] if there is none, or only one of another database.
+    pub(super) fn open(folder: &Path, hash_key: &[u8; 16]) -> io::Result<Self> {
+        let file = File::open(folder.join(FILE))?;
+        let has_header = file.metadata()?.len() >= ROW_BYTES as u64;
+        if has_header && belongs(&file, mark(hash_key))? {
+            return Ok(Self(file));
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{FILE} is empty, or belongs to another database"),
+        ))
     }
-    read_extents(&mut file, first / SLOTS, |extent, slots| {
-        (extent * SLOTS..)
-            .zip(slots)
-            .filter(|(slot, _)| *slot >= first)
-            .try_for_each(|(slot, content)| each(slot, *content))
-    })?;
-    Ok(true)
+
+    /// Calls `each` with the slots from this one on, until it breaks off.
+    pub(super) fn read(
+        &mut self,
+        first: u32,
+        mut each: impl FnMut(u32, SlotContent) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let again = self.0.try_clone()?;
+        read_extents(&mut self.0, first / SLOTS, |extent, slots| {
+            let slots = (extent * SLOTS..).zip(slots);
+            for (slot, content) in slots.filter(|(slot, _)| *slot >= first) {
+                let content = match content {
+                    // It may have been written at the same moment.
+                    SlotContent::Damaged => read_slot(&again, slot).unwrap_or(SlotContent::Damaged),
+                    content => *content,
+                };
+                each(slot, content)?;
+            }
+            ControlFlow::Continue(())
+        })
+    }
+}
+
+/// Returns whether a folder has the ledger's file of the database with this hash key.
+pub(super) fn exists(folder: &Path, hash_key: &[u8; 16]) -> io::Result<bool> {
+    match LedgerReader::open(folder, hash_key) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        opened => opened.map(|_| true),
+    }
+}
+
+/// Reads a slot; several times if it seems damaged, because it may be written at the same moment.
+fn read_slot(file: &File, slot: u32) -> io::Result<SlotContent> {
+    let mut content = SlotContent::Damaged;
+    for _ in 0..READS_MAX {
+        let mut bytes = [0; ROW_BYTES];
+        match file.read_exact_at(&mut bytes, offset(slot)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Ok(SlotContent::Empty);
+            }
+            read => read?,
+        }
+        content = LedgerRow::decode(slot, &bytes);
+        if content != SlotContent::Damaged {
+            break;
+        }
+    }
+    Ok(content)
 }
 
 /// Calls `each` with the slots of each extent of a file, from this one on, until it breaks off.
@@ -411,7 +475,7 @@ fn hour_of(slots: &[SlotContent]) -> Option<Hour> {
         SlotContent::Row(row) => Some(row),
         _ => None,
     });
-    let latest = rows.max_by_key(|row| row.commit);
+    let latest = rows.max_by_key(|row| row.last_commit());
     latest.map(|row| Hour::of(row.ends))
 }
 
@@ -487,7 +551,8 @@ fn reserve(file: &File, extent: u32) -> io::Result<()> {
 
         let start = u64::from(extent) * EXTENT_BYTES as u64;
         match fallocate(file, FallocateFlags::empty(), start, EXTENT_BYTES as u64) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) | Ok(()) => Ok(()),
+            // An interrupted one reserves less, which is noticed when the rows are written.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -10,20 +10,13 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, params};
 
-use super::ledger_file::{self, Hour, LedgerFile, LedgerRow, RowWrites, SlotContent};
+use super::ledger_file::{
+    Hour, LedgerFile, LedgerReader, LedgerRow, RowWrites, SlotContent, StoreFileError,
+};
 use super::schema::StoreHeader;
-use super::{AttemptHistory, DeliveryId, EventKey, LedgerEntry, commit_log, schema};
+use super::{AttemptHistory, DeliveryId, EventKey, LedgerEntry, OpenError, commit_log, schema};
 use crate::signature::PayloadDigest;
 use crate::store::uptime::Uptime;
-
-/// The reason why the IDs were not moved or copied.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CopyError {
-    #[error("{0}")]
-    Database(#[from] rusqlite::Error),
-    #[error("cannot use the ledger's file: {0}")]
-    Ledger(#[from] io::Error),
-}
 
 /// The number of rows that are written to the ledger's file at once.
 const ROWS_PER_WRITE: usize = 1 << 14;
@@ -62,8 +55,8 @@ fn parse(row: &Row<'_>) -> rusqlite::Result<(i64, LedgerRow)> {
         ends: LedgerRow::bounded(Uptime(row.get(2)?)),
         delivery: row.get::<_, Option<i64>>(6)?.map(DeliveryId),
         route: row.get(7)?,
-        commit: 0,
-        is_deleted: false,
+        written: 0,
+        deleted: None,
     };
     Ok((row.get(0)?, moved))
 }
@@ -73,7 +66,7 @@ pub(super) fn move_to_file(
     connection: &Connection,
     ledger: &LedgerFile,
     uptime: Uptime,
-) -> Result<usize, CopyError> {
+) -> Result<usize, StoreFileError> {
     let (mut after, mut count) = (i64::MIN, 0);
     loop {
         let rows = read(connection, after, uptime, ROWS_PER_WRITE)?;
@@ -90,22 +83,32 @@ pub(super) fn move_to_file(
 }
 
 /// Writes the event IDs to the table of a copy of the database, so that it is whole without the ledger's
-/// file.
-pub(super) fn complete_copy(path: &Path, folder: &Path) -> Result<(), CopyError> {
+/// file. Returns the number of rows that are damaged and were left out.
+pub(super) fn complete_copy(
+    path: &Path,
+    open_ledger: impl FnOnce(&StoreHeader) -> io::Result<LedgerReader>,
+) -> Result<usize, StoreFileError> {
     let mut copy = Connection::open(path)?;
     // Nothing of the copy is worth a journal until it is whole.
     copy.pragma_update_and_check(None, "journal_mode", "off", |_| Ok(()))?;
     copy.pragma_update(None, "synchronous", "off")?;
     match schema::read_header(&copy, path) {
-        Ok(header) if header.log.applied > 0 => fill_copy(&mut copy, folder, &header),
+        Ok(header) if header.log.applied > 0 => {
+            fill_copy(&mut copy, &mut open_ledger(&header)?, &header)
+        }
         // A backup that no gateway has opened yet has them there, and a file of an earlier version.
-        _ => Ok(()),
+        Ok(_) | Err(OpenError::Foreign { .. }) => Ok(0),
+        Err(error) => Err(io::Error::other(error).into()),
     }
 }
 
 /// Writes the rows of the ledger's file to the table of a copy of the database, as they were at the
 /// commit that the copy has. The copy is then as one that no gateway has opened yet.
-fn fill_copy(copy: &mut Connection, folder: &Path, header: &StoreHeader) -> Result<(), CopyError> {
+fn fill_copy(
+    copy: &mut Connection,
+    ledger: &mut LedgerReader,
+    header: &StoreHeader,
+) -> Result<usize, StoreFileError> {
     let was_live = |row: &LedgerRow| row.ends > header.uptime && row.existed_at(header.log.applied);
     let transaction = copy.transaction()?;
     let mut unflushed: HashMap<u32, LedgerRow> = HashMap::new();
@@ -119,17 +122,19 @@ fn fill_copy(copy: &mut Connection, folder: &Path, header: &StoreHeader) -> Resu
         connection: &transaction,
         next_of_hour: HashMap::new(),
     };
-    let mut failed = None;
-    ledger_file::scan(folder, &header.hash_key, 0, |slot, content| {
+    let (mut damaged, mut failed) = (0, None);
+    ledger.read(0, |slot, content| {
         let unflushed = unflushed.remove(&slot);
         let found = match content {
             SlotContent::Row(row) => Some(row),
+            SlotContent::Damaged if unflushed.is_none() => {
+                damaged += 1;
+                None
+            }
             _ => None,
         };
-        let latest = found
-            .into_iter()
-            .chain(unflushed)
-            .max_by_key(|row| row.commit);
+        let latest = found.into_iter().chain(unflushed);
+        let latest = latest.max_by_key(LedgerRow::last_commit);
         match latest.filter(was_live).map(|row| insert.row(&row)) {
             Some(Err(error)) => {
                 failed = Some(error);
@@ -145,7 +150,7 @@ fn fill_copy(copy: &mut Connection, folder: &Path, header: &StoreHeader) -> Resu
     schema::forget_unflushed_rows(&transaction)?;
     schema::write_log_position(&transaction, commit_log::LogPosition::default())?;
     transaction.commit()?;
-    Ok(())
+    Ok(damaged)
 }
 
 /// Inserts rows into the table.

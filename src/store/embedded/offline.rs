@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::folder_lock::FolderLock;
-use super::ledger_file::LedgerFile;
+use super::ledger_file::{LedgerFile, LedgerReader};
 use super::opening::ReadError;
 use super::read::Reader;
 use super::{
@@ -55,7 +55,9 @@ impl OfflineStore {
             .map_err(|source| OpenError::folder(folder, source))?;
         if !unapplied.records.is_empty() {
             let mut writer = schema::open(&file, Durability::Strict).map_err(database)?;
-            LedgerFile::open(folder, &header.hash_key)
+            // One that is missing must not be created here: the next start would not miss it.
+            LedgerReader::open(folder, &header.hash_key)
+                .and_then(|_| LedgerFile::open(folder, &header.hash_key))
                 .map_err(ReadError::from)
                 .and_then(|ledger| {
                     opening::execute_unapplied(&mut writer, &ledger, folder, header.log)

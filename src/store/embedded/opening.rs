@@ -10,18 +10,18 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::apply::{ApplyError, BatchWriter, Changes, Cursor};
+use super::apply::{BatchWriter, Changes, Cursor};
 use super::attempt_journal::{self, AttemptJournal, InterruptedAttempt, PreviousRun};
-use super::commit_log::{self, CommitLog, Execution, LogPosition, Unapplied};
+use super::commit_log::{self, CommitLog, Execution, LogPosition, Statement, Unapplied};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
-use super::ledger_file::{self, Hour, LedgerFile};
-use super::ledger_table::{self, CopyError};
+use super::ledger_file::{self, Hour, LedgerFile, RowWrites, StoreFileError};
+use super::ledger_table;
 use super::schema::StoreHeader;
 use super::shared::{QueueCounts, Shared};
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
-use super::write::{CommitError, Unwritten, Writer};
+use super::write::{self, CommitError, Unwritten, Writer};
 use super::{
     DeliveryId, DeliveryState, Durability, EventRow, LedgerEntry, OpenError, RECORD_BYTES,
     Settings, read, schema,
@@ -48,20 +48,11 @@ pub(super) enum ReadError {
     Replaced,
 }
 
-impl From<CopyError> for ReadError {
-    fn from(error: CopyError) -> Self {
+impl From<StoreFileError> for ReadError {
+    fn from(error: StoreFileError) -> Self {
         match error {
-            CopyError::Database(error) => Self::Sql(error),
-            CopyError::Ledger(error) => Self::Files(error),
-        }
-    }
-}
-
-impl From<ApplyError> for ReadError {
-    fn from(error: ApplyError) -> Self {
-        match error {
-            ApplyError::Database(error) => Self::Sql(error),
-            ApplyError::Ledger(error) => Self::Files(error),
+            StoreFileError::Database(error) => Self::Sql(error),
+            StoreFileError::Ledger(error) => Self::Files(error),
         }
     }
 }
@@ -220,7 +211,10 @@ impl Writer {
             if found.database.is_some() && found.database != known.database {
                 return Err(ReadError::Replaced);
             }
-            if found.ledger.is_some() && found.ledger != known.ledger {
+            if found.ledger.is_none() {
+                let shared = &self.shared;
+                shared.ledger.save().and_then(|()| shared.know_ledger())?;
+            } else if found.ledger != known.ledger {
                 return Err(ReadError::Replaced);
             }
             if found.lock != known.lock {
@@ -315,6 +309,8 @@ impl Writer {
             applied: last,
             flushed: last,
         };
+        // What was recovered, moved or undone may be in the page cache only, and in no log any more.
+        self.flush_ledger(&transaction)?;
         self.commit_flushed(transaction, &rows)?;
         effects.apply(&shared);
         self.unwritten.clear();
@@ -336,8 +332,8 @@ impl Writer {
         let mut ids_by_route: HashMap<(i64, Hour), u64> = HashMap::new();
         let damaged = shared.ledger.load(now, last, |slot, row| {
             // A delivery ID is not reused while a ledger row refers to it.
-            let delivery = row.delivery.map_or(0, |id| id.0);
-            cursor.next_delivery = cursor.next_delivery.max(delivery + 1);
+            let delivery = row.delivery.map_or(0, |id| id.0.saturating_add(1));
+            cursor.next_delivery = cursor.next_delivery.max(delivery);
             if !row.is_live(now) {
                 return;
             }
@@ -423,24 +419,23 @@ fn open_ledger(
 ) -> Result<LedgerFile, ReadError> {
     let folder = &settings.folder;
     let file = folder.join(ledger_file::FILE);
-    let existed = file.try_exists()?;
     let has_commits = header.log.applied > 0;
-    if has_commits && !existed {
+    if has_commits && !ledger_file::exists(folder, &header.hash_key)? {
         if settings.must_exist {
             let place = file.display().to_string();
             return Err(OpenError::MustExist { place }.into());
         }
         tracing::error!(
             file = %file.display(),
-            "the ledger's file is missing, and with it all event IDs: copies of events that were \
-             delivered are forwarded again. Stop the gateway and restore a backup, or set \
+            "the ledger's file is missing, empty, or of another database. No event ID is known: copies of \
+             events that were delivered are forwarded again. Stop the gateway and restore a backup, or set \
              `store.must_exist` to refuse this"
         );
     }
     let ledger = LedgerFile::open(folder, &header.hash_key)?;
     if !has_commits {
-        // What is there is an import that was cut off, or belongs to the files before a backup.
-        ledger.clear()?;
+        // What is there is a move that was cut off, or belongs to the files before a backup.
+        ledger.begin_empty()?;
         let ids = ledger_table::move_to_file(connection, &ledger, header.uptime)?;
         if ids > 0 {
             tracing::info!(
@@ -490,31 +485,37 @@ pub(super) fn execute_unapplied(
         );
     }
     let lost_writes = lost_writes(ledger, &unapplied, position)?;
-    for rows in schema::read_unflushed_rows(connection)? {
-        ledger.write(&rows)?;
+    let mut rows = RowWrites::default();
+    let unflushed = schema::read_unflushed_rows(connection)?;
+    for (slot, row) in unflushed.iter().flat_map(RowWrites::iter) {
+        rows.push_bytes(slot, row);
     }
+    for (slot, (_, row)) in unapplied.last_rows() {
+        rows.push_bytes(slot, row);
+    }
+    ledger.write(&rows)?;
     let mut recovered = Recovered {
         executed: 0,
         lost_writes,
         last: position.applied,
     };
-    for record in &unapplied.records {
-        ledger.write(&record.rows)?;
-        if record.number <= position.applied {
-            continue;
-        }
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for statement in &record.statements {
-            let mut execute = transaction.prepare_cached(&statement.text)?;
-            let mut rows = execute.query(rusqlite::params_from_iter(&statement.values))?;
-            while rows.next()?.is_some() {}
-        }
+    for record in unapplied.to_execute(position) {
         let applied = LogPosition {
             applied: record.number,
             ..position
         };
-        schema::write_log_position(&transaction, applied)?;
-        transaction.commit()?;
+        match execute(connection, &record.statements, applied) {
+            Err(error) if write::is_job_error(&error) => {
+                tracing::error!(
+                    %error,
+                    number = record.number,
+                    "the database rejects a transaction of the commit log, which is left out; this is a \
+                     bug in the gateway"
+                );
+                execute(connection, &[], applied)?;
+            }
+            executed => executed?,
+        }
         recovered.executed += 1;
         recovered.last = record.number;
     }
@@ -527,9 +528,25 @@ pub(super) fn execute_unapplied(
     Ok(recovered)
 }
 
+/// Executes statements in a transaction of their own, after which the database has this position.
+fn execute(
+    connection: &mut Connection,
+    statements: &[Statement],
+    position: LogPosition,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for statement in statements {
+        let mut execute = transaction.prepare_cached(&statement.text)?;
+        let mut rows = execute.query(rusqlite::params_from_iter(&statement.values))?;
+        while rows.next()?.is_some() {}
+    }
+    schema::write_log_position(&transaction, position)?;
+    transaction.commit()
+}
+
 /// Returns whether the files lack what any end of the process alone leaves there. That leaves unexecuted
 /// what was deferred, and at most one transaction more; and it leaves all rows in the ledger's file, but
-/// for those of the last transaction.
+/// for those of the last transaction. The log may be too short to tell.
 fn lost_writes(
     ledger: &LedgerFile,
     unapplied: &Unapplied,

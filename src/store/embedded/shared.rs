@@ -13,7 +13,7 @@ use super::attempt_journal::AttemptJournal;
 use super::commit_log;
 use super::file_identity::FileIdentity;
 use super::index::Index;
-use super::ledger_file::{LedgerFile, LedgerRow};
+use super::ledger_file::{LedgerFile, LedgerRow, SlotContent};
 use super::queue_front::QueueFronts;
 use super::read::Reader;
 use super::upkeep::CHECKPOINT_MIN_PAGES;
@@ -163,11 +163,20 @@ impl Shared {
         let now = self.uptime.now();
         let mut rows = Vec::new();
         for slot in self.index.find(key) {
-            let row = self.ledger.read(slot)?;
-            rows.extend(
-                row.filter(|row| row.key == key && row.is_live(now))
-                    .map(|row| (slot, row)),
-            );
+            match self.ledger.read(slot)? {
+                SlotContent::Row(row) if row.key == key && row.is_live(now) => {
+                    rows.push((slot, row));
+                }
+                // As at a start, nothing is known of its event.
+                SlotContent::Damaged => {
+                    self.metrics.count_error("read");
+                    tracing::error!(
+                        slot,
+                        "a row of the ledger is damaged: its event is not remembered"
+                    );
+                }
+                _ => {}
+            }
         }
         Ok(rows)
     }

@@ -373,14 +373,15 @@ async fn rows_left_to_the_log_survive_its_end() {
         }
     }
     deliver(301).await;
-    for lost in [lose_power(&files, &flushed), lose_power(&files, &files)] {
+    let after_losses = [lose_power(&files, &flushed), lose_power(&files, &files)];
+    store.close(true).await;
+    for lost in after_losses {
         let recovered = lost.open();
         assert_eq!(recovered.remembered_ids(), 302);
         assert_eq!(recovered.deliveries(all.clone()).await.unwrap().len(), 302);
         let stats = recovered.route_stats("billing".into(), 0).await.unwrap();
         assert_eq!(stats.successful, 302);
     }
-    store.close(true).await;
     let closed = files.open();
     assert_eq!(closed.deliveries(all).await.unwrap().len(), 302);
 }
@@ -402,6 +403,42 @@ async fn missing_ledger_is_refused_where_a_store_must_exist() {
     let store = files.open();
     assert_eq!(ledger_entry(&store, 1).await, None);
     assert_eq!(due_ids(&store).await, [id], "what waits is not affected");
+}
+
+#[tokio::test]
+async fn missing_ledger_is_not_hidden_by_commands() {
+    let (files, crashed) = (TestFolder::new(), TestFolder::new());
+    let store = files.open();
+    settle(&store, 1, completed(1), None).await;
+    copy_files(&files.settings().folder, &crashed.settings().folder);
+    let folder = crashed.settings().folder;
+    std::fs::remove_file(folder.join("hookstile.ledger")).unwrap();
+    assert!(OfflineStore::open(&folder).is_err());
+    assert!(back_up(&folder, &folder.join("backup.db")).is_err());
+    std::fs::write(folder.join("hookstile.ledger"), "").unwrap();
+    assert!(back_up(&folder, &folder.join("backup.db")).is_err());
+    assert!(!folder.join("backup.db").exists());
+    let settings = EmbeddedSettings {
+        must_exist: true,
+        ..crashed.settings()
+    };
+    assert!(crashed.try_open(settings).is_err());
+}
+
+#[tokio::test]
+async fn deleted_ledger_survives_a_failure() {
+    let files = TestFolder::new();
+    let store = files.open();
+    settle(&store, 1, completed(1), None).await;
+    let ledger = files.settings().folder.join("hookstile.ledger");
+    std::fs::remove_file(&ledger).unwrap();
+    let reopened = store.queue_notifier(&"billing".into());
+    store.reopen_after_error();
+    reopened.notified().await;
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
+    store.close(true).await;
+    let store = files.open();
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }
 
 #[tokio::test]

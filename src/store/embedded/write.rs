@@ -20,11 +20,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::apply::{ApplyError, BatchWriter, Changes, Cursor, Effects};
+use super::apply::{BatchWriter, Changes, Cursor, Effects};
 use super::commit_log::{self, CommitLog, Execution, LogPosition, Statements, TooLarge};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
-use super::ledger_file::RowWrites;
+use super::ledger_file::{RowWrites, StoreFileError};
 use super::ledger_table;
 use super::shared::Shared;
 use super::{
@@ -200,11 +200,11 @@ pub(super) enum CommitError {
     Closed,
 }
 
-impl From<ApplyError> for CommitError {
-    fn from(error: ApplyError) -> Self {
+impl From<StoreFileError> for CommitError {
+    fn from(error: StoreFileError) -> Self {
         match error {
-            ApplyError::Database(error) => Self::Database(error),
-            ApplyError::Ledger(error) => Self::Files(error),
+            StoreFileError::Database(error) => Self::Database(error),
+            StoreFileError::Ledger(error) => Self::Files(error),
         }
     }
 }
@@ -253,7 +253,10 @@ impl Writer {
             );
         }
         if batch.iter().any(|job| matches!(job, Job::SaveFiles)) && !self.shared.has_its_files() {
-            self.apply_deferred()?;
+            if let Err(closed) = self.apply_deferred() {
+                self.reject(batch);
+                return Err(closed);
+            }
             let error = self.save_files();
             return Err(self.close_after_error(&error, batch));
         }
@@ -393,7 +396,9 @@ impl Writer {
             self.flushes = !by_log;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.execute_deferred(&transaction)?;
+        // An error of theirs is none of these jobs.
+        self.execute_deferred(&transaction)
+            .map_err(CommitError::Logged)?;
         let (cursor, number) = (&mut self.cursor, self.position.applied + 1);
         let (open, ledger) = (Some(&*transaction), &shared.ledger);
         let mut writer = BatchWriter::new(open, ledger, cursor, number, time, wall_ms);
@@ -435,6 +440,14 @@ impl Writer {
         Ok((effects, replies))
     }
 
+    /// Flushes all rows to the ledger's file, so that the database need not have them.
+    pub(super) fn flush_ledger(&mut self, transaction: &Connection) -> Result<(), CommitError> {
+        self.shared.ledger.sync()?;
+        schema::forget_unflushed_rows(transaction)?;
+        self.unflushed_bytes = 0;
+        Ok(())
+    }
+
     /// Commits a transaction that the commit log does not have. With strict durability it is flushed, and
     /// all before it.
     pub(super) fn commit_flushed(
@@ -442,13 +455,11 @@ impl Writer {
         transaction: Transaction<'_>,
         rows: &RowWrites,
     ) -> Result<(), CommitError> {
-        let (ledger, position) = (&self.shared.ledger, self.position.after_flushed());
         let is_strict = self.shared.settings.durability == Durability::Strict;
         if is_strict || self.unflushed_bytes >= UNFLUSHED_MAX {
-            ledger.sync()?;
-            schema::forget_unflushed_rows(&transaction)?;
-            self.unflushed_bytes = 0;
+            self.flush_ledger(&transaction)?;
         }
+        let (ledger, position) = (&self.shared.ledger, self.position.after_flushed());
         schema::write_unflushed_rows(&transaction, position.applied, rows)?;
         self.unflushed_bytes += rows.as_bytes().len();
         schema::write_log_position(&transaction, position)?;
@@ -552,8 +563,8 @@ impl Writer {
             file = %self.shared.file.display(),
             "store write failed; reopening the database"
         );
-        self.close_files();
         self.shared.close_connections();
+        self.close_files();
         self.reject(batch);
         DatabaseClosed
     }
@@ -566,8 +577,8 @@ impl Writer {
             match self.reopen() {
                 Ok(()) => break,
                 Err(error) => {
-                    self.close_files();
                     self.shared.close_connections();
+                    self.close_files();
                     self.shared.metrics.count_error("open");
                     tracing::warn!(
                         %error,
@@ -656,7 +667,8 @@ impl Writer {
         let (file, folder) = (&self.shared.file, &self.shared.settings.folder);
         let to = file.with_extension("db.saved");
         schema::save(connection, &to)?;
-        ledger_table::complete_copy(&to, folder)
+        let ledger = &self.shared.ledger;
+        ledger_table::complete_copy(&to, |_| ledger.reader())
             .map_err(|error| OpenError::folder(folder, io::Error::other(error)))?;
         if found.write_ahead_log == known.write_ahead_log {
             // It belongs to what is saved, not to the database that is there now.
@@ -719,7 +731,7 @@ impl Writer {
 }
 
 /// Returns whether an error is about the data of one job, not about the file.
-fn is_job_error(error: &rusqlite::Error) -> bool {
+pub(super) fn is_job_error(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{
         ConstraintViolation, ParameterOutOfRange, TooBig, TypeMismatch, Unknown,
     };
@@ -741,7 +753,7 @@ enum Reply {
     Rows(usize),
 }
 
-fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, ApplyError> {
+fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, StoreFileError> {
     Ok(match job {
         Job::Settle(settlement, _) => Reply::Delivery(batch.settle(settlement)?),
         Job::RecordAttempt {

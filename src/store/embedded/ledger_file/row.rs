@@ -7,11 +7,11 @@
 //! | 0..16 | the event's key |
 //! | 16..32 | the digest of a completed event; or the number of attempts (4), and zeros |
 //! | 32..38 | the uptime at which the row expires, in milliseconds |
-//! | 38..46 | the delivery's number, 0 for none |
-//! | 46..54 | the number of the commit that wrote the row |
-//! | 54..58 | the route's number, 0 if it is not known |
-//! | 58 | the kind: [`COMPLETED`], [`ATTEMPTED`] or [`POSSIBLY_DELIVERED`], with [`DELETED`] added |
-//! | 59 | 0; reserved |
+//! | 38..44 | the delivery's number, 0 for none |
+//! | 44..50 | the number of the commit that wrote the row last |
+//! | 50..54 | the route's number, 0 if it is not known |
+//! | 54..59 | if that commit deleted the row, the number of commits since it was written first, or else 0 |
+//! | 59 | the kind: [`COMPLETED`], [`ATTEMPTED`] or [`POSSIBLY_DELIVERED`], with [`DELETED`] added |
 //! | 60..64 | the CRC-32C of the slot's number (4 bytes) and the bytes before |
 //!
 //! A slot of zeros was never written. A deleted row keeps its content, so that a copy of the store as
@@ -31,8 +31,10 @@ const POSSIBLY_DELIVERED: u8 = 3;
 /// Added to the kind of a row that was deleted.
 const DELETED: u8 = 0x80;
 
-/// The latest expiry that a row can have, in milliseconds of uptime: some 8,900 years.
-const ENDS_MAX: u64 = (1 << 48) - 1;
+/// The largest number of 6 bytes. As an expiry, in milliseconds of uptime, it is some 8,900 years.
+const LONG_MAX: u64 = (1 << 48) - 1;
+/// The largest number of 5 bytes.
+const AGE_MAX: u64 = (1 << 40) - 1;
 
 /// A remembered event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +45,10 @@ pub(in super::super) struct LedgerRow {
     pub delivery: Option<DeliveryId>,
     /// The number of the route in the database; `None` if it is not known.
     pub route: Option<i64>,
-    /// The number of the commit that wrote the row, or that deleted it.
-    pub commit: i64,
-    pub is_deleted: bool,
+    /// The number of the commit that wrote the row.
+    pub written: i64,
+    /// The number of the commit that deleted it.
+    pub deleted: Option<i64>,
 }
 
 /// The content of a slot.
@@ -61,17 +64,39 @@ pub(in super::super) enum SlotContent {
 impl LedgerRow {
     /// Returns the time until which a row is remembered that ends then: what a row can hold.
     pub(in super::super) fn bounded(ends: Uptime) -> Uptime {
-        Uptime(ends.0.min(ENDS_MAX))
+        Uptime(ends.0.min(LONG_MAX))
     }
 
     /// Returns whether the row existed at a commit: it was not written later, and not deleted before.
     pub(in super::super) fn existed_at(&self, commit: i64) -> bool {
-        self.is_deleted == (self.commit > commit)
+        self.written <= commit && self.deleted.is_none_or(|deleted| deleted > commit)
+    }
+
+    /// Returns the number of the commit that wrote the row last.
+    pub(in super::super) fn last_commit(&self) -> i64 {
+        self.deleted.unwrap_or(self.written)
+    }
+
+    /// Returns the row as it was at a commit, of which it will be. A row that did not exist then never
+    /// has.
+    pub(in super::super) fn undone_to(&self, commit: i64) -> Self {
+        if self.written > commit {
+            Self {
+                written: commit,
+                deleted: Some(commit),
+                ..*self
+            }
+        } else {
+            Self {
+                deleted: None,
+                ..*self
+            }
+        }
     }
 
     /// Returns whether the event is remembered at this time.
     pub(in super::super) fn is_live(&self, now: Uptime) -> bool {
-        !self.is_deleted && self.ends > now
+        self.deleted.is_none() && self.ends > now
     }
 
     /// Returns the digest of a completed event, or else the history of its attempts.
@@ -101,13 +126,16 @@ impl LedgerRow {
                 }
             }
         };
-        bytes[32..38].copy_from_slice(&self.ends.0.min(ENDS_MAX).to_le_bytes()[..6]);
-        let delivery = self.delivery.map_or(0, |id| id.0);
-        bytes[38..46].copy_from_slice(&delivery.to_le_bytes());
-        bytes[46..54].copy_from_slice(&self.commit.to_le_bytes());
+        let long = |number: u64| number.min(LONG_MAX).to_le_bytes();
+        let number = |number: i64| long(u64::try_from(number).unwrap_or(0));
+        bytes[32..38].copy_from_slice(&long(self.ends.0)[..6]);
+        bytes[38..44].copy_from_slice(&number(self.delivery.map_or(0, |id| id.0))[..6]);
+        bytes[44..50].copy_from_slice(&number(self.last_commit())[..6]);
         let route = self.route.and_then(|route| u32::try_from(route).ok());
-        bytes[54..58].copy_from_slice(&route.unwrap_or(0).to_le_bytes());
-        bytes[58] = kind | if self.is_deleted { DELETED } else { 0 };
+        bytes[50..54].copy_from_slice(&route.unwrap_or(0).to_le_bytes());
+        let age = u64::try_from(self.last_commit() - self.written).unwrap_or(0);
+        bytes[54..59].copy_from_slice(&age.min(AGE_MAX).to_le_bytes()[..5]);
+        bytes[59] = kind | if self.deleted.is_some() { DELETED } else { 0 };
         let checksum = checksum(slot, &bytes);
         bytes[60..].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -127,11 +155,12 @@ impl LedgerRow {
         let mut rest = &bytes[..];
         let key = u128::from_le_bytes(take(&mut rest)?);
         let content: [u8; 16] = take(&mut rest)?;
-        let ends: [u8; 6] = take(&mut rest)?;
-        let delivery = i64::from_le_bytes(take(&mut rest)?);
-        let commit = i64::from_le_bytes(take(&mut rest)?);
+        let ends = from_bytes(take::<6>(&mut rest)?);
+        let delivery = from_bytes(take::<6>(&mut rest)?).cast_signed();
+        let last_commit = from_bytes(take::<6>(&mut rest)?).cast_signed();
         let route = u32::from_le_bytes(take(&mut rest)?);
-        let [kind, _] = take(&mut rest)?;
+        let age = from_bytes(take::<5>(&mut rest)?).cast_signed();
+        let [kind] = take(&mut rest)?;
         if u32::from_le_bytes(take(&mut rest)?) != checksum(slot, bytes) {
             return None;
         }
@@ -144,8 +173,6 @@ impl LedgerRow {
                 possibly_delivered,
             })
         };
-        let mut ends_bytes = [0; 8];
-        ends_bytes[..6].copy_from_slice(&ends);
         Some(Self {
             key: EventKey(key),
             entry: match kind & !DELETED {
@@ -156,11 +183,11 @@ impl LedgerRow {
                 POSSIBLY_DELIVERED => tried(true),
                 _ => return None,
             },
-            ends: Uptime(u64::from_le_bytes(ends_bytes)),
+            ends: Uptime(ends),
             delivery: (delivery != 0).then_some(DeliveryId(delivery)),
             route: (route != 0).then_some(route.into()),
-            commit,
-            is_deleted: kind & DELETED != 0,
+            written: last_commit - age,
+            deleted: (kind & DELETED != 0).then_some(last_commit),
         })
     }
 }
@@ -168,6 +195,12 @@ impl LedgerRow {
 /// Returns the checksum of a slot's bytes, which leaves out the checksum itself.
 pub(super) fn checksum(slot: u32, bytes: &[u8; ROW_BYTES]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&slot.to_le_bytes()), &bytes[..60])
+}
+
+/// Returns the number that these bytes are, of which there are at most 8.
+fn from_bytes<const N: usize>(bytes: [u8; N]) -> u64 {
+    let bytes = bytes.iter().rev();
+    bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -194,11 +227,11 @@ mod tests {
                 })
             }),
         ];
-        let numbers = (1..=i64::MAX, 0..=i64::MAX, 1..=i64::from(u32::MAX));
+        let numbers = (1..1_i64 << 48, 0..1_i64 << 40, 1..=i64::from(u32::MAX));
         (
             any::<u128>(),
             entry,
-            0..=ENDS_MAX,
+            0..=LONG_MAX,
             numbers,
             any::<[bool; 3]>(),
         )
@@ -207,7 +240,7 @@ mod tests {
                     key,
                     entry,
                     ends,
-                    (delivery, commit, route),
+                    (delivery, written, route),
                     [has_delivery, has_route, is_deleted],
                 )| {
                     LedgerRow {
@@ -216,11 +249,39 @@ mod tests {
                         ends: Uptime(ends),
                         delivery: has_delivery.then_some(DeliveryId(delivery)),
                         route: has_route.then_some(route),
-                        commit,
-                        is_deleted,
+                        written,
+                        deleted: is_deleted.then_some(written + i64::from(u16::MAX)),
                     }
                 },
             )
+    }
+
+    #[test]
+    fn undone_row_is_as_it_was() {
+        let row = |written, deleted| LedgerRow {
+            key: EventKey(1),
+            entry: LedgerEntry::Attempted(AttemptHistory::default()),
+            ends: Uptime(1),
+            delivery: None,
+            route: None,
+            written,
+            deleted,
+        };
+        for (written, deleted, existed) in [
+            (5, None, true),
+            (5, Some(6), true),
+            (5, Some(5), false),
+            (6, None, false),
+            (6, Some(7), false),
+        ] {
+            let row = row(written, deleted);
+            assert_eq!(row.existed_at(5), existed);
+            let undone = row.undone_to(5);
+            if row.last_commit() > 5 {
+                assert_eq!(undone.is_live(Uptime(0)), existed);
+                assert_eq!(undone.existed_at(100), existed, "for good");
+            }
+        }
     }
 
     proptest! {
