@@ -331,7 +331,9 @@ impl AttemptHistory {
 
 /// A settlement that is being written. The request may stop waiting for the disk, its claim may not: if
 /// this is dropped before the end, a task of its own goes on with it.
-struct Writing(Option<Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>>);
+struct Writing(Option<BoxFuture>);
+
+type BoxFuture = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
 impl Future for Writing {
     type Output = Result<(), StoreError>;

@@ -220,7 +220,7 @@ impl<'t> BatchWriter<'t> {
             .map(|route| self.route_id(route))
             .transpose()?;
         let ends = LedgerRow::bounded(self.time.now.after(window));
-        let hour = Hour::of(ends);
+        let hour = Hour::containing(ends);
         let slot = self.ledger.allocate(hour)?;
         let row = LedgerRow {
             key: name.key,
@@ -481,7 +481,7 @@ impl<'t> BatchWriter<'t> {
         self.effects.removed.push(LedgerChange {
             key,
             slot,
-            hour: Hour::of(row.ends),
+            hour: Hour::containing(row.ends),
             route: route.clone(),
         });
         Ok(route)

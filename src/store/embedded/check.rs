@@ -537,9 +537,9 @@ impl Examination {
                 ControlFlow::Continue(())
             })
         });
-        later
-            .into_iter()
-            .for_each(|(slot, content)| examine(slot, content));
+        for (slot, content) in later {
+            examine(slot, content);
+        }
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = folder.join(ledger_file::FILE);

@@ -142,7 +142,7 @@ mod tests {
         index.insert(one, 1);
         index.insert(other, 2);
         let mut found = index.find(one);
-        found.sort();
+        found.sort_unstable();
         assert_eq!(found, [1, 2]);
         index.remove(one, 1);
         assert_eq!(index.find(other), [2]);

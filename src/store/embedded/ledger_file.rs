@@ -56,8 +56,10 @@ pub(super) use row::{LedgerRow, ROW_BYTES, SlotContent};
 pub(super) const FILE: &str = "hookstile.ledger";
 /// A file that belongs to another database is renamed to this.
 const MOVED_FILE: &str = "hookstile.ledger.moved";
-/// The copy of a deleted file while it is written.
-const SAVED_FILE: &str = "hookstile.ledger.saving";
+/// What a file had that another one has replaced.
+const SAVED_FILE: &str = "hookstile.ledger.saved";
+/// A copy of the open file while it is written.
+const UNFINISHED_FILE: &str = "hookstile.ledger.saving";
 
 /// The first bytes of the file. The last one is the version of the format.
 const MAGIC: [u8; 8] = *b"hookled\x01";
@@ -217,7 +219,7 @@ impl LedgerFile {
         read_extents(&mut file, 0, |extent, slots| {
             let numbered = || (extent * SLOTS..).zip(slots);
             let hour = hour_of(slots);
-            let is_over = hour.is_some_and(|hour| hour < Hour::of(now));
+            let is_over = hour.is_some_and(|hour| hour < Hour::containing(now));
             for (slot, _) in numbered().filter(|(_, content)| **content == SlotContent::Damaged) {
                 // Those of an hour that has passed are missed by nobody.
                 if !is_over {
@@ -232,7 +234,7 @@ impl LedgerFile {
             let mut used = 0;
             for ((slot, content), position) in numbered().zip(1..) {
                 match content {
-                    SlotContent::Row(row) if Hour::of(row.ends) == hour => {
+                    SlotContent::Row(row) if Hour::containing(row.ends) == hour => {
                         let mut row = *row;
                         if row.last_commit() > last {
                             row = row.undone_to(last);
@@ -309,18 +311,29 @@ impl LedgerFile {
         self.with_file(File::sync_data)
     }
 
-    /// Writes a copy of the open file under its name, after the file was deleted. Only a whole copy gets
-    /// the name.
-    pub(super) fn save(&self) -> io::Result<()> {
+    /// Writes a copy of the open file under its name, after the file was deleted. Returns its path. Only a
+    /// whole copy gets the name.
+    pub(super) fn save(&self) -> io::Result<PathBuf> {
         super::create_folder(&self.folder)?;
-        let path = self.folder.join(SAVED_FILE);
+        self.save_as(FILE)
+    }
+
+    /// Writes a copy of the open file beside the one that has its name now. Returns its path.
+    pub(super) fn save_beside(&self) -> io::Result<PathBuf> {
+        self.save_as(SAVED_FILE)
+    }
+
+    fn save_as(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.folder.join(UNFINISHED_FILE);
         let saved = self.copy_to(&path);
         if saved.is_err() {
             let _ = std::fs::remove_file(&path);
         }
         saved?;
-        std::fs::rename(&path, self.folder.join(FILE))?;
-        super::flush_folder(&self.folder)
+        let to = self.folder.join(name);
+        std::fs::rename(&path, &to)?;
+        super::flush_folder(&self.folder)?;
+        Ok(to)
     }
 
     fn copy_to(&self, path: &Path) -> io::Result<()> {
@@ -476,7 +489,7 @@ fn hour_of(slots: &[SlotContent]) -> Option<Hour> {
         _ => None,
     });
     let latest = rows.max_by_key(|row| row.last_commit());
-    latest.map(|row| Hour::of(row.ends))
+    latest.map(|row| Hour::containing(row.ends))
 }
 
 fn offset(slot: u32) -> u64 {

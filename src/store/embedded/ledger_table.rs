@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, Row, params};
 
@@ -76,10 +77,53 @@ pub(super) fn move_to_file(
         (after, count) = (*last, count + rows.len());
         let mut writes = RowWrites::default();
         for (_, row) in &rows {
-            writes.push(ledger.allocate(Hour::of(row.ends))?, row);
+            writes.push(ledger.allocate(Hour::containing(row.ends))?, row);
         }
         ledger.write(&writes)?;
     }
+}
+
+/// The time for which an event is remembered of which only the delivery is known: as long as providers
+/// send it again.
+const WAITING_REMEMBERED: Duration = Duration::from_secs(72 * 3_600);
+
+/// Writes the IDs of the events that wait or are dead letters to the ledger's file, after it was lost. A
+/// copy of such an event would be delivered twice. Returns their number.
+pub(super) fn remember_waiting(
+    connection: &Connection,
+    ledger: &LedgerFile,
+    uptime: Uptime,
+) -> Result<usize, StoreFileError> {
+    let ends = LedgerRow::bounded(uptime.after(WAITING_REMEMBERED));
+    let mut select = connection.prepare(
+        "SELECT keys, id, route FROM deliveries
+         WHERE state IN ('pending', 'dead') AND state <> 'success' AND length(keys) >= 16",
+    )?;
+    let mut selected = select.query([])?;
+    let mut count = 0;
+    while let Some(row) = selected.next()? {
+        let keys: Vec<u8> = row.get(0)?;
+        // The first one is the event's own.
+        let Some(key) = keys.first_chunk() else {
+            continue;
+        };
+        let row = LedgerRow {
+            key: EventKey(u128::from_be_bytes(*key)),
+            entry: LedgerEntry::Completed {
+                digest: PayloadDigest::unknown(),
+            },
+            ends,
+            delivery: Some(DeliveryId(row.get(1)?)),
+            route: row.get(2)?,
+            written: 0,
+            deleted: None,
+        };
+        let mut writes = RowWrites::default();
+        writes.push(ledger.allocate(Hour::containing(ends))?, &row);
+        ledger.write(&writes)?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Writes the event IDs to the table of a copy of the database, so that it is whole without the ledger's
@@ -161,7 +205,7 @@ struct Insert<'c> {
 
 impl Insert<'_> {
     fn row(&mut self, row: &LedgerRow) -> rusqlite::Result<()> {
-        let hour = Hour::of(row.ends);
+        let hour = Hour::containing(row.ends);
         let next = self.next_of_hour.entry(hour).or_insert(0);
         let row_id = hour.first_row_id() + *next;
         *next += 1;

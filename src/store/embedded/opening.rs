@@ -213,7 +213,8 @@ impl Writer {
             }
             if found.ledger.is_none() {
                 let shared = &self.shared;
-                shared.ledger.save().and_then(|()| shared.know_ledger())?;
+                shared.ledger.save()?;
+                shared.know_ledger()?;
             } else if found.ledger != known.ledger {
                 return Err(ReadError::Replaced);
             }
@@ -339,7 +340,9 @@ impl Writer {
             }
             shared.index.insert(row.key, slot);
             if let Some(route) = row.route {
-                *ids_by_route.entry((route, Hour::of(row.ends))).or_default() += 1;
+                *ids_by_route
+                    .entry((route, Hour::containing(row.ends)))
+                    .or_default() += 1;
             }
         })?;
         if damaged.count > 0 {
@@ -420,19 +423,22 @@ fn open_ledger(
     let folder = &settings.folder;
     let file = folder.join(ledger_file::FILE);
     let has_commits = header.log.applied > 0;
-    if has_commits && !ledger_file::exists(folder, &header.hash_key)? {
-        if settings.must_exist {
-            let place = file.display().to_string();
-            return Err(OpenError::MustExist { place }.into());
-        }
-        tracing::error!(
-            file = %file.display(),
-            "the ledger's file is missing, empty, or of another database. No event ID is known: copies of \
-             events that were delivered are forwarded again. Stop the gateway and restore a backup, or set \
-             `store.must_exist` to refuse this"
-        );
+    let is_lost = has_commits && !ledger_file::exists(folder, &header.hash_key)?;
+    if is_lost && settings.must_exist {
+        let place = file.display().to_string();
+        return Err(OpenError::MustExist { place }.into());
     }
     let ledger = LedgerFile::open(folder, &header.hash_key)?;
+    if is_lost {
+        let remembered = ledger_table::remember_waiting(connection, &ledger, header.uptime)?;
+        tracing::error!(
+            file = %file.display(),
+            remembered,
+            "the ledger's file is missing, empty, or of another database. Only events that wait are \
+             remembered: copies of others are forwarded again. Stop the gateway and restore a backup, or \
+             set `store.must_exist` to refuse this"
+        );
+    }
     if !has_commits {
         // What is there is a move that was cut off, or belongs to the files before a backup.
         ledger.begin_empty()?;

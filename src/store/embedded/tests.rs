@@ -391,6 +391,7 @@ async fn missing_ledger_is_refused_where_a_store_must_exist() {
     let files = TestFolder::new();
     let store = files.open();
     let id = queued(&store, 1, "a").await;
+    settle(&store, 2, completed(1), None).await;
     store.close(true).await;
     drop(store);
     std::fs::remove_file(files.settings().folder.join("hookstile.ledger")).unwrap();
@@ -401,8 +402,9 @@ async fn missing_ledger_is_refused_where_a_store_must_exist() {
     let refused = files.try_open(settings).err();
     assert!(matches!(refused, Some(OpenError::MustExist { .. })));
     let store = files.open();
-    assert_eq!(ledger_entry(&store, 1).await, None);
-    assert_eq!(due_ids(&store).await, [id], "what waits is not affected");
+    assert_eq!(ledger_entry(&store, 2).await, None);
+    assert!(ledger_entry(&store, 1).await.is_some(), "what waits");
+    assert_eq!(due_ids(&store).await, [id]);
 }
 
 #[tokio::test]
@@ -437,6 +439,26 @@ async fn deleted_ledger_survives_a_failure() {
     reopened.notified().await;
     assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
     store.close(true).await;
+    let store = files.open();
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
+}
+
+#[tokio::test]
+async fn replaced_ledger_is_saved_beside_the_other() {
+    let files = TestFolder::new();
+    let store = files.open();
+    settle(&store, 1, completed(1), None).await;
+    let folder = files.settings().folder;
+    let [ledger, other] = ["hookstile.ledger", "other"].map(|name| folder.join(name));
+    std::fs::write(&other, "another").unwrap();
+    std::fs::rename(&other, &ledger).unwrap();
+    let saved = folder.join("hookstile.ledger.saved");
+    while !saved.exists() || store.check_open().is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.close(true).await;
+    drop(store);
+    std::fs::rename(&saved, &ledger).unwrap();
     let store = files.open();
     assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }

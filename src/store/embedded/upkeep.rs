@@ -69,7 +69,7 @@ impl Upkeep {
     /// others.
     fn sweep_ledger(&mut self, store: &Inner) {
         let shared = &store.shared;
-        let now = Hour::of(shared.uptime.now());
+        let now = Hour::containing(shared.uptime.now());
         if self.swept_before == Some(now) {
             return;
         }

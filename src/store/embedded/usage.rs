@@ -77,7 +77,7 @@ mod tests {
             bytes: 6 + ids * ID_BYTES,
         };
         let mut usage = Usage::default();
-        let hours = [1, 2].map(|hour| Hour::of(Uptime(hour * 3_600_000)));
+        let hours = [1, 2].map(|hour| Hour::containing(Uptime(hour * 3_600_000)));
         let (route, [first, second]) = ("a".into(), hours);
         usage.add_ids(&route, first, 2);
         usage.add_ids(&route, second, 3);

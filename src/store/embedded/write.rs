@@ -622,15 +622,20 @@ impl Writer {
         happened.join("; ")
     }
 
-    /// Writes the rows of the ledger's file into a new one, if its name is free.
+    /// Writes the rows of the ledger's file into a new one: under its name if that is free, else beside it.
     fn save_ledger(&self, found: FileIdentity) -> String {
         let happened = "the ledger's file was deleted, moved or replaced while the gateway ran";
-        if found.ledger.is_some() {
-            return format!("{happened}, and another has its name");
-        }
-        let shared = &self.shared;
-        match shared.ledger.save().and_then(|()| shared.know_ledger()) {
-            Ok(()) => format!("{happened}, and is written again"),
+        let ledger = &self.shared.ledger;
+        let saved = if found.ledger.is_none() {
+            ledger.save().and_then(|to| {
+                self.shared.know_ledger()?;
+                Ok(to)
+            })
+        } else {
+            ledger.save_beside()
+        };
+        match saved {
+            Ok(to) => format!("{happened}; what it had is saved in {}", to.display()),
             Err(error) => format!("{happened}, and what it had cannot be saved: {error}"),
         }
     }

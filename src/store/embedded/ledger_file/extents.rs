@@ -20,7 +20,7 @@ pub(in super::super) struct Hour(u32);
 const HOUR_MS: u64 = 3_600_000;
 
 impl Hour {
-    pub(in super::super) fn of(time: Uptime) -> Self {
+    pub(in super::super) fn containing(time: Uptime) -> Self {
         // A row holds times of 48 bits, whose hours have fewer than 32.
         Self(u32::try_from(time.0 / HOUR_MS).unwrap_or(u32::MAX))
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn hour(hour: u64) -> Hour {
-        Hour::of(Uptime(hour * HOUR_MS))
+        Hour::containing(Uptime(hour * HOUR_MS))
     }
 
     #[test]

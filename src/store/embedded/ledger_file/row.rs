@@ -153,15 +153,15 @@ impl LedgerRow {
 
     fn decode_written(slot: u32, bytes: &[u8; ROW_BYTES]) -> Option<Self> {
         let mut rest = &bytes[..];
-        let key = u128::from_le_bytes(take(&mut rest)?);
-        let content: [u8; 16] = take(&mut rest)?;
-        let ends = from_bytes(take::<6>(&mut rest)?);
-        let delivery = from_bytes(take::<6>(&mut rest)?).cast_signed();
-        let last_commit = from_bytes(take::<6>(&mut rest)?).cast_signed();
-        let route = u32::from_le_bytes(take(&mut rest)?);
-        let age = from_bytes(take::<5>(&mut rest)?).cast_signed();
-        let [kind] = take(&mut rest)?;
-        if u32::from_le_bytes(take(&mut rest)?) != checksum(slot, bytes) {
+        let key = u128::from_le_bytes(take_array(&mut rest)?);
+        let content: [u8; 16] = take_array(&mut rest)?;
+        let ends = from_bytes(take_array::<6>(&mut rest)?);
+        let delivery = from_bytes(take_array::<6>(&mut rest)?).cast_signed();
+        let last_commit = from_bytes(take_array::<6>(&mut rest)?).cast_signed();
+        let route = u32::from_le_bytes(take_array(&mut rest)?);
+        let age = from_bytes(take_array::<5>(&mut rest)?).cast_signed();
+        let [kind] = take_array(&mut rest)?;
+        if u32::from_le_bytes(take_array(&mut rest)?) != checksum(slot, bytes) {
             return None;
         }
         let [attempts, _, _, _] = content.as_chunks::<4>().0 else {
@@ -203,7 +203,7 @@ fn from_bytes<const N: usize>(bytes: [u8; N]) -> u64 {
     bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+fn take_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, after) = rest.split_first_chunk()?;
     *rest = after;
     Some(*taken)

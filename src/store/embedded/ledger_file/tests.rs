@@ -31,7 +31,7 @@ fn row(key: u128, hour: u64, written: i64) -> LedgerRow {
 
 /// Writes a row where there is room for it. Returns its slot.
 fn add(file: &LedgerFile, row: &LedgerRow) -> u32 {
-    let slot = file.allocate(Hour::of(row.ends)).unwrap();
+    let slot = file.allocate(Hour::containing(row.ends)).unwrap();
     let mut writes = RowWrites::default();
     writes.push(slot, row);
     file.write(&writes).unwrap();
@@ -42,7 +42,7 @@ fn add(file: &LedgerFile, row: &LedgerRow) -> u32 {
 fn loaded(file: &LedgerFile, hour: u64) -> (Vec<u128>, DamagedRows) {
     let mut keys = Vec::new();
     let damaged = file.load(Uptime(hour * HOUR_MS), i64::MAX, |_, row| {
-        keys.push(row.key.0)
+        keys.push(row.key.0);
     });
     keys.sort_unstable();
     (keys, damaged.unwrap())
@@ -96,7 +96,7 @@ fn expired_extent_is_reused_and_its_rows_are_not_read() {
     let file = open(folder.path());
     let slots = [1, 2].map(|key| add(&file, &row(key, 5, 1)));
     let mut forgotten = Vec::new();
-    file.sweep(Hour::of(Uptime(6 * HOUR_MS)), |expired| {
+    file.sweep(Hour::containing(Uptime(6 * HOUR_MS)), |expired| {
         forgotten = expired.to_vec();
     });
     assert_eq!(forgotten, [true]);
@@ -211,7 +211,7 @@ proptest! {
                     now += 1;
                     let is_over = |row: &LedgerRow| row.ends < Uptime(now * HOUR_MS);
                     model.retain(|_, (_, row)| !is_over(row));
-                    file.sweep(Hour::of(Uptime(now * HOUR_MS)), |_| {});
+                    file.sweep(Hour::containing(Uptime(now * HOUR_MS)), |_| {});
                 }
             }
             for (slot, row) in model.values() {
