@@ -1,4 +1,4 @@
-.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases power-loss postgres bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
+.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases power-loss postgres bench instructions bench-compare bench-growth bench-logs bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
@@ -133,6 +133,11 @@ bench-compare: bench-tools
 GROWTH ?=
 bench-growth: bench-tools
 	@python3 benches/compare/growth.py $(GROWTH)
+
+# What a durable commit costs, beside two crates that the commit log could be; LOGS is the folder to write to.
+LOGS ?= target
+bench-logs:
+	@cargo run --release --quiet --manifest-path benches/logs/Cargo.toml --target-dir target/bench-logs -- $(LOGS)
 
 # What a shared store costs beside the embedded one; REPLICAS takes options.
 REPLICAS ?=

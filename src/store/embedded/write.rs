@@ -263,8 +263,7 @@ impl Writer {
         let began = Instant::now();
         let checkpoint = batch.iter().any(|job| matches!(job, Job::Checkpoint));
         let bytes: usize = batch.iter().map(Job::bytes).sum();
-        let by_log =
-            bytes <= Statements::BYTES_MAX && self.log.as_ref().is_some_and(CommitLog::has_room);
+        let by_log = bytes <= Statements::BYTES_MAX && self.log_has_room();
         let appended = if by_log && batch.iter().all(|job| self.is_append(job)) {
             self.append(&batch)
         } else {
@@ -298,6 +297,10 @@ impl Writer {
             checkpointed.map_err(|error| self.close_after_error(&error, Vec::new()))?;
         }
         Ok(())
+    }
+
+    fn log_has_room(&self) -> bool {
+        self.log.as_ref().is_some_and(CommitLog::has_room)
     }
 
     /// Returns whether a job only adds rows to the database, and reads none.
@@ -360,7 +363,7 @@ impl Writer {
         if self.deferred.is_empty() {
             return Ok(());
         }
-        match self.transact(&[], true) {
+        match self.transact(&[], self.log_has_room()) {
             Ok(_) => Ok(()),
             Err(error) => Err(self.close_after_error(&error, Vec::new())),
         }
