@@ -126,8 +126,7 @@ def tables(sizes, ids):
             "steady",
             "Records that expire as fast as they come",
             "CPU µs per event of 1 KiB, all work from the first event until the gateway is idle again: with `replay.window` and"
-            " `retain.for` of 1 s every record is deleted within the run, and with the defaults none. The rows of IDs are not in it,"
-            " as the store deletes them by the hour in which they expire.",
+            " `retain.for` of 1 s every record is deleted within the run, and with the defaults none. Rows of IDs are not deleted.",
             (Column("CPU µs", TO_THE_END, "cpu_us", with_spread), Column("requests/s", TO_THE_END, "rps")),
             ("hookstile", "hookstile-expiring"),
         ),
