@@ -267,6 +267,16 @@ async fn event_with_a_lost_payload_is_still_loaded() {
     assert_eq!((&*event.event_id, event.payload.is_none()), ("a", true));
 }
 
+/// Opens a store once the one before has released it.
+async fn open_when_free(files: &TestFolder) -> Store {
+    loop {
+        match files.try_open(files.settings()) {
+            Ok(store) => return store,
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
 /// Copies a store's files as a loss of power leaves them: the database as it was at `flushed`, and the
 /// commit log as it is now.
 fn lose_power(files: &TestFolder, flushed: &TestFolder) -> TestFolder {
@@ -456,11 +466,10 @@ async fn replaced_ledger_is_saved_beside_the_other() {
     while !saved.exists() || store.check_open().is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    store.close(true).await;
     drop(store);
     std::fs::rename(&saved, &ledger).unwrap();
-    let store = files.open();
-    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
+    let restarted = open_when_free(&files).await;
+    assert_eq!(ledger_entry(&restarted, 1).await, Some(completed(1)));
 }
 
 #[tokio::test]
@@ -525,12 +534,7 @@ async fn replaced_database_is_not_believed() {
         .unwrap();
     assert_eq!(ids, 2, "what the writer had");
     drop(store);
-    let restarted = loop {
-        match files.try_open(files.settings()) {
-            Ok(store) => break store,
-            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
-        }
-    };
+    let restarted = open_when_free(&files).await;
     assert_eq!(ledger_entry(&restarted, 1).await, Some(completed(1)));
     assert_eq!(ledger_entry(&restarted, 2).await, None);
 }

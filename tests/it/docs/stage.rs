@@ -188,6 +188,7 @@ fn normal(text: &str) -> String {
         (r"[A-Za-z0-9+/]{42,}={0,2}|\b[0-9a-f]{32,}\b", "BYTES"),
         (r"\b(evt|msg|del|cap)_\w+", "ID"),
         (r"\d+(\.\d+)? ?(ms|s|min|m|h|days?|KiB|MiB|GiB)\b", "AMOUNT"),
+        (r"\b(dead letter|waiting event)s?\b", "${1}s"),
         (r" {2,}", "  "),
     ];
     let replaced = replaced.map(|(pattern, by)| (Regex::new(pattern).expect("valid"), by));
