@@ -1,7 +1,9 @@
 //! A network link that can be partitioned, or severed as if the machine had gone down.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +19,7 @@ pub struct Link {
     connected: watch::Sender<bool>,
     /// The one task, which accepts and owns all connections; empty while the link is severed.
     accepting: JoinSet<()>,
+    listener: Option<Arc<TcpListener>>,
 }
 
 impl Link {
@@ -28,6 +31,7 @@ impl Link {
             port: ClosedPort::new(),
             connected,
             accepting: JoinSet::new(),
+            listener: None,
         };
         link.restore().await;
         link
@@ -46,6 +50,13 @@ impl Link {
     /// Closes all connections and refuses new ones.
     pub async fn sever(&mut self) {
         self.accepting.shutdown().await;
+        if let Some(listener) = self.listener.take() {
+            // A process that another test is starting has a copy of the socket until it executes its
+            // program, so that closing ours ends nothing yet.
+            SockRef::from(&*listener)
+                .shutdown(Shutdown::Both)
+                .expect("a listener");
+        }
     }
 
     /// Restores the link: delayed bytes arrive after a partition; severed connections must
@@ -56,13 +67,14 @@ impl Link {
             let listener = TcpListener::bind(self.address())
                 .await
                 .expect("the reserved port");
+            let listener = self.listener.insert(Arc::new(listener)).clone();
             self.accepting
                 .spawn(accept(listener, self.to, self.connected.subscribe()));
         }
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, connected: watch::Receiver<bool>) {
+async fn accept(listener: Arc<TcpListener>, to: SocketAddr, connected: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
         connections.spawn(connect(near, to, connected.clone()));
