@@ -21,7 +21,8 @@ use crate::signature::{Unverified, Verified};
 
 use header_names::{Restriction, restriction};
 
-pub(crate) use header_names::{folds_to, folds_to_framing, is_framing, is_hookstile_header};
+use header_names::folds_to;
+pub(crate) use header_names::{folds_to_any, folds_to_framing, is_framing, is_hookstile_header};
 pub(crate) use private::{is_private_header, last_word, mask_text};
 pub(crate) use test_mark::{HEADER as TEST_MARK, TestMarks};
 

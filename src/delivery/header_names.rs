@@ -101,11 +101,12 @@ pub(crate) fn is_hookstile_header(name: &HeaderName) -> bool {
 
 /// Returns whether a receiver could read two names as one: they are equal once case is ignored and
 /// every character outside letters and digits counts as `-`.
-pub(crate) fn folds_to(name: &[u8], other: &[u8]) -> bool {
+pub(super) fn folds_to(name: &[u8], other: &[u8]) -> bool {
     name.len() == other.len() && name.iter().zip(other).all(|(&a, &b)| fold(a) == fold(b))
 }
 
-fn folds_to_any(name: &[u8], others: &[&[u8]]) -> bool {
+/// Returns whether a receiver could read a name as one of the others.
+pub(crate) fn folds_to_any(name: &[u8], others: &[&[u8]]) -> bool {
     others.iter().any(|other| folds_to(name, other))
 }
 

@@ -12,7 +12,7 @@ pub const SECRET: &str = "whsec_4f1c8a70d2b94f0e8b6a53c7d91e2f60";
 pub const PATH: &str = "/webhooks/vpn-enterprise";
 
 /// A path on which no peer accepts anything.
-const UNKNOWN_PATH: &str = "/webhooks/nobody";
+const UNKNOWN_PATH: &str = "/webhooks/unknown";
 
 pub type Tag = [u8; 32];
 

@@ -5,19 +5,20 @@
 //! The ways take turns, so that what else the machine does hits all of them. The argument is the folder
 //! for their files, which should be on the disk that is meant.
 
+#[path = "../../compare/src/segment.rs"]
+mod segment;
+
 use std::error::Error;
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Instant;
 
 use futures_executor::block_on;
-use rustix::fs::OFlags;
+use segment::Segment;
 use wal_db::Wal;
 use writeahead::{SimpleFile, WriteAhead, WriteAheadOptions, WriteHandle};
 
-const BLOCK: usize = 4096;
 /// The size of the log that exists, in bytes.
 const LOG_BYTES: usize = 2 << 20;
 const RECORD_BYTES: usize = 400;
@@ -27,12 +28,7 @@ const COMMITS_IN_A_TURN: usize = 20;
 
 /// A way to make records durable.
 enum Way {
-    Direct {
-        file: File,
-        buffer: Vec<u8>,
-        start: usize,
-        next: usize,
-    },
+    Direct(Segment),
     WalDb(Wal),
     WriteAhead {
         /// Its thread ends with it.
@@ -50,24 +46,7 @@ fn open(name: &str, folder: &Path) -> Outcome<Way> {
     std::fs::create_dir_all(folder)?;
     let path = folder.join("log");
     Ok(match name {
-        "direct write" => {
-            let mut file = File::create(&path)?;
-            file.write_all(&vec![0; LOG_BYTES])?;
-            file.sync_all()?;
-            let flags = OFlags::DIRECT | OFlags::DSYNC;
-            let file = OpenOptions::new()
-                .write(true)
-                .custom_flags(i32::try_from(flags.bits())?)
-                .open(&path)?;
-            let buffer = vec![0; LOG_BYTES];
-            let start = buffer.as_ptr().align_offset(BLOCK);
-            Way::Direct {
-                file,
-                buffer,
-                start,
-                next: 0,
-            }
-        }
+        "direct write" => Way::Direct(Segment::create(&path, LOG_BYTES)?),
         "wal-db" => Way::WalDb(Wal::open(&path)?),
         "writeahead" => {
             let mut log = WriteAhead::with_options(WriteAheadOptions {
@@ -87,22 +66,7 @@ impl Way {
     fn commit(&mut self, records: &[Vec<u8>]) -> Outcome<()> {
         let bytes = records.concat();
         match self {
-            Self::Direct {
-                file,
-                buffer,
-                start,
-                next,
-            } => {
-                let length = bytes.len().next_multiple_of(BLOCK);
-                if *next + length > LOG_BYTES {
-                    *next = 0;
-                }
-                let padded = &mut buffer[*start..][..length];
-                padded.fill(0);
-                padded[..bytes.len()].copy_from_slice(&bytes);
-                file.write_all_at(padded, *next as u64)?;
-                *next += length;
-            }
+            Self::Direct(segment) => segment.append(&bytes)?,
             Self::WalDb(wal) => {
                 let _end = wal.append_and_sync(&bytes)?;
             }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 
-use crate::delivery::{folds_to, is_spelling_of, named_by_connection};
+use crate::delivery::{folds_to_any, is_spelling_of, named_by_connection};
 use crate::gateway::request_line::RequestLine;
 use crate::route::Route;
 
@@ -303,10 +303,7 @@ fn is_content_length(line: &[u8]) -> bool {
 /// framing; or has a quote, so that it is no token (RFC 9110 §5.6.2), which h2 accepts.
 fn is_deceptive(name: &str) -> bool {
     const FRAMING: [&[u8]; 2] = [b"transfer-encoding", b"content-length"];
-    FRAMING
-        .iter()
-        .any(|framing| folds_to(name.as_bytes(), framing))
-        || name.contains('"')
+    folds_to_any(name.as_bytes(), &FRAMING) || name.contains('"')
 }
 
 fn is_chunked(transfer_encoding: Field<'_>) -> Result<bool, HeadError> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use super::commit_log::Statements;
@@ -13,7 +14,7 @@ use super::shared::Shared;
 use super::{
     AttemptLog, AttemptOutcome, AttemptRecord, CreationKey, DeliveryChange, DeliveryId,
     DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult, RowId,
-    Settlement, StoreRoute, schema,
+    Settlement, StoreRoute,
 };
 use crate::store::delivery_state::{
     CountChanges, Progress, StateReason, StoreTime, StoredDelivery,
@@ -73,19 +74,17 @@ struct LedgerChange {
 impl<'t> BatchWriter<'t> {
     pub(super) fn new(
         connection: Option<&'t Connection>,
-        ledger: &'t LedgerFile,
+        shared: &'t Shared,
         cursor: &'t mut Cursor,
         commit: i64,
-        time: StoreTime,
-        wall_ms: i64,
     ) -> Self {
         Self {
             connection,
-            ledger,
+            ledger: &shared.ledger,
             cursor,
             commit,
-            time,
-            wall_ms,
+            time: shared.uptime.store_time(),
+            wall_ms: Timestamp::now().as_millisecond(),
             log: None,
             rows: Vec::new(),
             effects: Effects::default(),
@@ -123,12 +122,12 @@ impl<'t> BatchWriter<'t> {
         statement.query_map(values, read)?.collect()
     }
 
-    /// Writes the store's clocks.
-    pub(super) fn write_time(&mut self, downtime: Duration) -> rusqlite::Result<()> {
+    /// Writes the store's clocks. `clean` is set at the end of a clean shutdown.
+    pub(super) fn write_time(&mut self, downtime: Duration, clean: bool) -> rusqlite::Result<()> {
         let (now, wall_ms) = (self.time.now.0, self.wall_ms);
         self.write(
-            schema::WRITE_TIME,
-            params![now, millis(downtime), wall_ms, false],
+            "UPDATE store SET uptime_ms = ?1, downtime_ms = ?2, wall_ms = ?3, clean = ?4",
+            params![now, millis(downtime), wall_ms, clean],
         )
     }
 

@@ -1,8 +1,8 @@
 //! Checks the files of a store that no process has open, or a backup, and changes none of them.
 //!
 //! The check reads all of them: SQLite's own structure, then every relation between rows that the
-//! program relies on, then the commit log and the ledger's file. SQLite keeps no checksums, so a byte that was changed
-//! within a value is found only if the value contradicts another one.
+//! program relies on, then the commit log and the ledger's file. SQLite keeps no checksums, so a byte
+//! that was changed within a value is found only if the value contradicts another one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;

@@ -84,7 +84,7 @@ const FILE_BYTES: usize = 2 << 20;
 /// store's header row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LogPosition {
-    /// 0 in a database that no version with a log has opened.
+    /// 0 if the run had no log.
     pub run: i64,
     /// The last commit that the database has.
     pub applied: i64,
@@ -130,6 +130,9 @@ pub(super) struct Unapplied {
     /// because their records are damaged or gone.
     pub without_rows: i64,
 }
+
+/// The rows of a log by their slots, each as its last record has it, with the number of that record.
+pub(super) type LastRows<'r> = BTreeMap<u32, (i64, &'r [u8; ROW_BYTES])>;
 
 /// The transaction is too large for the log.
 #[derive(Debug, thiserror::Error)]
@@ -238,8 +241,7 @@ impl Unapplied {
         self.missing += (numbers.end - numbers.start.max(applied + 1)).max(0);
     }
 
-    /// Returns the rows of the log, each as its last record has it, with the number of that record.
-    pub(super) fn last_rows(&self) -> BTreeMap<u32, (i64, &[u8; ROW_BYTES])> {
+    pub(super) fn last_rows(&self) -> LastRows<'_> {
         let rows = self.records.iter().flat_map(|record| {
             let rows = record.rows.iter();
             rows.map(|(slot, row)| (slot, (record.number, row)))

@@ -51,7 +51,7 @@ use super::{EventKey, KnownEvent, LedgerEntry, RowId, folder_lock};
 use crate::store::uptime::Uptime;
 use extents::{Extents, SLOTS};
 pub(super) use extents::{Hour, SLOTS as EXTENT_SLOTS};
-pub(super) use row::{LedgerRow, ROW_BYTES, SlotContent};
+pub(super) use row::{LedgerRow, ROW_BYTES, SlotContent, take_array};
 
 pub(super) const FILE: &str = "hookstile.ledger";
 /// A file that belongs to another database is renamed to this.
@@ -221,7 +221,7 @@ impl LedgerFile {
             let hour = hour_of(slots);
             let is_over = hour.is_some_and(|hour| hour < Hour::containing(now));
             for (slot, _) in numbered().filter(|(_, content)| **content == SlotContent::Damaged) {
-                // Those of an hour that has passed are missed by nobody.
+                // A row of an hour that has passed has expired anyway.
                 if !is_over {
                     damaged.count += 1;
                     damaged.first_slot.get_or_insert(slot);
@@ -394,14 +394,13 @@ impl LedgerReader {
     /// Fails with [`io::ErrorKind::NotFound`] if there is none, or only one of another database.
     pub(super) fn open(folder: &Path, hash_key: &[u8; 16]) -> io::Result<Self> {
         let file = File::open(folder.join(FILE))?;
-        let has_header = file.metadata()?.len() >= ROW_BYTES as u64;
-        if has_header && belongs(&file, mark(hash_key))? {
-            return Ok(Self(file));
+        match FoundHeader::read(&file, mark(hash_key))? {
+            FoundHeader::Own | FoundHeader::Damaged => Ok(Self(file)),
+            FoundHeader::Missing | FoundHeader::Other => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{FILE} is empty, or belongs to another database"),
+            )),
         }
-        Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("{FILE} is empty, or belongs to another database"),
-        ))
     }
 
     /// Calls `each` with the slots from this one on, until it breaks off.
@@ -516,27 +515,40 @@ fn header(mark: [u8; 16]) -> [u8; ROW_BYTES] {
     bytes
 }
 
-fn write_header(file: &File, mark: [u8; 16]) -> io::Result<()> {
-    file.write_all_at(&header(mark), 0)?;
-    file.sync_all()
+/// The header that a file has.
+#[derive(PartialEq, Eq)]
+enum FoundHeader {
+    /// The file is too short for a header.
+    Missing,
+    /// The header is the database's.
+    Own,
+    /// The header is damaged, so the file may be the database's.
+    Damaged,
+    /// The header is another database's.
+    Other,
 }
 
-/// Returns whether a file has the rows of the database with this mark, or none. One whose header is
-/// damaged may.
-fn belongs(file: &File, mark: [u8; 16]) -> io::Result<bool> {
-    let mut found = [0; ROW_BYTES];
-    match file.read_exact_at(&mut found, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(true),
-        read => read?,
+impl FoundHeader {
+    fn read(file: &File, mark: [u8; 16]) -> io::Result<Self> {
+        let mut found = [0; ROW_BYTES];
+        match file.read_exact_at(&mut found, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Self::Missing),
+            read => read?,
+        }
+        let is_whole = found[60..] == row::checksum(0, &found).to_le_bytes();
+        Ok(match is_whole {
+            _ if found == header(mark) => Self::Own,
+            true => Self::Other,
+            false => Self::Damaged,
+        })
     }
-    let is_whole = found[60..] == row::checksum(0, &found).to_le_bytes();
-    Ok(!is_whole || found == header(mark))
 }
 
 fn open_marked(folder: &Path, mark: [u8; 16]) -> io::Result<File> {
     let path = folder.join(FILE);
     let mut file = folder_lock::open_private(&path)?;
-    if !belongs(&file, mark)? {
+    let found = FoundHeader::read(&file, mark)?;
+    if found == FoundHeader::Other {
         let moved = folder.join(MOVED_FILE);
         tracing::error!(
             file = %path.display(),
@@ -546,10 +558,9 @@ fn open_marked(folder: &Path, mark: [u8; 16]) -> io::Result<File> {
         std::fs::rename(&path, moved)?;
         file = folder_lock::open_private(&path)?;
     }
-    let mut found = [0; ROW_BYTES];
-    let is_current = file.read_exact_at(&mut found, 0).is_ok() && found == header(mark);
-    if !is_current {
-        write_header(&file, mark)?;
+    if found != FoundHeader::Own {
+        file.write_all_at(&header(mark), 0)?;
+        file.sync_all()?;
         super::flush_folder(folder)?;
     }
     Ok(file)

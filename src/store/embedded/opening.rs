@@ -12,7 +12,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::apply::{BatchWriter, Changes, Cursor};
 use super::attempt_journal::{self, AttemptJournal, InterruptedAttempt, PreviousRun};
-use super::commit_log::{self, CommitLog, Execution, LogPosition, Statement, Unapplied};
+use super::commit_log::{self, CommitLog, Execution, LastRows, LogPosition, Statement, Unapplied};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
 use super::ledger_file::{self, Hour, LedgerFile, RowWrites, StoreFileError};
@@ -28,7 +28,6 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
-use crate::store::delivery_state::StoreTime;
 use crate::store::uptime::Uptime;
 
 /// The reason why the file could not be opened or read.
@@ -133,8 +132,15 @@ pub(super) fn open(
     let created = schema::read_or_create(&mut connection, &file, wall_ms)?;
     let ledger = open_ledger(&settings, &connection, &created)
         .map_err(|error| error.into_open_error(&file, &settings.folder))?;
-    let recovered = execute_unapplied(&mut connection, &ledger, &settings.folder, created.log)
-        .map_err(|error| error.into_open_error(&file, &settings.folder))?;
+    let unapplied = commit_log::read(&settings.folder, created.log).map_err(folder)?;
+    let recovered = execute_unapplied(
+        &mut connection,
+        &ledger,
+        &settings.folder,
+        &unapplied,
+        created.log,
+    )
+    .map_err(|error| error.into_open_error(&file, &settings.folder))?;
     let header = match recovered.executed {
         0 => created,
         _ => schema::read_header(&connection, &file)?,
@@ -156,7 +162,7 @@ pub(super) fn open(
         position: LogPosition::default(),
         deferred: Vec::new(),
         deferred_jobs: 0,
-        unflushed_bytes: 0,
+        unflushed_bytes: usize::MAX,
         flushes: true,
         cursor: Cursor::default(),
         time_written: header.uptime,
@@ -232,8 +238,9 @@ impl Writer {
         }
         let shared = &self.shared;
         shared.ledger.reopen()?;
-        let folder = &shared.settings.folder;
-        let recovered = execute_unapplied(&mut connection, &shared.ledger, folder, header.log)?;
+        let (ledger, folder) = (&shared.ledger, &shared.settings.folder);
+        let unapplied = commit_log::read(folder, header.log)?;
+        let recovered = execute_unapplied(&mut connection, ledger, folder, &unapplied, header.log)?;
         // The write-ahead log may be in memory only, if a flush of it failed. A full checkpoint
         // moves it into the database and flushes that, or fails as well.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
@@ -265,16 +272,9 @@ impl Writer {
         self.read_ledger(now, last)?;
         self.read_deliveries(&connection)?;
         shared.set_used_bytes(read::used_bytes(&connection)?);
-        let wall_ms = Timestamp::now().as_millisecond();
         // This write must succeed: a read-only store is of no use.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let time = StoreTime {
-            now,
-            now_due: shared.uptime.now_due(),
-        };
-        let (ledger, cursor) = (&shared.ledger, &mut self.cursor);
-        let mut batch =
-            BatchWriter::new(Some(&transaction), ledger, cursor, last + 1, time, wall_ms);
+        let mut batch = BatchWriter::new(Some(&transaction), &shared, &mut self.cursor, last + 1);
         for (&key, unwritten) in &self.unwritten {
             let tried = unwritten.history;
             let rows = shared.read_event_rows(key)?;
@@ -293,7 +293,7 @@ impl Writer {
                 unwritten.route.as_ref(),
             )?;
         }
-        batch.write_time(shared.uptime.downtime())?;
+        batch.write_time(shared.uptime.downtime(), false)?;
         let Changes { rows, effects, .. } = batch.finish()?;
         suspects.mark(&transaction, shared.uptime.now_due())?;
         schema::write_boot(&transaction)?;
@@ -311,7 +311,7 @@ impl Writer {
             flushed: last,
         };
         // What was recovered, moved or undone may be in the page cache only, and in no log any more.
-        self.flush_ledger(&transaction)?;
+        self.unflushed_bytes = usize::MAX;
         self.commit_flushed(transaction, &rows)?;
         effects.apply(&shared);
         self.unwritten.clear();
@@ -470,9 +470,9 @@ pub(super) fn execute_unapplied(
     connection: &mut Connection,
     ledger: &LedgerFile,
     folder: &Path,
+    unapplied: &Unapplied,
     position: LogPosition,
 ) -> Result<Recovered, ReadError> {
-    let unapplied = commit_log::read(folder, position)?;
     let file = folder.join(commit_log::FILE);
     if unapplied.missing > 0 {
         tracing::error!(
@@ -490,13 +490,14 @@ pub(super) fn execute_unapplied(
              unknown"
         );
     }
-    let lost_writes = lost_writes(ledger, &unapplied, position)?;
+    let last_rows = unapplied.last_rows();
+    let lost_writes = lost_writes(ledger, unapplied, &last_rows, position)?;
     let mut rows = RowWrites::default();
     let unflushed = schema::read_unflushed_rows(connection)?;
     for (slot, row) in unflushed.iter().flat_map(RowWrites::iter) {
         rows.push_bytes(slot, row);
     }
-    for (slot, (_, row)) in unapplied.last_rows() {
+    for (&slot, (_, row)) in &last_rows {
         rows.push_bytes(slot, row);
     }
     ledger.write(&rows)?;
@@ -542,9 +543,7 @@ fn execute(
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for statement in statements {
-        let mut execute = transaction.prepare_cached(&statement.text)?;
-        let mut rows = execute.query(rusqlite::params_from_iter(&statement.values))?;
-        while rows.next()?.is_some() {}
+        statement.execute(&transaction)?;
     }
     schema::write_log_position(&transaction, position)?;
     transaction.commit()
@@ -556,6 +555,7 @@ fn execute(
 fn lost_writes(
     ledger: &LedgerFile,
     unapplied: &Unapplied,
+    last_rows: &LastRows<'_>,
     position: LogPosition,
 ) -> io::Result<bool> {
     let at_once = unapplied
@@ -565,7 +565,7 @@ fn lost_writes(
         return Ok(true);
     }
     let last = unapplied.records.last().map(|record| record.number);
-    for (slot, (number, row)) in unapplied.last_rows() {
+    for (&slot, &(number, row)) in last_rows {
         if Some(number) != last && !ledger.has(slot, row)? {
             return Ok(true);
         }

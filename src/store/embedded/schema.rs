@@ -48,8 +48,9 @@ CREATE TABLE routes (
     kept_bytes INTEGER NOT NULL DEFAULT 0
 );
 -- The event IDs of a backup, or of a store before version 5. The next start moves them to the ledger's
--- file. `row_id` is the hour in which the row expires (in uptime), shifted by 32 bits, plus a number. A row with a digest is completed; one without had `attempts` failed attempts. `route` is
--- NULL before version 3, and for an attempt that the end of the process interrupted.
+-- file. `row_id` is the hour in which the row expires (in uptime), shifted by 32 bits, plus a number.
+-- A row with a digest is completed; one without had `attempts` failed attempts. `route` is NULL before
+-- version 3, and for an attempt that the end of the process interrupted.
 CREATE TABLE ledger (
     row_id INTEGER PRIMARY KEY, key BLOB NOT NULL, ends_ms INTEGER NOT NULL,
     attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, digest BLOB, delivery INTEGER,
@@ -79,10 +80,6 @@ CREATE TABLE days (
     failed INTEGER NOT NULL, total_ms INTEGER NOT NULL, PRIMARY KEY (route, day)
 ) WITHOUT ROWID;
 ";
-
-/// Writes the store's clocks: uptime, downtime, wall clock, and whether the run ended cleanly.
-pub(super) const WRITE_TIME: &str =
-    "UPDATE store SET uptime_ms = ?1, downtime_ms = ?2, wall_ms = ?3, clean = ?4";
 
 /// Upgrades version 1 to version 2.
 const UPGRADE_TO_VERSION_2: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT;
@@ -445,20 +442,6 @@ pub(super) fn write_boot(connection: &Connection) -> rusqlite::Result<()> {
             "UPDATE store SET boot = ?1",
             [boot_id().unwrap_or_default()],
         )
-        .map(drop)
-}
-
-/// Writes the store's clocks. `clean` is set at the end of a clean shutdown.
-pub(super) fn write_time(
-    connection: &Connection,
-    now: Uptime,
-    downtime: Duration,
-    wall_ms: i64,
-    clean: bool,
-) -> rusqlite::Result<()> {
-    let downtime = i64::try_from(downtime.as_millis()).unwrap_or(i64::MAX);
-    connection
-        .execute(WRITE_TIME, params![now.0, downtime, wall_ms, clean])
         .map(drop)
 }
 

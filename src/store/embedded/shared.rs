@@ -232,20 +232,24 @@ impl Shared {
         Ok((known, FileIdentity::read(&self.settings.folder)?))
     }
 
-    /// Takes the database that has its name now for the one that is open.
-    pub(super) fn know_database(&self) -> io::Result<()> {
-        if let (Some(known), FileIdentity { database, .. }) = self.known_and_found_files()? {
-            self.set_identity(FileIdentity { database, ..known });
+    /// Takes some of the files that have their names now for those that are open: `know` gets the known
+    /// and the found ones.
+    pub(super) fn know_files(
+        &self,
+        know: impl FnOnce(FileIdentity, FileIdentity) -> FileIdentity,
+    ) -> io::Result<()> {
+        if let (Some(known), found) = self.known_and_found_files()? {
+            self.set_identity(know(known, found));
         }
         Ok(())
     }
 
     /// Takes the ledger's file that has its name now for the one that is open.
     pub(super) fn know_ledger(&self) -> io::Result<()> {
-        if let (Some(known), FileIdentity { ledger, .. }) = self.known_and_found_files()? {
-            self.set_identity(FileIdentity { ledger, ..known });
-        }
-        Ok(())
+        self.know_files(|known, found| FileIdentity {
+            ledger: found.ledger,
+            ..known
+        })
     }
 
     /// Returns whether the files are still those that are open. `true` if that cannot be known.

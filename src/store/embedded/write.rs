@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
@@ -163,7 +162,8 @@ pub(super) struct Writer {
     pub(super) deferred: Vec<Statements>,
     /// The number of jobs in it.
     pub(super) deferred_jobs: usize,
-    /// The size of the rows that are in the database because the ledger's file is not flushed.
+    /// The size of the rows that are in the database because the ledger's file is not flushed;
+    /// [`usize::MAX`] while it is not known what earlier commits have left.
     pub(super) unflushed_bytes: usize,
     /// The connection flushes each commit.
     pub(super) flushes: bool,
@@ -322,19 +322,8 @@ impl Writer {
             return Err(CommitError::Closed);
         };
         let shared = &self.shared;
-        let (time, wall_ms) = (
-            shared.uptime.store_time(),
-            Timestamp::now().as_millisecond(),
-        );
         let (cursor, position) = (&mut self.cursor, self.position.after_logged());
-        let mut writer = BatchWriter::new(
-            None,
-            &shared.ledger,
-            cursor,
-            position.applied,
-            time,
-            wall_ms,
-        );
+        let mut writer = BatchWriter::new(None, shared, cursor, position.applied);
         writer.log = Some(Statements::default());
         let replies = batch.iter().map(|job| apply(&mut writer, job));
         let replies = replies.collect::<Result<_, _>>()?;
@@ -391,9 +380,7 @@ impl Writer {
         by_log: bool,
     ) -> Result<(Effects, Vec<Reply>), CommitError> {
         let shared = Arc::clone(&self.shared);
-        let uptime = &shared.uptime;
-        let (time, wall_ms) = (uptime.store_time(), Timestamp::now().as_millisecond());
-        let now = time.now;
+        let now = shared.uptime.now();
         if self.log.is_some() && self.flushes == by_log {
             schema::set_flushes(connection, !by_log)?;
             self.flushes = !by_log;
@@ -403,14 +390,13 @@ impl Writer {
         self.execute_deferred(&transaction)
             .map_err(CommitError::Logged)?;
         let (cursor, number) = (&mut self.cursor, self.position.applied + 1);
-        let (open, ledger) = (Some(&*transaction), &shared.ledger);
-        let mut writer = BatchWriter::new(open, ledger, cursor, number, time, wall_ms);
+        let mut writer = BatchWriter::new(Some(&transaction), &shared, cursor, number);
         writer.log = by_log.then(Statements::default);
         let replies = batch.iter().map(|job| apply(&mut writer, job));
         let replies = replies.collect::<Result<_, _>>()?;
         let writes_time = now.since(self.time_written) >= WRITE_TIME_INTERVAL;
         if writes_time {
-            writer.write_time(uptime.downtime())?;
+            writer.write_time(shared.uptime.downtime(), false)?;
         }
         let Changes {
             rows,
@@ -443,14 +429,6 @@ impl Writer {
         Ok((effects, replies))
     }
 
-    /// Flushes all rows to the ledger's file, so that the database need not have them.
-    pub(super) fn flush_ledger(&mut self, transaction: &Connection) -> Result<(), CommitError> {
-        self.shared.ledger.sync()?;
-        schema::forget_unflushed_rows(transaction)?;
-        self.unflushed_bytes = 0;
-        Ok(())
-    }
-
     /// Commits a transaction that the commit log does not have. With strict durability it is flushed, and
     /// all before it.
     pub(super) fn commit_flushed(
@@ -458,11 +436,13 @@ impl Writer {
         transaction: Transaction<'_>,
         rows: &RowWrites,
     ) -> Result<(), CommitError> {
+        let (ledger, position) = (&self.shared.ledger, self.position.after_flushed());
         let is_strict = self.shared.settings.durability == Durability::Strict;
         if is_strict || self.unflushed_bytes >= UNFLUSHED_MAX {
-            self.flush_ledger(&transaction)?;
+            ledger.sync()?;
+            schema::forget_unflushed_rows(&transaction)?;
+            self.unflushed_bytes = 0;
         }
-        let (ledger, position) = (&self.shared.ledger, self.position.after_flushed());
         schema::write_unflushed_rows(&transaction, position.applied, rows)?;
         self.unflushed_bytes += rows.as_bytes().len();
         schema::write_log_position(&transaction, position)?;
@@ -653,7 +633,10 @@ impl Writer {
         };
         let saved = if found.database.is_none() {
             schema::save(connection, file).and_then(|()| {
-                let known = self.shared.know_database();
+                let known = self.shared.know_files(|known, found| FileIdentity {
+                    database: found.database,
+                    ..known
+                });
                 known.map_err(|source| OpenError::folder(file, source))?;
                 Ok(file.clone())
             })
@@ -722,19 +705,15 @@ impl Writer {
     /// Writes the end of the run. With strict durability it is flushed, so that nothing of the commit log
     /// is left to execute.
     fn write_end(&mut self, connection: &mut Connection, clean: bool) -> Result<(), CommitError> {
-        let (shared, uptime) = (&self.shared, &self.shared.uptime);
+        let shared = Arc::clone(&self.shared);
         schema::set_flushes(connection, shared.settings.durability == Durability::Strict)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.execute_deferred(&transaction)?;
-        let wall_ms = Timestamp::now().as_millisecond();
-        schema::write_time(
-            &transaction,
-            uptime.now(),
-            uptime.downtime(),
-            wall_ms,
-            clean,
-        )?;
-        self.commit_flushed(transaction, &RowWrites::default())
+        let (cursor, number) = (&mut self.cursor, self.position.applied + 1);
+        let mut writer = BatchWriter::new(Some(&transaction), &shared, cursor, number);
+        writer.write_time(shared.uptime.downtime(), clean)?;
+        let Changes { rows, .. } = writer.finish()?;
+        self.commit_flushed(transaction, &rows)
     }
 }
 

@@ -12,6 +12,8 @@
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ToSql};
 
+use super::super::ledger_file::take_array;
+
 /// The statements of a transaction.
 #[derive(Default)]
 pub(in super::super) struct Statements {
@@ -131,15 +133,37 @@ impl Statements {
     pub(in super::super) fn execute(&self, connection: &Connection) -> rusqlite::Result<()> {
         let mut rest = &self.statements[..];
         while let Some((text, values)) = take_statement(&mut rest) {
-            let mut statement = connection.prepare_cached(self.texts[text])?;
-            for (number, value) in (1..).zip(values) {
-                statement.raw_bind_parameter(number, ToSqlOutput::Borrowed(value))?;
-            }
-            let mut rows = statement.raw_query();
-            while rows.next()?.is_some() {}
+            execute(connection, self.texts[text], values)?;
         }
         Ok(())
     }
+}
+
+impl Statement {
+    pub(in super::super) fn execute(&self, connection: &Connection) -> rusqlite::Result<()> {
+        execute(connection, &self.text, self.values.iter().map(Into::into))
+    }
+}
+
+/// Executes a statement to its end, whether it returns rows or not.
+fn execute<'v>(
+    connection: &Connection,
+    text: &str,
+    values: impl IntoIterator<Item = ValueRef<'v>>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(text)?;
+    let mut bound = 0;
+    for value in values {
+        bound += 1;
+        statement.raw_bind_parameter(bound, ToSqlOutput::Borrowed(value))?;
+    }
+    let expected = statement.parameter_count();
+    if bound != expected {
+        return Err(rusqlite::Error::InvalidParameterCount(bound, expected));
+    }
+    let mut rows = statement.raw_query();
+    while rows.next()?.is_some() {}
+    Ok(())
 }
 
 /// Takes a statement: the number of its text, and its values. Returns `None` at the end, or if there is
@@ -159,12 +183,6 @@ fn push_bytes(bytes: &mut Vec<u8>, content: &[u8]) {
     let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
     bytes.extend(length.to_le_bytes());
     bytes.extend_from_slice(content);
-}
-
-fn take_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (taken, after) = rest.split_first_chunk()?;
-    *rest = after;
-    Some(*taken)
 }
 
 fn take_short(rest: &mut &[u8]) -> Option<usize> {

@@ -203,7 +203,8 @@ fn from_bytes<const N: usize>(bytes: [u8; N]) -> u64 {
     bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-fn take_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+/// Takes the first bytes of a slice, as many as the result has; `None` if there are fewer.
+pub(in super::super) fn take_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, after) = rest.split_first_chunk()?;
     *rest = after;
     Some(*taken)
