@@ -4,6 +4,8 @@
 //! `make test` runs some rounds, `make power-loss` 200 (`HOOKSTILE_POWER_LOSS_ROUNDS`).
 
 mod disk; // a disk that can lose its power, and the machine's boot ID
+mod lost_writes; // the same at any moment, with any of what was not flushed
+mod writes; // what a gateway writes, and what a loss leaves of it
 
 use std::time::Instant;
 

@@ -89,6 +89,13 @@ impl Launcher {
         }
     }
 
+    /// Starts by this launcher what the other one starts.
+    pub fn running(mut self, other: Self) -> Self {
+        self.command.extend(other.command);
+        self.environment.extend(other.environment);
+        self
+    }
+
     pub fn environment(environment: Vec<(OsString, OsString)>) -> Self {
         Self {
             command: Vec::new(),

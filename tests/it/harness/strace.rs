@@ -68,6 +68,11 @@ impl Strace {
         self.with(["--seccomp-bpf"])
     }
 
+    /// Writes strings whole, and each byte of them in hexadecimal.
+    pub fn with_whole_strings(self) -> Self {
+        self.with(["-xx", "-s", "8388608"])
+    }
+
     pub fn launcher(&self) -> Launcher {
         let mut command = vec![self.program.clone().into_os_string()];
         command.extend(self.arguments.iter().cloned());
@@ -109,8 +114,13 @@ impl Strace {
 
     /// Returns the trace so far.
     pub fn trace(&self) -> Trace {
+        Trace::parse(&self.text())
+    }
+
+    /// Returns the text of the trace so far.
+    pub fn text(&self) -> String {
         let text = std::fs::read(self.log.path().join("trace")).unwrap_or_default();
-        Trace::parse(&String::from_utf8_lossy(&text))
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Detaches from the gateway, which keeps running.
