@@ -260,7 +260,7 @@ fn open_error(error: &OpenError) -> CommandError {
             format!("the store in {folder} is in use by {holder}: stop that process first"),
         ),
         OpenError::Missing { .. } => ("no_store", error.to_string()),
-        OpenError::Foreign { .. } => ("foreign_store", error.to_string()),
+        OpenError::Foreign { .. } | OpenError::Later { .. } => ("foreign_store", error.to_string()),
         OpenError::CutOffRestore { .. } => ("restore_cut_off", error.to_string()),
         OpenError::Database { .. } => (
             "unreadable_store",

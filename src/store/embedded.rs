@@ -124,10 +124,14 @@ pub enum OpenError {
          event ID. Is a volume not mounted? Restore a backup, or remove the key for one start"
     )]
     MustExist { place: String },
-    #[error(
-        "{file} was not written by this program, or by a later version of it; it was not changed"
-    )]
+    #[error("{file} was not written by this program; it was not changed")]
     Foreign { file: String },
+    #[error(
+        "{file} is of a later version of hookstile (tables {found}; this one supports tables {}): use \
+         that version, or restore a backup from before it; the file was not changed",
+        schema::VERSION
+    )]
+    Later { file: String, found: i32 },
     #[error(
         "a restore of the store in {folder} was cut off: run `hookstile store restore FILE --replace` \
          again; the files before it are beside it, in a folder whose name has `replaced`"

@@ -336,7 +336,7 @@ async fn failing_disk_acknowledges_nothing() {
 /// one.
 fn on_a_small_disk() -> Option<Launcher> {
     let unshare = program("HOOKSTILE_UNSHARE", "unshare")?;
-    let mount = "mount -t tmpfs -o size=12m hookstile hookstile-data";
+    let mount = "mount -t tmpfs -o size=16m hookstile hookstile-data";
     let line = format!("mkdir -p hookstile-data && {mount} && exec \"$@\"");
     let tries: [&[&str]; 2] = [&["--mount"], &["--mount", "--user", "--map-root-user"]];
     let flags = tries.iter().find(|flags: &&&[&str]| {
@@ -383,7 +383,7 @@ async fn one_route_cannot_fill_the_disk_for_others() {
             refused += 1;
         }
     }
-    assert!(refused > 0, "the route's share of 12 MiB is used up");
+    assert!(refused > 0, "the route's share of 16 MiB is used up");
     for number in 0..20 {
         let event = Event::new(&format!("evt_other_{number}"));
         gateway.send(event).await.assert(200, "delivered");

@@ -319,13 +319,13 @@ pub(super) fn version(connection: &Connection, file: &Path) -> Result<i32, OpenE
             .pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
             .map_err(|source| OpenError::database(file, source))
     };
-    let version = number("user_version")?;
-    if number("application_id")? == APPLICATION_ID && (1..=VERSION).contains(&version) {
-        Ok(version)
-    } else {
-        Err(OpenError::Foreign {
-            file: file.display().to_string(),
-        })
+    let found = number("user_version")?;
+    let is_ours = number("application_id")? == APPLICATION_ID;
+    let file = file.display().to_string();
+    match found {
+        1..=VERSION if is_ours => Ok(found),
+        _ if is_ours && found > VERSION => Err(OpenError::Later { file, found }),
+        _ => Err(OpenError::Foreign { file }),
     }
 }
 

@@ -16,7 +16,7 @@ use super::index::Index;
 use super::ledger_file::{LedgerFile, LedgerRow, SlotContent};
 use super::queue_front::QueueFronts;
 use super::read::Reader;
-use super::upkeep::CHECKPOINT_MIN_PAGES;
+use super::upkeep::{CHECKPOINT_MIN_PAGES, PAGE_BYTES};
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
 use super::{EventKey, REMOVED_ROUTES_MAX, Settings, StoreError, StoreRoute, schema};
@@ -59,7 +59,7 @@ pub(super) struct Shared {
 }
 
 /// The room that the write-ahead log takes before it is checkpointed and starts again, in bytes.
-const LOG_BYTES: u64 = 4096 * CHECKPOINT_MIN_PAGES.unsigned_abs();
+const LOG_BYTES: u64 = PAGE_BYTES * CHECKPOINT_MIN_PAGES.unsigned_abs();
 
 /// The limit of jobs that wait for the writer, in bytes. Without it, a disk that hangs would fill
 /// the memory with jobs whose callers have long had an error.
@@ -189,7 +189,7 @@ impl Shared {
         }
         // Jobs that wait for the writer are not yet in the file.
         let used = self.used_bytes.load(Ordering::Relaxed) + backlog as u64;
-        let disk_free = self.disk_free_bytes.load(Ordering::Relaxed);
+        let disk_free = self.disk_free_bytes();
         let pools = Pools {
             ids: Pool {
                 used: self.index.len() as u64,
@@ -215,6 +215,11 @@ impl Shared {
                 .filter(|_| !is_only_route)
                 .map(|route| self.usage().holding(route))
         })
+    }
+
+    /// Returns the room that is left on the disk, in bytes.
+    pub(super) fn disk_free_bytes(&self) -> u64 {
+        self.disk_free_bytes.load(Ordering::Relaxed)
     }
 
     /// Returns what each route holds, locked.

@@ -169,6 +169,44 @@ async fn previous_version_is_upgraded_with_its_data() {
 }
 
 #[tokio::test]
+async fn later_version_is_refused_by_its_number() {
+    let files = TestFolder::new();
+    files.open().close(true).await;
+    let path = files.settings().folder.join("hookstile.db");
+    let file = rusqlite::Connection::open(&path).unwrap();
+    file.execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap();
+    drop(file);
+    let before = std::fs::read(&path).unwrap();
+    let error = files.try_open(files.settings()).err().unwrap().to_string();
+    assert!(error.contains("(tables 99; this one supports"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn failed_upgrade_leaves_the_earlier_version() {
+    let files = TestFolder::new();
+    files.open().close(true).await;
+    let path = files.settings().folder.join("hookstile.db");
+    // The second of two steps fails, because its column exists already.
+    let earlier = "ALTER TABLE ledger DROP COLUMN route; PRAGMA user_version = 2";
+    let connect = || rusqlite::Connection::open(&path).unwrap();
+    connect().execute_batch(earlier).unwrap();
+    assert!(files.try_open(files.settings()).is_err());
+    let number = |sql| connect().query_row(sql, [], |row| row.get::<_, i32>(0));
+    assert_eq!(number("PRAGMA user_version"), Ok(2));
+    assert!(number("SELECT count(route) FROM ledger").is_err());
+    connect()
+        .execute_batch(
+            "ALTER TABLE store DROP COLUMN log_run; ALTER TABLE store DROP COLUMN log_applied;
+             ALTER TABLE store DROP COLUMN log_flushed",
+        )
+        .unwrap();
+    files.open().close(true).await;
+    assert_eq!(number("SELECT count(route) FROM ledger"), Ok(0));
+}
+
+#[tokio::test]
 async fn crash_marks_only_possibly_interrupted_attempts() {
     let (none, second, first_two) = ([false; 3], [false, true, false], [true, true, false]);
     for (clean, same_boot, suspected) in [

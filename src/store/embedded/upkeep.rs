@@ -23,7 +23,10 @@ const ROWS_PER_DELETE: usize = 500;
 /// The number of 4 KiB pages from which on the log is checkpointed: 4 MiB. After a checkpoint the
 /// log restarts, which costs the next commit a second flush.
 pub(super) const CHECKPOINT_MIN_PAGES: i64 = 1_024;
-/// The length of the log, in pages, from which on the writer helps to checkpoint it: 64 MiB.
+/// The size of a page of the database, in bytes.
+pub(super) const PAGE_BYTES: u64 = 4_096;
+/// The length of the log, in pages, from which on the writer helps to checkpoint it where the disk has
+/// room: 64 MiB.
 const WAL_MAX_PAGES: i64 = 16_384;
 
 struct Upkeep {
@@ -131,11 +134,18 @@ fn delete_expired_records(store: &Inner, route: &str, limits: RecordLimits) -> b
     store.send(Job::DeleteRecords { ids, done }).is_ok() && rows.recv().is_ok()
 }
 
+/// Returns the most pages that the write-ahead log may have before it is restarted: on a disk with
+/// little room, a quarter of that. A log that fills the disk cannot be moved into the database.
+fn wal_max_pages(store: &Inner) -> i64 {
+    let room = i64::try_from(store.shared.disk_free_bytes() / PAGE_BYTES).unwrap_or(i64::MAX);
+    (room / 4).clamp(CHECKPOINT_MIN_PAGES, WAL_MAX_PAGES)
+}
+
 /// Checkpoints the write-ahead log, beside the writer. The writer only checkpoints what arrives
 /// meanwhile, and only if that keeps the log from restarting.
 fn checkpoint(store: &Inner) {
     match store.shared.checkpoint(CHECKPOINT_MIN_PAGES) {
-        Ok(Some((pages, moved))) if pages > WAL_MAX_PAGES && moved < pages => {
+        Ok(Some((pages, moved))) if pages > wal_max_pages(store) && moved < pages => {
             let _ = store.send(Job::Checkpoint);
         }
         Ok(_) => {}
