@@ -1,24 +1,31 @@
 //! Every exported metric, with its handles resolved once.
 //!
 //! Label values are names from the configuration or from closed sets, never from a request, so the
-//! configuration bounds the number of series. All series of a route exist, at 0, from the moment
-//! the route exists, except for the causes of failed attempts.
+//! configuration bounds the number of series. The counters of what a route can count exist, at 0, from
+//! the moment the route exists; everything else of it exists once it has a value. So an idle route has
+//! at most 40 series.
 
-use std::collections::HashSet;
+mod series;
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Timestamp;
-use prometheus::core::{Collector, Metric as _};
+use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::backoff::DeadLetterReason;
 use crate::cause::Cause;
 use crate::outcome::Code;
+
+use series::Family;
+pub use series::Series;
 
 /// Buckets in seconds. Dense around the usual budget of 10 s, so that exceeding it shows.
 const SECONDS: [f64; 18] = [
@@ -39,11 +46,10 @@ const BYTES: [f64; 9] = [
     16_777_216.0,
 ];
 
-/// Statuses whose series every route has from the start: those of the gateway itself, and the usual
-/// ones of an upstream.
-const STATUSES: [u16; 20] = [
-    200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 431, 500, 502, 503, 504,
-    410,
+/// The statuses of the gateway itself, and the usual ones of an upstream.
+const STATUSES: [&str; 20] = [
+    "200", "201", "202", "204", "400", "401", "403", "404", "405", "408", "409", "413", "422",
+    "429", "431", "500", "502", "503", "504", "410",
 ];
 
 /// The `route` label of requests that matched no route.
@@ -187,25 +193,20 @@ const DELAY_SECONDS: [f64; 13] = [
 const QUEUE_STATES: [&str; 3] = ["pending", "delivering", "dead"];
 
 /// The metrics of a route's queue.
-#[derive(Clone)]
 pub struct QueueMetrics {
-    events: [IntGauge; QUEUE_STATES.len()],
-    oldest_age: Gauge,
-    attempts: [IntCounter; UPSTREAM_RESULTS.len()],
-    dead_lettered: [IntCounter; DeadLetterReason::ALL.len()],
-    delivery_delay: Histogram,
-    upstream: UpstreamMetrics,
+    events: [Series<IntGaugeVec>; QUEUE_STATES.len()],
+    oldest_age: Series<GaugeVec>,
+    attempts: [Series<IntCounterVec>; UPSTREAM_RESULTS.len()],
+    dead_lettered: [Series<IntCounterVec>; DeadLetterReason::ALL.len()],
+    delivery_delay: Series<HistogramVec>,
+    upstream: Arc<UpstreamMetrics>,
 }
 
 /// The metrics of a route's delivery attempts, proxied and queued alike.
-#[derive(Clone)]
 struct UpstreamMetrics {
-    route: Arc<str>,
-    requests: [IntCounter; UPSTREAM_RESULTS.len()],
-    /// The family of failures by cause. A cause has a series once it was counted: a route would
-    /// otherwise have 16 more, most of them for ever 0.
-    failures: IntCounterVec,
-    duration: Histogram,
+    requests: [Series<IntCounterVec>; UPSTREAM_RESULTS.len()],
+    failures: [Series<IntCounterVec>; Cause::ALL.len()],
+    duration: Series<HistogramVec>,
 }
 
 /// The registry, and the metrics that belong to no single route.
@@ -232,7 +233,7 @@ pub struct Metrics {
 /// The routes that have series.
 #[derive(Default)]
 struct RouteNames {
-    configured: HashSet<Arc<str>>,
+    configured: HashMap<Arc<str>, Arc<RouteSeries>>,
     /// The routes that are no longer configured and have stored events.
     removed: HashSet<Arc<str>>,
 }
@@ -274,24 +275,59 @@ struct MetricFamilies {
 /// The metrics of requests, whether or not they matched a route.
 pub struct RequestMetrics {
     route: Arc<str>,
-    requests: [IntCounter; Code::ALL.len()],
-    responses: Vec<(u16, IntCounter)>,
+    requests: [Series<IntCounterVec>; Code::ALL.len()],
+    responses: [Series<IntCounterVec>; STATUSES.len()],
     responses_family: IntCounterVec,
-    duration: Histogram,
+    duration: Series<HistogramVec>,
 }
 
-/// The metrics of one route.
+/// The metrics of one route, with its current secrets.
 pub struct RouteMetrics {
-    pub requests: RequestMetrics,
-    body_bytes: Histogram,
+    series: Arc<RouteSeries>,
     signature_ok: Vec<(Arc<str>, IntCounter)>,
+}
+
+/// The metrics of one route for as long as it is configured.
+pub struct RouteSeries {
+    pub requests: RequestMetrics,
+    body_bytes: Series<HistogramVec>,
     signature_failed: [IntCounter; SIGNATURE_FAILURES.len()],
     last_verified: IntGauge,
     /// 1 while no request was verified for longer than the route's `expect_every`.
-    pub silent: IntGauge,
-    ledger_checks: [IntCounter; LEDGER_CHECKS.len()],
-    upstream: UpstreamMetrics,
-    pub queue: QueueMetrics,
+    pub silent: Arc<Series<IntGaugeVec>>,
+    ledger_checks: [Series<IntCounterVec>; LEDGER_CHECKS.len()],
+    upstream: Arc<UpstreamMetrics>,
+    pub queue: Arc<QueueMetrics>,
+}
+
+/// What a route can count, as its configuration says.
+pub struct RouteCounts<C> {
+    /// The outcomes that its requests can have.
+    pub outcomes: C,
+    /// Its events are delivered while the sender waits.
+    pub is_proxied: bool,
+    /// Its events are stored, all of them or those that cannot be delivered.
+    pub is_stored: bool,
+    /// Its events are expected at intervals.
+    pub is_expected: bool,
+}
+
+#[cfg(test)]
+impl RouteCounts<fn(Code) -> bool> {
+    pub const EVERYTHING: Self = Self {
+        outcomes: |_| true,
+        is_proxied: true,
+        is_stored: true,
+        is_expected: true,
+    };
+}
+
+impl Deref for RouteMetrics {
+    type Target = RouteSeries;
+
+    fn deref(&self) -> &RouteSeries {
+        &self.series
+    }
 }
 
 /// The current values of a route's counters.
@@ -366,8 +402,13 @@ impl Metrics {
         registry.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
         ))?;
+        let unmatched = families.request_metrics(NO_ROUTE.into());
+        // Requests without a route come whenever somebody looks for one.
+        unmatched.start(|_| true);
+        start(&unmatched.responses);
+        unmatched.duration.metric();
         Ok(Self {
-            unmatched: families.request_metrics(NO_ROUTE.into()),
+            unmatched,
             requests_in_flight: gauge("requests_in_flight", "Requests being handled.")?,
             connections: gauge("connections", "Open connections from clients.")?,
             body_bytes_in_flight: gauge(
@@ -404,48 +445,31 @@ impl Metrics {
         })
     }
 
-    /// Creates the series of a route and returns their handles. `secrets` are the names of its
-    /// secrets.
+    /// Returns the metrics of a route that is configured, whether it was before or not. `secrets` are
+    /// the names of its secrets. What the route `counts` exists at 0 from now on.
     pub fn register_route<'a>(
         &self,
         name: &Arc<str>,
         secrets: impl Iterator<Item = &'a Arc<str>>,
+        counts: &RouteCounts<impl Fn(Code) -> bool>,
     ) -> RouteMetrics {
         let families = &self.families;
-        let checks = |result, secret: &str| {
-            families
-                .signature_checks
-                .with_label_values(&[&**name, result, secret])
-        };
         let mut names = self.route_names();
-        names.configured.insert(Arc::clone(name));
+        let known = names.configured.entry(Arc::clone(name));
+        let series = Arc::clone(known.or_insert_with(|| Arc::new(families.route_series(name))));
         if names.removed.remove(name) {
             let _ = families.queue_unconfigured.remove_label_values(&[name]);
         }
         drop(names);
-        let upstream = UpstreamMetrics {
-            route: Arc::clone(name),
-            failures: families.upstream_failures.clone(),
-            requests: UPSTREAM_RESULTS.map(|result| {
-                families
-                    .upstream_requests
-                    .with_label_values(&[&**name, result])
-            }),
-            duration: families.upstream_duration.with_label_values(&[name]),
+        series.start(counts);
+        let checks = &families.signature_checks;
+        let verified = |secret: &Arc<str>| {
+            let counter = checks.with_label_values(&[&**name, "ok", secret]);
+            (Arc::clone(secret), counter)
         };
         RouteMetrics {
-            requests: families.request_metrics(Arc::clone(name)),
-            body_bytes: families.request_body_bytes.with_label_values(&[name]),
-            signature_ok: secrets
-                .map(|secret| (Arc::clone(secret), checks("ok", secret)))
-                .collect(),
-            signature_failed: SIGNATURE_FAILURES.map(|result| checks(result, "")),
-            last_verified: families.last_verified.with_label_values(&[name]),
-            silent: families.route_silent.with_label_values(&[name]),
-            ledger_checks: LEDGER_CHECKS
-                .map(|result| families.ledger_checks.with_label_values(&[&**name, result])),
-            queue: families.queue_metrics(name, upstream.clone()),
-            upstream,
+            signature_ok: secrets.map(verified).collect(),
+            series,
         }
     }
 
@@ -454,16 +478,6 @@ impl Metrics {
     pub fn forget_route(&self, route: &RouteMetrics) {
         let (name, families) = (&*route.requests.route, &self.families);
         self.route_names().configured.remove(name);
-        for code in Code::ALL {
-            let _ = families
-                .requests
-                .remove_label_values(&[name, code.as_str()]);
-        }
-        for status in 100..1000_u16 {
-            let _ = families
-                .responses
-                .remove_label_values(&[name, &status.to_string()]);
-        }
         for (secret, _) in &route.signature_ok {
             let _ = families
                 .signature_checks
@@ -474,35 +488,13 @@ impl Metrics {
                 .signature_checks
                 .remove_label_values(&[name, result, ""]);
         }
-        for result in LEDGER_CHECKS {
-            let _ = families.ledger_checks.remove_label_values(&[name, result]);
-        }
-        for result in UPSTREAM_RESULTS {
-            let _ = families
-                .upstream_requests
-                .remove_label_values(&[name, result]);
-            let _ = families.queue_attempts.remove_label_values(&[name, result]);
-        }
-        families.forget_queue(name);
-        for cause in Cause::ALL {
-            let _ = families
-                .upstream_failures
-                .remove_label_values(&[name, cause.as_str()]);
-        }
-        for reason in DeadLetterReason::ALL {
-            let _ = families
-                .queue_dead_lettered
-                .remove_label_values(&[name, reason.as_str()]);
-        }
         let _ = families.last_verified.remove_label_values(&[name]);
-        let _ = families.route_silent.remove_label_values(&[name]);
-        for histogram in [
-            &families.request_duration,
-            &families.request_body_bytes,
-            &families.upstream_duration,
-            &families.queue_delivery_delay,
-        ] {
-            let _ = histogram.remove_label_values(&[name]);
+        route.forget();
+        families.forget_queue(name);
+        for status in 100..1000_u16 {
+            let _ = families
+                .responses
+                .remove_label_values(&[name, &status.to_string()]);
         }
     }
 
@@ -513,7 +505,7 @@ impl Metrics {
         // A route may have been configured again since the numbers were read.
         let queues: Vec<_> = queues
             .iter()
-            .filter(|queue| !names.configured.contains(&queue.route))
+            .filter(|queue| !names.configured.contains_key(&queue.route))
             .collect();
         let (own, others) = queues.split_at(queues.len().min(REMOVED_SERIES_MAX));
         let now: HashSet<_> = own.iter().map(|queue| Arc::clone(&queue.route)).collect();
@@ -613,22 +605,82 @@ impl RequestMetrics {
     /// Counts a response, by outcome and by status.
     pub fn count_response(&self, code: Code, status: StatusCode) {
         self.requests[code as usize].inc();
-        match self
-            .responses
-            .iter()
-            .find(|(known, _)| *known == status.as_u16())
-        {
-            Some((_, counter)) => counter.inc(),
+        let status = status.as_str();
+        match (self.responses.iter()).find(|known| known.label() == Some(status)) {
+            Some(counter) => counter.inc(),
             None => self
                 .responses_family
-                .with_label_values(&[&*self.route, status.as_str()])
+                .with_label_values(&[&*self.route, status])
                 .inc(),
         }
+    }
+
+    /// Makes the counters of these outcomes exist.
+    fn start(&self, outcomes: impl Fn(Code) -> bool) {
+        for code in Code::ALL.into_iter().filter(|code| outcomes(*code)) {
+            self.requests[code as usize].metric();
+        }
+    }
+
+    fn forget(&self) {
+        forget(&self.requests);
+        forget(&self.responses);
+        self.duration.forget();
     }
 
     /// Records the duration of a request, including its response.
     pub fn observe_duration(&self, duration: Duration) {
         self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+impl RouteSeries {
+    /// Makes what the route counts exist.
+    fn start(&self, counts: &RouteCounts<impl Fn(Code) -> bool>) {
+        self.requests.start(&counts.outcomes);
+        // The rest comes only where events with one body are told apart by what is not signed.
+        start(&self.ledger_checks[..LedgerCheck::PossibleReplay as usize]);
+        self.ledger_checks[LedgerCheck::Error as usize].metric();
+        if counts.is_proxied {
+            start(&self.upstream.requests);
+        } else {
+            start(&self.queue.attempts);
+            start(&self.queue.events);
+            self.queue.oldest_age.metric();
+        }
+        if counts.is_stored {
+            start(&self.queue.dead_lettered[..DeadLetterReason::Unreadable as usize]);
+        }
+        if counts.is_expected {
+            self.silent.metric();
+        }
+    }
+
+    fn forget(&self) {
+        self.requests.forget();
+        self.body_bytes.forget();
+        self.silent.forget();
+        forget(&self.ledger_checks);
+        forget(&self.upstream.requests);
+        forget(&self.upstream.failures);
+        self.upstream.duration.forget();
+        forget(&self.queue.events);
+        self.queue.oldest_age.forget();
+        forget(&self.queue.attempts);
+        forget(&self.queue.dead_lettered);
+        self.queue.delivery_delay.forget();
+    }
+}
+
+fn start<F: Family>(series: &[Series<F>]) {
+    for series in series {
+        series.metric();
+    }
+}
+
+fn forget<F: Family>(series: &[Series<F>]) {
+    for series in series {
+        series.forget();
     }
 }
 
@@ -642,10 +694,12 @@ impl RouteMetrics {
         RouteCounters {
             requests: std::array::from_fn(|code| self.requests.requests[code].get()),
             attempts_succeeded: succeeded.get(),
-            attempts_failed: failed.iter().map(IntCounter::get).sum(),
-            durations: buckets(&self.requests.duration),
-            delays: buckets(&self.queue.delivery_delay),
-            dead_lettered: self.queue.dead_lettered.iter().map(IntCounter::get).sum(),
+            attempts_failed: failed.iter().map(Series::<IntCounterVec>::get).sum(),
+            durations: self.requests.duration.buckets(&SECONDS),
+            delays: self.queue.delivery_delay.buckets(&DELAY_SECONDS),
+            dead_lettered: (self.queue.dead_lettered.iter())
+                .map(Series::<IntCounterVec>::get)
+                .sum(),
         }
     }
 
@@ -701,28 +755,12 @@ impl RouteMetrics {
     }
 }
 
-/// Returns the number of values in each bucket, and above the last one.
-fn buckets(histogram: &Histogram) -> Vec<u64> {
-    let metric = histogram.metric();
-    let histogram = metric.get_histogram();
-    let mut below = 0;
-    let mut counts = Vec::with_capacity(histogram.get_bucket().len() + 1);
-    for bucket in histogram.get_bucket() {
-        counts.push(bucket.cumulative_count() - below);
-        below = bucket.cumulative_count();
-    }
-    counts.push(histogram.get_sample_count().saturating_sub(below));
-    counts
-}
-
 impl UpstreamMetrics {
     fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
         self.requests[result as usize].inc();
         self.duration.observe(seconds);
         if let Some(cause) = cause {
-            self.failures
-                .with_label_values(&[&*self.route, cause.as_str()])
-                .inc();
+            self.failures[cause as usize].inc();
         }
     }
 }
@@ -890,39 +928,66 @@ impl MetricFamilies {
         let _ = self.queue_unconfigured.remove_label_values(&[route]);
     }
 
-    fn queue_metrics(&self, route: &str, upstream: UpstreamMetrics) -> QueueMetrics {
-        QueueMetrics {
-            events: QUEUE_STATES.map(|state| self.queue_events.with_label_values(&[route, state])),
-            oldest_age: self.queue_oldest_age.with_label_values(&[route]),
-            attempts: UPSTREAM_RESULTS
-                .map(|result| self.queue_attempts.with_label_values(&[route, result])),
-            dead_lettered: DeadLetterReason::ALL.map(|reason| {
-                self.queue_dead_lettered
-                    .with_label_values(&[route, reason.as_str()])
+    fn route_series(&self, route: &Arc<str>) -> RouteSeries {
+        let upstream = Arc::new(UpstreamMetrics {
+            requests: all(&self.upstream_requests, route, UPSTREAM_RESULTS),
+            failures: all(
+                &self.upstream_failures,
+                route,
+                Cause::ALL.map(Cause::as_str),
+            ),
+            duration: only(&self.upstream_duration, route),
+        });
+        RouteSeries {
+            requests: self.request_metrics(Arc::clone(route)),
+            body_bytes: only(&self.request_body_bytes, route),
+            signature_failed: SIGNATURE_FAILURES.map(|result| {
+                self.signature_checks
+                    .with_label_values(&[&**route, result, ""])
             }),
-            delivery_delay: self.queue_delivery_delay.with_label_values(&[route]),
+            last_verified: self.last_verified.with_label_values(&[&**route]),
+            silent: Arc::new(only(&self.route_silent, route)),
+            ledger_checks: all(&self.ledger_checks, route, LEDGER_CHECKS),
+            queue: Arc::new(self.queue_metrics(route, Arc::clone(&upstream))),
+            upstream,
+        }
+    }
+
+    fn queue_metrics(&self, route: &Arc<str>, upstream: Arc<UpstreamMetrics>) -> QueueMetrics {
+        let reasons = DeadLetterReason::ALL.map(DeadLetterReason::as_str);
+        QueueMetrics {
+            events: all(&self.queue_events, route, QUEUE_STATES),
+            oldest_age: only(&self.queue_oldest_age, route),
+            attempts: all(&self.queue_attempts, route, UPSTREAM_RESULTS),
+            dead_lettered: all(&self.queue_dead_lettered, route, reasons),
+            delivery_delay: only(&self.queue_delivery_delay, route),
             upstream,
         }
     }
 
     fn request_metrics(&self, route: Arc<str>) -> RequestMetrics {
         RequestMetrics {
-            requests: Code::ALL
-                .map(|code| self.requests.with_label_values(&[&*route, code.as_str()])),
-            responses: STATUSES
-                .map(|status| {
-                    (
-                        status,
-                        self.responses
-                            .with_label_values(&[&*route, &status.to_string()]),
-                    )
-                })
-                .into(),
+            requests: all(&self.requests, &route, Code::ALL.map(Code::as_str)),
+            responses: all(&self.responses, &route, STATUSES),
             responses_family: self.responses.clone(),
-            duration: self.request_duration.with_label_values(&[&*route]),
+            duration: only(&self.request_duration, &route),
             route,
         }
     }
+}
+
+/// Returns the series of a route in a family whose second label has these values.
+fn all<F: Family + Clone, const N: usize>(
+    family: &F,
+    route: &Arc<str>,
+    labels: [&'static str; N],
+) -> [Series<F>; N] {
+    labels.map(|label| Series::new(family.clone(), Arc::clone(route), Some(label)))
+}
+
+/// Returns the series of a route in a family without another label.
+fn only<F: Family + Clone>(family: &F, route: &Arc<str>) -> Series<F> {
+    Series::new(family.clone(), Arc::clone(route), None)
 }
 
 fn opts(name: &str, help: &str) -> Opts {
@@ -968,7 +1033,8 @@ mod tests {
     }
 
     fn billing(metrics: &Metrics) -> RouteMetrics {
-        metrics.register_route(&"billing".into(), ["current".into(), "old".into()].iter())
+        let secrets = ["current".into(), "old".into()];
+        metrics.register_route(&"billing".into(), secrets.iter(), &RouteCounts::EVERYTHING)
     }
 
     fn removed(route: &str, pending: u64) -> RemovedQueue {
@@ -1036,6 +1102,12 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let route = billing(&metrics);
         route.record_attempt(UpstreamResult::ConnectError, Some(Cause::Refused), 0.1);
+        (route.requests).count_response(Code::Delivered, StatusCode::OK);
+        route.requests.observe_duration(Duration::from_secs(1));
+        route.observe_body(1);
+        route.silent.set(1);
+        (route.queue).record_attempt(UpstreamResult::Success, None, 0.1);
+        route.queue.observe_delivery_delay(0.1);
         metrics.set_certificate_expiry("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
         metrics.set_removed_queues(&[removed("old", 1)]);
         let text = metrics.render(0, 0).unwrap();
@@ -1064,6 +1136,48 @@ mod tests {
     }
 
     #[test]
+    fn idle_route_has_at_most_40_series() {
+        for (is_proxied, is_stored) in [(true, false), (false, true), (true, true)] {
+            let metrics = Metrics::new().unwrap();
+            let before = series(&metrics).len();
+            // Without an allow-list, a filter of types, a handshake and a limit of the rate.
+            let outcomes = |code| match code {
+                Code::Queued => is_stored,
+                Code::Delivered
+                | Code::UpstreamRejected
+                | Code::UpstreamUnreachable
+                | Code::BudgetExceeded => is_proxied,
+                Code::UnknownRoute
+                | Code::HeadersTooLarge
+                | Code::Ignored
+                | Code::Challenge
+                | Code::ForbiddenAddress => false,
+                _ => true,
+            };
+            let counts = RouteCounts {
+                outcomes,
+                is_proxied,
+                is_stored,
+                is_expected: false,
+            };
+            let secrets = ["current".into(), "old".into()];
+            metrics.register_route(&"billing".into(), secrets.iter(), &counts);
+            let added = series(&metrics).len() - before;
+            assert!(added <= 40, "{added}: {is_proxied}, {is_stored}");
+        }
+    }
+
+    #[test]
+    fn reload_keeps_what_was_counted() {
+        let metrics = Metrics::new().unwrap();
+        let route = billing(&metrics);
+        route.requests.observe_duration(Duration::from_secs(1));
+        let sample = billing(&metrics).sample();
+        assert_eq!(sample, route.sample());
+        assert_eq!(sample.durations.iter().sum::<u64>(), 1);
+    }
+
+    #[test]
     fn forgotten_route_leaves_no_series() {
         let metrics = Metrics::new().unwrap();
         let before = series(&metrics).len();
@@ -1073,6 +1187,9 @@ mod tests {
             .count_response(Code::Delivered, StatusCode::IM_A_TEAPOT);
         route.record_attempt(UpstreamResult::ConnectError, Some(Cause::Refused), 0.1);
         metrics.forget_route(&route);
+        // By a request that was in flight.
+        route.requests.observe_duration(Duration::from_secs(1));
+        route.queue.set_depth(1, 0, 0, 1.0);
         assert_eq!(series(&metrics).len(), before);
     }
 

@@ -155,7 +155,13 @@ impl Queue {
     /// Replaces the routes to deliver for. Events of other routes wait until their route is back.
     pub(crate) fn update_routes<'a>(
         &self,
-        routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics, &'a Arc<RouteActivity>)>,
+        routes: impl Iterator<
+            Item = (
+                &'a Arc<Route>,
+                &'a Arc<QueueMetrics>,
+                &'a Arc<RouteActivity>,
+            ),
+        >,
     ) {
         let mut queues = self.routes();
         let mut store_routes = Vec::new();
@@ -173,7 +179,7 @@ impl Queue {
             let worker_route = WorkerRoute {
                 route: Some(Arc::clone(route)),
                 paused,
-                metrics: Arc::new(metrics.clone()),
+                metrics: Arc::clone(metrics),
                 activity: Arc::clone(activity),
             };
             if let Some(queue) = queues.by_route.get(&route.name) {

@@ -28,6 +28,7 @@ use crate::event::{EnvelopeSpec, Event};
 use crate::explain::Explainer;
 use crate::handshake::Handshake;
 use crate::ledger::{IdentityRule, InFlightPolicy};
+use crate::outcome::Code;
 use crate::signature::{Unenforced, Verifier};
 use crate::store::Retain;
 use crate::upstream::Upstream;
@@ -100,6 +101,23 @@ impl Route {
     /// Pauses or resumes the route, for requests that arrive from now on.
     pub fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Returns whether a request of this route can have this outcome.
+    pub fn can_have(&self, outcome: Code) -> bool {
+        match outcome {
+            // Only requests that match no route.
+            Code::UnknownRoute | Code::HeadersTooLarge => false,
+            Code::Queued => self.delivery_mode != DeliveryMode::Proxy,
+            Code::Delivered
+            | Code::UpstreamRejected
+            | Code::UpstreamUnreachable
+            | Code::BudgetExceeded => self.delivery_mode != DeliveryMode::Queue,
+            Code::Ignored => self.events.patterns().next().is_some(),
+            Code::Challenge => self.handshake.is_some() || !self.probes.is_empty(),
+            Code::ForbiddenAddress => self.admission.has_allow_list(),
+            _ => true,
+        }
     }
 
     /// Returns the response to a provider's probe by this method, if the route answers it.

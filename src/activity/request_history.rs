@@ -430,7 +430,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::metrics::{Metrics, UpstreamResult};
+    use crate::metrics::{Metrics, RouteCounts, UpstreamResult};
 
     fn began() -> Timestamp {
         "2026-06-01T12:00:00Z".parse().unwrap()
@@ -445,7 +445,11 @@ mod tests {
 
     fn route() -> Route {
         let registry = Metrics::new().unwrap();
-        let metrics = Arc::new(registry.register_route(&"billing".into(), [].iter()));
+        let metrics = Arc::new(registry.register_route(
+            &"billing".into(),
+            [].iter(),
+            &RouteCounts::EVERYTHING,
+        ));
         let history = RequestHistory::new(Arc::clone(&metrics), Instant::now(), began());
         Route {
             _registry: registry,

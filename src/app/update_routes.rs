@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use crate::activity::{Activity, RouteActivity, TrackedRoute};
 use crate::clock::Clock;
 use crate::gateway::{Gateway, Limits, RouteSnapshot};
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{Metrics, RouteCounts, RouteMetrics};
 use crate::queue::Queue;
-use crate::route::{Route, RouteTable};
+use crate::route::{DeliveryMode, Route, RouteTable};
 use crate::webhooks::RoutePublisher;
 
 /// The components that hold routes.
@@ -52,7 +52,14 @@ impl RouteUpdater {
             .iter()
             .map(|route| {
                 let secrets = route.verifier.secret_names();
-                Arc::new(self.metrics.register_route(&route.name, secrets))
+                let counts = RouteCounts {
+                    outcomes: |code| route.can_have(code),
+                    is_proxied: route.delivery_mode != DeliveryMode::Queue,
+                    is_stored: route.delivery_mode != DeliveryMode::Proxy,
+                    is_expected: route.expect_every.is_some(),
+                };
+                let metrics = &self.metrics;
+                Arc::new(metrics.register_route(&route.name, secrets, &counts))
             })
             .collect()
     }

@@ -52,6 +52,11 @@ pub enum AdmissionError {
 }
 
 impl Admission {
+    /// Returns whether some addresses are refused.
+    pub(super) fn has_allow_list(&self) -> bool {
+        !self.allow_from.is_empty()
+    }
+
     /// Creates the limits of a route. An empty `allow_from` admits every address.
     pub fn new(
         allow_from: Vec<IpNet>,

@@ -226,10 +226,17 @@ async fn store_deleted_while_running_is_saved() {
     std::fs::remove_dir_all(gateway.store()).expect("the store's folder");
     eventually("the store is written again", async || {
         gateway.store().join("hookstile.db").exists()
-            && gateway.admin_get("/readyz").await.status == 200
     })
     .await;
-    gateway.send(event.post()).await.assert(409, "duplicate");
+    eventually("the store is open again", async || {
+        let response = gateway.send(event.post()).await;
+        if response.status == 503 {
+            return false;
+        }
+        response.assert_problem(409, "duplicate");
+        true
+    })
+    .await;
     gateway.kill().await;
     gateway.restart().await;
     gateway.send(event.post()).await.assert(409, "duplicate");

@@ -226,20 +226,23 @@ fn remove_if_exists(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Writes a copy of an open database to this path, flushed. A file there is replaced.
+/// Writes a copy of an open database to this path, flushed. A file there is replaced. Only a whole copy
+/// gets the name: a part of one would be opened as an empty store.
 pub(super) fn save(connection: &Connection, to: &Path) -> Result<(), OpenError> {
     let folder = to.parent().unwrap_or(to);
     let failed = |source| OpenError::folder(folder, source);
     super::create_folder(folder).map_err(failed)?;
-    remove_if_exists(to)
-        .and_then(|()| remove_beside(to))
-        .map_err(failed)?;
-    let file = folder_lock::open_private(to).map_err(failed)?;
+    let unfinished = beside(to, ".unfinished");
+    remove_if_exists(&unfinished).map_err(failed)?;
+    let file = folder_lock::open_private(&unfinished).map_err(failed)?;
     connection
-        .execute("VACUUM INTO ?1", [to.as_os_str().to_string_lossy()])
-        .map_err(|source| OpenError::database(to, source))?;
-    file.sync_all().map_err(failed)?;
-    super::flush_folder(folder).map_err(failed)
+        .execute("VACUUM INTO ?1", [unfinished.as_os_str().to_string_lossy()])
+        .map_err(|source| OpenError::database(&unfinished, source))?;
+    file.sync_all()
+        .and_then(|()| remove_beside(to))
+        .and_then(|()| std::fs::rename(&unfinished, to))
+        .and_then(|()| super::flush_folder(folder))
+        .map_err(failed)
 }
 
 /// Opens the file for reading.
