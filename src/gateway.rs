@@ -12,6 +12,7 @@ mod request;
 mod request_line;
 mod response;
 mod route_snapshot;
+mod session;
 mod verified_requests;
 
 use std::sync::Arc;

@@ -16,6 +16,7 @@ use crate::gateway::Gateway;
 use crate::gateway::request::exchange::Exchange;
 use crate::gateway::request::head::{Arrival, MalformedHead, Place};
 use crate::gateway::response::Rejection;
+use crate::gateway::session::Session;
 
 impl Gateway {
     /// Handles the requests of a connection for as long as it is kept.
@@ -49,8 +50,9 @@ impl Gateway {
                 ReadHead::Nothing => return,
                 ReadHead::Rejected(rejection) => {
                     session.set_keepalive(None);
+                    let failed = Session::Pingora(&mut session);
                     let exchange =
-                        Exchange::without_head(&mut session, &counted, began, received_at, is_tls);
+                        Exchange::without_head(failed, &counted, began, received_at, is_tls);
                     self.reject(exchange, rejection, &ending.stop).await;
                     return close(session).await;
                 }
@@ -61,8 +63,8 @@ impl Gateway {
                 request_line,
             };
             // Boxed: most connections are idle most of the time and need no room for a request.
-            let exchange =
-                Exchange::new(&mut session, &counted, began, received_at, is_tls, arrival);
+            let request = Session::Pingora(&mut session);
+            let exchange = Exchange::new(request, &counted, began, received_at, is_tls, arrival);
             let memory = self.request_limits.begin();
             if !Box::pin(self.handle(exchange, memory, &ending)).await {
                 return close(session).await;
