@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::Method;
 use tokio::time::timeout;
 
@@ -91,7 +92,7 @@ fn gives_body_no_meaning(method: &Method) -> bool {
 async fn drain(session: &mut Session<'_>, max: usize) -> bool {
     let mut bytes = 0;
     loop {
-        match session.read_request_body().await {
+        match session.read_request_body(BytesMut::new()).await {
             Ok(None) => return true,
             Ok(Some(chunk)) if bytes + chunk.len() <= max => bytes += chunk.len(),
             Ok(Some(_)) | Err(_) => return false,

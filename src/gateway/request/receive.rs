@@ -11,7 +11,7 @@ use super::head::{Head, MalformedHead};
 use crate::client_network::ClientNetwork;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
-use crate::gateway::session::Session;
+use crate::gateway::session::{Chunk, Session};
 use crate::limits::{self, Reservation};
 use crate::signature::Verification;
 
@@ -80,7 +80,8 @@ async fn read_body(
             .map_err(|_| Rejection::MalformedRequest(MalformedHead::Unparsable))?;
     }
     loop {
-        let read = pin!(timeout_at(deadline.into(), session.read_request_body()));
+        let room = verification.room(session.room_wanted());
+        let read = pin!(timeout_at(deadline.into(), session.read_request_body(room)));
         let chunk = match memory.until_displaced(holder, read).await? {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Ok(()),
@@ -94,6 +95,9 @@ async fn read_body(
             return Err(Rejection::BodyTooLarge);
         }
         memory.grow(chunk.len(), holder)?;
-        verification.update(chunk);
+        match chunk {
+            Chunk::Whole(chunk) => verification.update(chunk),
+            Chunk::InRoom(chunk) => verification.append(chunk),
+        }
     }
 }
