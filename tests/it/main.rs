@@ -47,6 +47,7 @@ mod envelope; // ambiguous events are rejected
 mod explain; // `hookstile verify` explains a bad request
 mod faults; // a disk that fails or is full
 mod graphql; // the GraphQL API and its limits
+mod handed_over; // connections that Pingora's session takes over
 mod handshake; // endpoint handshakes of providers
 mod head; // hostile HTTP/1.1 requests
 mod http2; // hostile HTTP/2 frames and floods
