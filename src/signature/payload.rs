@@ -121,7 +121,7 @@ mod tests {
         let room = payload.room(1 << 30);
         assert!(room.capacity() <= ROOM_MIN);
         payload.append(room);
-        payload.push(Bytes::from_static(&[0; 100_000]));
+        payload.push(vec![0; 100_000].into());
         let room = payload.room(1 << 30);
         assert!(room.capacity() <= 100_000);
         let Payload::Many(whole) = &payload else {

@@ -47,7 +47,6 @@ mod envelope; // ambiguous events are rejected
 mod explain; // `hookstile verify` explains a bad request
 mod faults; // a disk that fails or is full
 mod graphql; // the GraphQL API and its limits
-mod handed_over; // connections that Pingora's session takes over
 mod handshake; // endpoint handshakes of providers
 mod head; // hostile HTTP/1.1 requests
 mod http2; // hostile HTTP/2 frames and floods
@@ -80,6 +79,7 @@ mod reported; // faults that users of this field reported
 mod responses; // the table in docs/answers.md
 mod schemes; // custom schemes, signatures in the body, several signatures
 mod sdk; // the providers' own SDKs sign and verify
+mod sessions; // plain requests and others on one connection
 mod slow_senders; // thousands of slow senders
 mod soak; // all kinds of traffic and faults at once
 mod spill; // delivered at once if possible, queued if not

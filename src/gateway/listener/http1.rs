@@ -1,10 +1,9 @@
 //! The requests of an HTTP/1.1 connection, one after the other: on a session of the gateway's own as
 //! long as they are plain.
 //!
-//! The first request that is not plain hands the connection over to Pingora's session, for good
-//! ([`handed_over`]).
+//! From the first request that is not plain, Pingora's session serves the connection ([`pingora`]).
 
-mod handed_over;
+mod pingora;
 
 use std::pin::pin;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Connections that the gateway's own session hands over to Pingora's, since a request on them is
-//! not plain: nothing that a sender sees depends on which of the two serves it.
+//! The gateway's own session serves plain requests, and Pingora's all others: nothing that a sender
+//! sees depends on which of the two it is, or on which was before.
 
 use std::time::{Duration, Instant};
 
@@ -127,10 +127,10 @@ async fn bad_head_is_answered_by_either_session() {
     .iter()
     .enumerate()
     {
-        for is_handed_over in [false, true] {
+        for on_pingora in [false, true] {
             let mut client = gateway.connect().await;
-            let event = Event::new(&format!("evt_{number}_{is_handed_over}"));
-            let before = if is_handed_over {
+            let event = Event::new(&format!("evt_{number}_{on_pingora}"));
+            let before = if on_pingora {
                 event.post().chunked(10)
             } else {
                 event.post()
