@@ -88,7 +88,7 @@ impl Session<'_> {
     /// Returns the bytes for which the next read of the body can use room.
     pub(super) fn room_wanted(&self) -> usize {
         match self {
-            Self::Plain(session) => session.body_on_its_way(),
+            Self::Plain(session) => session.room_wanted(),
             // Reads into a buffer of its own.
             Self::Pingora(_) => 0,
         }

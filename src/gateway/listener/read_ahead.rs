@@ -11,8 +11,9 @@ use bytes::{Bytes, BytesMut};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-/// The most bytes of one read: room for a head and the body of most webhooks.
-const READ_BYTES: usize = 16 << 10;
+/// The most bytes of one read: room for a head and the body of most webhooks. More would be copied
+/// where a larger body is read in place.
+const READ_BYTES: usize = 8 << 10;
 
 /// A stream whose next bytes can be looked at before they are used.
 ///

@@ -158,17 +158,19 @@ impl PlainSession {
         self.body_left == 0
     }
 
-    /// Returns the bytes of the body that have not arrived yet, as far as that is known.
-    pub(in crate::gateway) fn body_on_its_way(&self) -> usize {
-        if self.read_ahead.unread.is_empty() {
-            usize::try_from(self.body_left).unwrap_or(usize::MAX)
-        } else {
-            0
+    /// Returns the bytes for which the reader of the body should have room: all that are left of it,
+    /// or none if they were read with the head.
+    pub(in crate::gateway) fn room_wanted(&self) -> usize {
+        let left = usize::try_from(self.body_left).unwrap_or(usize::MAX);
+        if left <= self.read_ahead.unread.len() {
+            return 0;
         }
+        left
     }
 
-    /// Reads the next part of the body: what was read with the head, and then into `room`. Returns
-    /// `None` at its end. No byte behind the body is read from the stream.
+    /// Reads the next part of the body, into `room` if there is any: what was read with the head,
+    /// and then from the stream. Returns `None` at its end. No byte behind the body is read from the
+    /// stream.
     ///
     /// # Errors
     /// When the connection ends or fails before the body does.
@@ -190,9 +192,15 @@ impl PlainSession {
             Chunk::InRoom(room)
         } else {
             // Copied: a body that outlives its request would keep the head, too.
-            let chunk = Bytes::copy_from_slice(&unread[..left.min(unread.len())]);
-            unread.advance(chunk.len());
-            Chunk::Whole(chunk)
+            let read = left.min(unread.len());
+            let chunk = if room.capacity() < read {
+                Chunk::Whole(Bytes::copy_from_slice(&unread[..read]))
+            } else {
+                room.extend_from_slice(&unread[..read]);
+                Chunk::InRoom(room)
+            };
+            unread.advance(read);
+            chunk
         };
         self.body_left -= chunk.len() as u64;
         Ok(Some(chunk))
@@ -208,9 +216,14 @@ impl PlainSession {
         mut head: Box<ResponseHeader>,
         body: Bytes,
     ) -> PingoraResult<()> {
-        head.insert_header(header::DATE, get_cached_date())?;
+        // Written as lines: to insert a field takes longer.
+        for name in [header::DATE, header::CONNECTION] {
+            if head.headers.contains_key(&name) {
+                head.remove_header(&name);
+            }
+        }
+        let date = get_cached_date();
         let connection = if self.closes { "close" } else { "keep-alive" };
-        head.insert_header(header::CONNECTION, connection)?;
         let has_body = self.req_header().method != Method::HEAD
             && !matches!(
                 head.status,
@@ -226,6 +239,15 @@ impl PlainSession {
         response.put_slice(head.get_reason_phrase().unwrap_or_default().as_bytes());
         response.put_slice(b"\r\n");
         head.header_to_h1_wire(&mut response);
+        for (name, value) in [
+            ("Date", date.as_bytes()),
+            ("Connection", connection.as_bytes()),
+        ] {
+            response.put_slice(name.as_bytes());
+            response.put_slice(b": ");
+            response.put_slice(value);
+            response.put_slice(b"\r\n");
+        }
         response.put_slice(b"\r\n");
         let stream = &mut self.read_ahead.stream;
         let written = if is_joined {
