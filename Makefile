@@ -59,9 +59,10 @@ macos:
 
 # Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz. What is found is kept in fuzz/corpus.
 FUZZ_SECONDS ?= 60
-FUZZ := envelope signature config captured explain head proxy_protocol
+FUZZ := envelope signature config captured explain head session proxy_protocol
 fuzz_corpora = fuzz/corpus/$* $(wildcard tests/corpus/$* tests/corpus/found/$*) $(SEEDS_$*)
 SEEDS_config := config src/config/cases
+SEEDS_session := tests/corpus/head tests/corpus/found/head
 fuzz: $(FUZZ:%=fuzz-%)
 fuzz-%:
 	@mkdir -p fuzz/corpus/$*
@@ -75,6 +76,7 @@ COVERED_config := src/config.rs src/config
 COVERED_captured := src/explain/captured.rs src/explain/captured
 COVERED_explain := src/explain.rs src/explain
 COVERED_head := src/gateway/request/head.rs
+COVERED_session := src/gateway/session.rs src/gateway/session
 COVERED_proxy_protocol := src/proxy_protocol.rs
 llvm_cov = $(shell rustc +nightly --print target-libdir)/../bin/llvm-cov
 fuzz-coverage: $(FUZZ:%=coverage-%)

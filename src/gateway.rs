@@ -12,6 +12,7 @@ mod request;
 mod request_line;
 mod response;
 mod route_snapshot;
+mod session;
 mod verified_requests;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use listener::in_process::InProcessListener;
 pub use request::head::{Arrival, Head, Place};
 pub use request_line::RequestLine;
 pub use route_snapshot::RouteSnapshot;
+pub use session::{Chunk, HeadRead, PlainSession};
 
 /// The state that all connections of the data plane share.
 pub struct Gateway {

@@ -18,7 +18,7 @@ mod sign;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -266,13 +266,29 @@ pub struct Verification<'a> {
 impl Verification<'_> {
     /// Takes the next chunk of the body, exactly as received.
     pub fn update(&mut self, chunk: Bytes) {
+        self.hash(&chunk);
+        self.payload.push(chunk);
+    }
+
+    /// Returns an empty buffer behind the body so far, for some of the `bytes` that are still to
+    /// come: what is read into it and given to [`Verification::append`] is not copied.
+    pub fn room(&mut self, bytes: usize) -> BytesMut {
+        self.payload.room(bytes)
+    }
+
+    /// Takes the next chunk of the body, which was read into the last [`Verification::room`].
+    pub fn append(&mut self, chunk: BytesMut) {
+        self.hash(&chunk);
+        self.payload.append(chunk);
+    }
+
+    fn hash(&mut self, chunk: &[u8]) {
         for (_, mac) in &mut self.macs {
-            mac.update(&chunk);
+            mac.update(chunk);
         }
         if let Some(sha256) = &mut self.sha256 {
-            sha256.update(&chunk);
+            sha256.update(chunk);
         }
-        self.payload.push(chunk);
     }
 
     /// Returns the reason why this request cannot verify, whatever its body is; `None` if that

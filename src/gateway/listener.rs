@@ -11,6 +11,7 @@ mod http2;
 pub(super) mod in_process;
 mod protocol;
 mod proxy_header;
+pub(super) mod read_ahead;
 mod tls_accept;
 pub(super) mod wait;
 
@@ -33,6 +34,7 @@ use crate::tls;
 use connection_limits::ConnectionPermit;
 use first_byte::{FirstByte, FirstByteStream};
 use protocol::Protocol;
+use read_ahead::ReadAhead;
 
 /// The longest time that closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -132,10 +134,8 @@ impl Listener {
             let Some(accepted) = accepted else { return };
             stream = accepted;
         }
-        let (first_byte, limits) = (FirstByte::default(), gateway.head_limits());
-        first_byte.set_head_bytes_max(limits.bytes);
-        stream = Box::new(FirstByteStream::new(stream, first_byte.clone()));
-        let protocol = protocol::detect(&mut stream, limits, &shutdown).await;
+        let mut stream = ReadAhead::new(stream);
+        let protocol = protocol::detect(&mut stream, gateway.head_limits(), &shutdown).await;
         let mut retired = self.retired.subscribe();
         if *retired.borrow() {
             // HTTP/2 waits for a change, which was during the handshake.
@@ -147,10 +147,12 @@ impl Listener {
         };
         match protocol {
             None => {}
-            Some(Protocol::Http1) => gateway.serve_http1(stream, first_byte, ending).await,
+            Some(Protocol::Http1) => gateway.serve_http1(stream, ending).await,
             Some(Protocol::Http2) => {
+                let first_byte = FirstByte::default();
                 // Over HTTP/2 heads are bounded stream by stream.
                 first_byte.head_complete();
+                let stream = Box::new(FirstByteStream::new(stream, first_byte));
                 http2::serve_connection(connection, stream, ending).await;
             }
         }

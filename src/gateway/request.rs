@@ -57,20 +57,20 @@ impl Gateway {
         };
         let reusable = drained && !ending.has_begun();
         if !reusable {
-            exchange.session.set_keepalive(None);
+            exchange.session.close_after_response();
         }
         let written = self
             .respond(&mut exchange, &mut memory, outcome, &ending.stop)
             .await;
         if written && !reusable {
             if exchange.session.is_http2() {
-                let lingering = pin!(drain::linger(exchange.session));
+                let lingering = pin!(drain::linger(&mut exchange.session));
                 let _ = memory.until_displaced(holder, lingering).await;
             } else {
                 // The connection limits bound HTTP/1.1 connections until they are closed, so the
                 // reservation can be released before the rest of the body is discarded.
                 drop(memory);
-                drain::linger(exchange.session).await;
+                drain::linger(&mut exchange.session).await;
             }
         }
         written && reusable

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode, Version};
 use pingora_core::Result as PingoraResult;
-use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use tokio::time::timeout_at;
 
+use super::session::Session;
 use crate::delivery::named_by_connection;
 use crate::handshake::HandshakeResponse;
 use crate::route::Probe;
@@ -164,18 +164,15 @@ impl Response {
 
     /// Writes the whole response by `deadline`. Returns `false` when that failed; the connection
     /// must be closed then.
-    pub(super) async fn write(self, session: &mut ServerSession, deadline: Instant) -> bool {
-        // Over HTTP/1.1, Pingora leaves out the body of a response to HEAD itself.
+    pub(super) async fn write(self, session: &mut Session<'_>, deadline: Instant) -> bool {
+        // Over HTTP/1.1, the session leaves out the body of a response to HEAD itself.
         let is_http2_head = session.is_http2() && session.req_header().method == Method::HEAD;
         let body = if is_http2_head {
             Bytes::new()
         } else {
             self.body
         };
-        let written = pin!(async {
-            session.write_response_header(self.head).await?;
-            session.write_response_body(body, true).await
-        });
+        let written = pin!(session.write_response(self.head, body));
         matches!(timeout_at(deadline.into(), written).await, Ok(Ok(())))
     }
 }

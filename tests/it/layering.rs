@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 const LIST_HEADING: &str = "## Imports";
 
 /// The steps of a connection that run before its first request, and know nothing of requests.
-const CONNECTION_STEPS: [&str; 6] = [
+const CONNECTION_STEPS: [&str; 7] = [
     "connection_limits",
     "first_byte",
     "protocol",
     "proxy_header",
+    "read_ahead",
     "tls_accept",
     "wait",
 ];

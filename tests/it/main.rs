@@ -79,6 +79,7 @@ mod reported; // faults that users of this field reported
 mod responses; // the table in docs/answers.md
 mod schemes; // custom schemes, signatures in the body, several signatures
 mod sdk; // the providers' own SDKs sign and verify
+mod sessions; // plain requests and others on one connection
 mod slow_senders; // thousands of slow senders
 mod soak; // all kinds of traffic and faults at once
 mod spill; // delivered at once if possible, queued if not

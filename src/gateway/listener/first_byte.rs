@@ -1,5 +1,6 @@
 //! A stream that records when a request's first byte arrives, the moment from which its budget
 //! counts, what its request line looks like, and that stops reading when a head exceeds its limit.
+//! It is below Pingora's sessions: the gateway's own session knows all of this itself.
 //!
 //! Pingora has no hook for these (it accepts a head of 1 MiB, and encodes what it can't read in a
 //! request line), so the stream itself is wrapped.
@@ -13,6 +14,7 @@ use std::time::Instant;
 use std::{fmt, io};
 
 use async_trait::async_trait;
+use bytes::{Buf as _, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::{SslDigest, TlsRef};
 use pingora_core::protocols::{
@@ -21,6 +23,7 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 
+use super::read_ahead::ReadAhead;
 use crate::gateway::request_line::RequestLine;
 
 /// The time of a request's first byte, the bytes read for its head so far, and how many it may
@@ -102,9 +105,9 @@ impl FirstByte {
         bytes > self.0.head_bytes_max.load(Ordering::Relaxed) && bytes != HEAD_COMPLETE
     }
 
-    /// Records bytes that were read. An empty line in front of a request line does not begin a
+    /// Records bytes that were read at `now`. An empty line in front of a request line does not begin a
     /// request: some senders end a body with one (RFC 9112 §2.2).
-    pub(super) fn record_read(&self, bytes: &[u8]) {
+    pub(super) fn record_read(&self, bytes: &[u8], now: Instant) {
         if self.0.head_bytes.load(Ordering::Relaxed) == HEAD_COMPLETE {
             return;
         }
@@ -117,7 +120,7 @@ impl FirstByte {
             return;
         };
         start.line.read(&bytes[begin..]);
-        start.at = Some(Instant::now());
+        start.at = Some(now);
     }
 
     fn start(&self) -> MutexGuard<'_, Start> {
@@ -134,8 +137,8 @@ const WRITE_BUFFER: usize = 2 << 10;
 pub(super) struct FirstByteStream {
     stream: BufWriter<Stream>,
     first_byte: FirstByte,
-    /// The bytes that were peeked at and not yet read.
-    peeked: Vec<u8>,
+    /// The bytes that were read ahead or peeked at, and not yet read.
+    peeked: BytesMut,
 }
 
 impl FirstByteStream {
@@ -143,12 +146,13 @@ impl FirstByteStream {
         self.stream.get_ref()
     }
 
-    pub(super) fn new(stream: Stream, first_byte: FirstByte) -> Self {
-        let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
+    /// Wraps a connection, whose unread bytes are the first that are read.
+    pub(super) fn new(connection: ReadAhead, first_byte: FirstByte) -> Self {
+        first_byte.record_read(&connection.unread, connection.unread_since);
         Self {
-            stream,
+            stream: BufWriter::with_capacity(WRITE_BUFFER, connection.stream),
             first_byte,
-            peeked: Vec::new(),
+            peeked: connection.unread.into(),
         }
     }
 }
@@ -162,7 +166,10 @@ impl AsyncRead for FirstByteStream {
         if !self.peeked.is_empty() {
             let copied = self.peeked.len().min(buf.remaining());
             buf.put_slice(&self.peeked[..copied]);
-            self.peeked.drain(..copied);
+            self.peeked.advance(copied);
+            if self.peeked.is_empty() {
+                self.peeked = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         if self.first_byte.is_too_large() {
@@ -173,7 +180,8 @@ impl AsyncRead for FirstByteStream {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if polled.is_ready() {
-            self.first_byte.record_read(&buf.filled()[before..]);
+            let read = &buf.filled()[before..];
+            self.first_byte.record_read(read, Instant::now());
         }
         polled
     }
@@ -229,7 +237,7 @@ impl Peek for FirstByteStream {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.peeked.extend_from_slice(&buf[..read]);
-            self.first_byte.record_read(&buf[..read]);
+            self.first_byte.record_read(&buf[..read], Instant::now());
         }
         buf.copy_from_slice(&self.peeked[..buf.len()]);
         Ok(true)
@@ -292,7 +300,7 @@ mod tests {
     fn is_plain(reads: &[&[u8]]) -> Option<bool> {
         let first_byte = FirstByte::default();
         for read in reads {
-            first_byte.record_read(read);
+            first_byte.record_read(read, Instant::now());
         }
         first_byte
             .get()

@@ -14,6 +14,7 @@ use super::wait::shutdown_wait;
 use super::{Connection, Ending};
 use crate::gateway::request::exchange::Exchange;
 use crate::gateway::request::head::Arrival;
+use crate::gateway::session::Session;
 use crate::gateway::verified_requests::VerifiedRequests;
 
 /// The most streams that may break the protocol before their connection is closed.
@@ -89,7 +90,7 @@ impl HttpServerApp for Http2 {
             .verified_requests
             .request(Some(&self.verified_requests));
         let exchange = Exchange::new(
-            &mut session,
+            Session::Pingora(&mut session),
             &counted,
             first_byte,
             received_at,

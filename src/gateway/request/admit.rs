@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use tokio::time::timeout_at;
 
 use super::client_address::{Forwarded, X_FORWARDED_FOR};
@@ -94,7 +95,8 @@ async fn has_body(exchange: &mut Exchange<'_>, deadline: Instant) -> bool {
         return false;
     }
     // Over HTTP/2 the end of the request may follow in an empty frame.
-    match timeout_at(deadline.into(), session.read_request_body()).await {
+    let read = session.read_request_body(BytesMut::new());
+    match timeout_at(deadline.into(), read).await {
         Ok(Ok(chunk)) => chunk.is_some_and(|chunk| !chunk.is_empty()),
         Ok(Err(_)) | Err(_) => true,
     }

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::Method;
-use pingora_core::protocols::http::ServerSession;
 use tokio::time::timeout;
 
 use super::exchange::Exchange;
 use super::head::{Head, Place};
 use crate::gateway::response::Outcome;
+use crate::gateway::session::Session;
 
 /// The most bytes of an unwanted body that are read and discarded to keep the connection.
 const REUSE_BYTES_MAX: usize = 64 * 1024;
@@ -53,13 +54,13 @@ pub(super) async fn for_reuse(exchange: &mut Exchange<'_>, outcome: &Outcome) ->
 }
 
 /// Reads on for a little before a connection is closed after an early response.
-pub(super) async fn linger(session: &mut ServerSession) {
+pub(super) async fn linger(session: &mut Session<'_>) {
     let _ = timeout(DRAIN_TIMEOUT, drain(session, LINGER_BYTES_MAX)).await;
 }
 
 /// Returns whether the end of an unverified body is beyond doubt, so that no part of it can be
 /// taken for another request.
-fn is_safe_after_rejection(session: &ServerSession, head: &Head, place: Place) -> bool {
+fn is_safe_after_rejection(session: &Session<'_>, head: &Head, place: Place) -> bool {
     // What arrived together with the end of another request may be a part of that one for a proxy
     // in front. Only a signature proves that it is not.
     if place == Place::Pipelined {
@@ -88,10 +89,10 @@ fn gives_body_no_meaning(method: &Method) -> bool {
 }
 
 /// Reads and discards the body. Returns whether it ended within `max` bytes.
-async fn drain(session: &mut ServerSession, max: usize) -> bool {
+async fn drain(session: &mut Session<'_>, max: usize) -> bool {
     let mut bytes = 0;
     loop {
-        match session.read_request_body().await {
+        match session.read_request_body(BytesMut::new()).await {
             Ok(None) => return true,
             Ok(Some(chunk)) if bytes + chunk.len() <= max => bytes += chunk.len(),
             Ok(Some(_)) | Err(_) => return false,

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use pingora_core::protocols::http::ServerSession;
 
 use super::client_address::Forwarded;
 use super::head::{Arrival, Head};
@@ -15,6 +14,7 @@ use crate::delivery::InboundRequest;
 use crate::gateway::address;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::gateway::session::Session;
 use crate::gateway::verified_requests::CountedRequest;
 use crate::log::RequestLine;
 use crate::route::Route;
@@ -27,7 +27,7 @@ const UNROUTED_BUDGET: Duration = Duration::from_secs(10);
 /// A request on its way through the steps, with everything that its response and its log line need
 /// however it ends.
 pub(in crate::gateway) struct Exchange<'s> {
-    pub(super) session: &'s mut ServerSession,
+    pub(super) session: Session<'s>,
     /// The request as a stop counts it: once it is verified, the stop waits for its end.
     pub(super) counted: &'s CountedRequest<'s>,
     /// The time of the head's first byte, from which the budget counts.
@@ -60,7 +60,7 @@ pub(in crate::gateway) struct Exchange<'s> {
 impl<'s> Exchange<'s> {
     /// Begins the exchange for a head that `session` has read.
     pub(in crate::gateway) fn new(
-        session: &'s mut ServerSession,
+        session: Session<'s>,
         counted: &'s CountedRequest<'s>,
         first_byte: Instant,
         received_at: Timestamp,
@@ -76,13 +76,13 @@ impl<'s> Exchange<'s> {
 
     /// Begins the exchange for a head that could not be read.
     pub(in crate::gateway) fn without_head(
-        session: &'s mut ServerSession,
+        session: Session<'s>,
         counted: &'s CountedRequest<'s>,
         first_byte: Instant,
         received_at: Timestamp,
         is_tls: bool,
     ) -> Self {
-        let peer = address::ip_of(session.client_addr());
+        let peer = session.peer();
         Self {
             session,
             counted,

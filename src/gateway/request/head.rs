@@ -6,7 +6,6 @@
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Version};
-use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 
 use crate::delivery::{folds_to_any, is_spelling_of, named_by_connection};
@@ -16,7 +15,7 @@ use crate::route::Route;
 /// The most fields of a head: more than a sender and the proxies behind it add to a webhook.
 const FIELDS_MAX: usize = 100;
 
-/// The facts about a request's arrival that Pingora's session does not have.
+/// The facts about a request's arrival that its head does not show.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
     pub place: Place,
@@ -123,27 +122,22 @@ impl MalformedHead {
 }
 
 impl Head {
-    /// Checks the head that `session` has read.
+    /// Checks a head. `raw` has its bytes as they were read; over HTTP/2 there are none.
     ///
     /// # Errors
     /// When the head is larger than `header_bytes_max`, malformed or ambiguous.
     pub fn check(
-        session: &ServerSession,
+        head: &RequestHeader,
+        raw: Option<&[u8]>,
         header_bytes_max: usize,
         arrival: Arrival,
     ) -> Result<Self, HeadError> {
-        let head = session.req_header();
-        let raw = session
-            .as_http1()
-            .map(|http1| http1.get_headers_raw_bytes());
-        let size = raw
-            .as_ref()
-            .map_or_else(|| size_of_fields(&head.headers), |raw| raw.len());
+        let size = raw.map_or_else(|| size_of_fields(&head.headers), <[u8]>::len);
         if size > header_bytes_max || head.headers.len() > FIELDS_MAX {
             return Err(HeadError::TooLarge);
         }
         let fields = Fields::find(&head.headers);
-        match &raw {
+        match raw {
             Some(raw) => check_raw(without_empty_line(raw, arrival.place), &fields)?,
             None if is_sound_target(head.raw_path()) => {}
             None => return reject(MalformedHead::Target),

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::time::Instant;
 
 use pingora_core::ErrorType;
-use pingora_core::protocols::http::ServerSession;
 use tokio::time::timeout_at;
 
 use super::exchange::Exchange;
@@ -12,6 +11,7 @@ use super::head::{Head, MalformedHead};
 use crate::client_network::ClientNetwork;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::gateway::session::{Chunk, Session};
 use crate::limits::{self, Reservation};
 use crate::signature::Verification;
 
@@ -40,7 +40,7 @@ pub(super) async fn receive<'r>(
         exchange.count_unverified(matched, failure)?;
     }
     let read = read_body(
-        exchange.session,
+        &mut exchange.session,
         &exchange.head,
         route.max_body,
         deadline,
@@ -55,7 +55,7 @@ pub(super) async fn receive<'r>(
 }
 
 async fn read_body(
-    session: &mut ServerSession,
+    session: &mut Session<'_>,
     head: &Head,
     max: usize,
     deadline: Instant,
@@ -80,7 +80,8 @@ async fn read_body(
             .map_err(|_| Rejection::MalformedRequest(MalformedHead::Unparsable))?;
     }
     loop {
-        let read = pin!(timeout_at(deadline.into(), session.read_request_body()));
+        let room = verification.room(session.room_wanted());
+        let read = pin!(timeout_at(deadline.into(), session.read_request_body(room)));
         let chunk = match memory.until_displaced(holder, read).await? {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Ok(()),
@@ -94,6 +95,9 @@ async fn read_body(
             return Err(Rejection::BodyTooLarge);
         }
         memory.grow(chunk.len(), holder)?;
-        verification.update(chunk);
+        match chunk {
+            Chunk::Whole(chunk) => verification.update(chunk),
+            Chunk::InRoom(chunk) => verification.append(chunk),
+        }
     }
 }

@@ -75,7 +75,7 @@ impl Gateway {
                 let (deadline, holder) = (exchange.response_deadline(), exchange.holder());
                 memory.answering(response.body_bytes());
                 // A displaced request has one try: its sender may not read the response.
-                let written = pin!(response.write(exchange.session, deadline));
+                let written = pin!(response.write(&mut exchange.session, deadline));
                 tokio::select! {
                     biased;
                     written = memory.until_displaced(holder, written) => written == Ok(true),

@@ -17,7 +17,8 @@ pub(super) fn route<'s>(
     let request = exchange.session.req_header();
     exchange.log_line.trace_id = head::trace_id(&request.headers).map(Into::into);
     let max = routes.limits().header_bytes;
-    exchange.head = Head::check(exchange.session, max, exchange.arrival)?;
+    let raw = exchange.session.raw_head();
+    exchange.head = Head::check(request, raw.as_deref(), max, exchange.arrival)?;
     let path = exchange.session.req_header().uri.path();
     let matched = routes
         .find(exchange.head.host.as_deref(), path)

@@ -32,13 +32,18 @@ async fn hold(to: SocketAddr, request: Vec<u8>) {
 
 /// Holds this many unfinished bodies of `size` bytes while genuine senders go on, and asserts that
 /// large genuine events pass, too.
-async fn assert_harmless(attack: &str, senders: usize, size: usize) {
+async fn assert_harmless(
+    attack: &str,
+    senders: usize,
+    size: usize,
+    framed: impl Fn(Request) -> Request,
+) {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(setup(&upstream)).await;
     let genuine = Genuine::start(&gateway).await;
     let mut attackers = JoinSet::new();
     for _ in 0..senders {
-        let request = Event::sized("evt_forged", size).forged().bytes();
+        let request = framed(Event::sized("evt_forged", size).forged()).bytes();
         attackers.spawn(hold(gateway.public_address(), request));
     }
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -60,10 +65,20 @@ async fn assert_harmless(attack: &str, senders: usize, size: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_crowd_out_nobody() {
     let senders = memory_for_bodies() >> 20;
-    assert_harmless("unfinished bodies of 1 MiB", senders, (1 << 20) - 1).await;
+    let attack = "unfinished bodies of 1 MiB";
+    assert_harmless(attack, senders, (1 << 20) - 1, |request| request).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_bodies_crowd_out_nobody() {
-    assert_harmless("unfinished bodies of 60 KB", connections(), 60_000).await;
+    let attack = "unfinished bodies of 60 KB";
+    assert_harmless(attack, connections(), 60_000, |request| request).await;
+}
+
+/// Pingora's session reads chunks, the gateway's own the bodies above.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunked_bodies_crowd_out_nobody() {
+    let senders = memory_for_bodies() >> 20;
+    let chunked = |request: Request| request.chunked(10_000);
+    assert_harmless("unfinished chunks", senders, (1 << 20) - 1, chunked).await;
 }

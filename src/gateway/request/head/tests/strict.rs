@@ -29,11 +29,14 @@ pub(super) fn check(sent: &[u8]) -> bool {
         place: Place::First,
         request_line: Some(request_line),
     };
-    let Ok(head) = Head::check(&session, HEADER_BYTES_MAX, arrival) else {
+    let raw = session
+        .as_http1()
+        .map(|http1| http1.get_headers_raw_bytes());
+    let lenient = session.req_header();
+    let Ok(head) = Head::check(lenient, raw.as_deref(), HEADER_BYTES_MAX, arrival) else {
         return false;
     };
     let strict = Request::read(sent).expect("a strict reader accepts the head");
-    let lenient = session.req_header();
     assert_eq!(lenient.method.as_str().as_bytes(), strict.method);
     assert_eq!(lenient.headers, strict.headers);
     let target = lenient
