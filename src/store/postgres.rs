@@ -42,11 +42,11 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, DeliveryFilter,
-    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, Engine, EventKey,
-    LeaseDeadline, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue,
-    RequeueResult, RouteDeliveryStats, RowId, SeenIncident, Settlement, StartedAttempt, StoreError,
-    StoreRoute,
+    AttemptId, AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident,
+    DeliveryFilter, DeliveryId, DeliveryKeys, DeliveryRecord, DeliveryState, DueAt, DueEvents,
+    Durability, Engine, EventKey, LeaseDeadline, PAYLOAD_MAX, QueuedEvent, REMOVED_ROUTES_MAX,
+    RecordLimits, RemovedRoute, Requeue, RequeueResult, RouteDeliveryStats, RowId, SeenIncident,
+    Settlement, StartedAttempt, StoreError, StoreRoute,
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
@@ -526,14 +526,12 @@ impl Engine for Store {
 
     async fn record_attempt(
         &self,
-        id: DeliveryId,
-        number: u32,
+        id: AttemptId,
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError> {
         self.write(|done| write::Job::RecordAttempt {
             id,
-            number,
             attempt,
             next,
             done,
@@ -700,9 +698,10 @@ impl Engine for Store {
 
     async fn event_keys(
         &self,
-        id: DeliveryId,
-    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.query(on!(connection => query::event_keys(connection, id)))
+        ids: Vec<DeliveryId>,
+    ) -> Result<Vec<Option<DeliveryKeys>>, StoreError> {
+        let ids = &ids;
+        self.query(on!(connection => query::event_keys(connection, ids)))
             .await
     }
 

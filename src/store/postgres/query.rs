@@ -1,5 +1,6 @@
 //! Queries for operators.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +11,10 @@ use zeroize::Zeroizing;
 
 use super::claims::{key, uuid};
 use super::pool::{PooledConnection, QueryError, with_timeout};
+use super::rows::identity;
 use crate::store::{
-    AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
-    EventKey, LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
+    AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryKeys, DeliveryRecord,
+    DeliveryState, EventKey, LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
 };
 
 const SELECT_DELIVERY: &str = "
@@ -183,21 +185,26 @@ pub(super) async fn delivery(
 
 pub(super) async fn event_keys(
     connection: &PooledConnection,
-    id: DeliveryId,
-) -> Result<Option<(String, Vec<EventKey>)>, QueryError> {
-    let sql = "SELECT route, keys FROM hookstile.deliveries WHERE id = $1";
-    let Some(row) = connection.query_opt_cached(sql, &[&id.0]).await? else {
-        return Ok(None);
-    };
-    let keys: Option<Vec<u8>> = row.try_get(1)?;
-    let keys = keys.unwrap_or_default();
-    let (keys, _) = keys.as_chunks::<16>();
-    Ok(Some((
-        row.try_get(0)?,
-        keys.iter()
-            .map(|key| EventKey(u128::from_be_bytes(*key)))
-            .collect(),
-    )))
+    ids: &[DeliveryId],
+) -> Result<Vec<Option<DeliveryKeys>>, QueryError> {
+    let sql = "SELECT id, route, keys, identity FROM hookstile.deliveries WHERE id = ANY($1)";
+    let numbers: Vec<_> = ids.iter().map(|id| id.0).collect();
+    let mut found = HashMap::new();
+    for row in connection.query_cached(sql, &[&numbers]).await? {
+        let keys: Option<Vec<u8>> = row.try_get(2)?;
+        let keys = keys.unwrap_or_default();
+        let (keys, _) = keys.as_chunks::<16>();
+        let delivery = DeliveryKeys {
+            route: row.try_get(1)?,
+            identity: identity(row.try_get(3)?),
+            keys: keys
+                .iter()
+                .map(|key| EventKey(u128::from_be_bytes(*key)))
+                .collect(),
+        };
+        found.insert(row.try_get::<_, i64>(0)?, delivery);
+    }
+    Ok(ids.iter().map(|id| found.get(&id.0).cloned()).collect())
 }
 
 /// Returns the ledger row of a key. A claim without history does not count.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError, with_timeout};
 use super::query::timestamp;
+use super::rows::identity;
 use crate::store::{
     AttemptHistory, DeliveryId, DueEvent, DueEvents, LeaseDeadline, Payload, QueuedEvent,
 };
@@ -48,9 +49,9 @@ WITH loaded AS (
     UPDATE hookstile.deliveries SET begun = true,
         lease_ends_ms = (SELECT now FROM hookstile.clock) + $3
     WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2 AND route = $4
-    RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms)
+    RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms, identity)
 SELECT event_id, event_type, tried, possibly_delivered, received_ms,
-    (SELECT now FROM hookstile.clock) - queued_ms, head, body
+    (SELECT now FROM hookstile.clock) - queued_ms, head, body, identity
 FROM loaded LEFT JOIN hookstile.payloads ON delivery = id";
 
 pub(super) async fn lease_due_events(
@@ -126,6 +127,7 @@ pub(super) async fn load_event(
     let (attempts, age): (i32, Option<i64>) = (row.try_get(2)?, row.try_get(5)?);
     let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get(6)?, row.try_get(7)?);
     Ok(Some(QueuedEvent {
+        identity: identity(row.try_get(8)?),
         event_id: row.try_get::<_, &str>(0)?.into(),
         event_type: row.try_get::<_, &str>(1)?.into(),
         history: AttemptHistory {

@@ -16,8 +16,8 @@ use crate::signature::PayloadDigest;
 use crate::store::delivery_state::{Progress, StoreTime};
 use crate::store::uptime::Uptime;
 use crate::store::{
-    AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventRow,
-    LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
+    AttemptId, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey,
+    EventRow, LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -33,8 +33,7 @@ enum RowKey {
 pub(super) enum Job {
     Settle(Box<Settlement>, Done<Option<DeliveryId>>),
     RecordAttempt {
-        id: DeliveryId,
-        number: u32,
+        id: AttemptId,
         attempt: AttemptRecord,
         next: AttemptOutcome,
         done: Done<()>,
@@ -174,7 +173,7 @@ async fn begin(
                         .map(|id| id.0),
                 );
             }
-            Job::RecordAttempt { id, .. } => ids.push(id.0),
+            Job::RecordAttempt { id, .. } => ids.push(id.delivery.0),
             Job::Requeue(requeues, _) => {
                 ids.extend(requeues.iter().map(|requeue| requeue.id.0));
                 keys.extend(
@@ -258,13 +257,9 @@ impl WriteTransaction {
         match job {
             Job::Settle(settlement, _) => self.settle(settlement),
             Job::RecordAttempt {
-                id,
-                number,
-                attempt,
-                next,
-                ..
+                id, attempt, next, ..
             } => {
-                self.record_attempt(*id, *number, attempt, *next, owner);
+                self.record_attempt(*id, attempt, *next, owner);
                 Reply::AttemptRecorded
             }
             Job::Requeue(requeues, _) => Reply::Requeued(
@@ -351,11 +346,16 @@ impl WriteTransaction {
     }
 
     /// Records an attempt. Recording the same attempt again changes nothing. If another gateway has
-    /// taken the event over, only a success is recorded.
+    /// taken the event over, only a success is recorded. An attempt that began before a failover may
+    /// have been made for a delivery that the new primary never received, and whose number it has
+    /// given to another one since: nothing is recorded there.
     fn record_attempt(
         &mut self,
-        id: DeliveryId,
-        number: u32,
+        AttemptId {
+            delivery: id,
+            identity,
+            number,
+        }: AttemptId,
         attempt: &AttemptRecord,
         outcome: AttemptOutcome,
         owner: i64,
@@ -374,6 +374,7 @@ impl WriteTransaction {
             }
         };
         if let Some(locked) = self.locked.get(&id)
+            && locked.identity == identity
             && is_recordable(locked)
         {
             let before = locked.stored.progress.clone();
@@ -411,9 +412,18 @@ impl WriteTransaction {
         if let Some(known) = self.known_requeue(requeue) {
             return known;
         }
-        let Some(LockedDelivery { stored, .. }) = self.locked.get(&id) else {
+        let Some(LockedDelivery {
+            stored, identity, ..
+        }) = self.locked.get(&id)
+        else {
             return RequeueResult::Unknown;
         };
+        if requeue
+            .expected_identity
+            .is_some_and(|expected| expected != *identity)
+        {
+            return RequeueResult::Unknown;
+        }
         let before = stored.progress.clone();
         // An attempt may be in progress.
         let keeps_lease = before.state == DeliveryState::Pending;
@@ -479,7 +489,7 @@ impl Job {
                 let events = settlement.rows().map(|settled| event(&settled.row));
                 events.chain(delivery.map(RowKey::Delivery)).collect()
             }
-            Self::RecordAttempt { id, .. } => HashSet::from([RowKey::Delivery(*id)]),
+            Self::RecordAttempt { id, .. } => HashSet::from([RowKey::Delivery(id.delivery)]),
             Self::Requeue(requeues, _) => {
                 let events = requeues
                     .iter()
