@@ -4,7 +4,8 @@
 //!   connections, and tells server failures from rejected statements;
 //! * `schema` has the tables, and warns when the server may lose acknowledged writes;
 //! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
-//! * `queue` leases queued events to one gateway; `query` runs operators' queries;
+//! * `queue` leases queued events to one gateway; `floor` is where it searches for them; `query` runs
+//!   operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
 //! * `incidents` remembers which problems somebody was notified of;
@@ -17,6 +18,7 @@
 mod batch;
 mod claims;
 mod connect;
+mod floor;
 mod import;
 mod incidents;
 mod operator_settings;
@@ -55,6 +57,7 @@ use upkeep::RouteCounts;
 pub(super) use claims::LeaseRow;
 use connect::CurrentDatabase;
 pub use connect::Database;
+use floor::Floor;
 pub(super) use import::Import;
 
 /// The settings of a shared store.
@@ -132,11 +135,23 @@ struct Shared {
     /// The numbers of IDs that each route holds, estimated while the store is nearly full.
     route_ids: Mutex<HashMap<Box<str>, u64>>,
     notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
+    floors: Mutex<HashMap<Box<str>, Floors>>,
     /// The routes that this gateway has configured.
     active: Mutex<HashMap<Arc<str>, StoreRoute>>,
     ids: AtomicU64,
     bytes: AtomicU64,
     bytes_in_use: AtomicU64,
+}
+
+/// Where the searches for one route begin.
+#[derive(Default)]
+struct Floors {
+    /// Of the due times of events that this gateway leases.
+    due: Floor,
+    /// Of the due times of events that a worker is woken for.
+    woken: Floor,
+    /// Of the numbers of deliveries, for the oldest one that waits.
+    oldest: Floor,
 }
 
 /// The jobs that are not yet written.
@@ -202,6 +217,29 @@ impl Shared {
 
     fn set_now_due(&self, due_ms: i64) {
         *lock(&self.now_due) = (due_ms, Instant::now());
+    }
+
+    /// Returns the time on the clock of due times, in milliseconds.
+    fn now_due_ms(&self) -> i64 {
+        let (due_ms, polled_at) = *lock(&self.now_due);
+        due_ms.saturating_add(claims::millis(polled_at.elapsed()))
+    }
+
+    /// Reads or changes where the searches for a route begin.
+    fn floors<T>(&self, route: &str, change: impl FnOnce(&mut Floors) -> T) -> T {
+        let mut floors = lock(&self.floors);
+        match floors.get_mut(route) {
+            Some(floors) => change(floors),
+            None => change(floors.entry(route.into()).or_default()),
+        }
+    }
+
+    /// Returns where the searches for each route begin.
+    fn all_floors(&self, begin: impl Fn(&Floors) -> i64) -> (Vec<String>, Vec<i64>) {
+        lock(&self.floors)
+            .iter()
+            .map(|(route, floors)| (route.to_string(), begin(floors)))
+            .unzip()
     }
 
     /// Stores the polled sizes. `kept` is the size of records and payloads, in bytes.
@@ -321,6 +359,7 @@ impl Store {
             route_counts: Mutex::default(),
             route_ids: Mutex::default(),
             notifiers: Mutex::default(),
+            floors: Mutex::default(),
             active: Mutex::default(),
             ids: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -659,12 +698,12 @@ impl Engine for Store {
         in_flight: &[DeliveryId],
         limit: usize,
     ) -> Result<DueEvents, StoreError> {
-        let route = &route;
-        let owner = self.shared().owner;
+        let (route, shared) = (&route, self.shared());
         self.run(
             "read",
             OnTimeout::Fail,
-            on!(connection => queue::lease_due_events(connection, route, in_flight, limit, owner)),
+            on!(connection =>
+                queue::lease_due_events(connection, shared, route, in_flight, limit)),
         )
         .await
     }
@@ -706,8 +745,7 @@ impl Engine for Store {
     }
 
     fn now_due(&self) -> DueAt {
-        let (due_ms, polled_at) = *lock(&self.shared().now_due);
-        DueAt(Uptime(due_ms.unsigned_abs()).after(polled_at.elapsed()))
+        DueAt(Uptime(self.shared().now_due_ms().unsigned_abs()))
     }
 
     async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<DeliveryRecord>, StoreError> {

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError, on, with_timeout};
 use super::query::timestamp;
+use super::queue::OVERLAP_MS;
 use super::{Shared, lock, removed};
 use crate::store::RECORD_BYTES;
 use crate::store::domain::CREATIONS_MAX;
@@ -148,23 +149,41 @@ async fn read_route_counts(
     shared: &Shared,
 ) -> Result<(), QueryError> {
     let sql = "
-        SELECT route, pending, dead, CASE WHEN pending > 0 THEN (
-            SELECT received_ms FROM hookstile.deliveries d
-            WHERE d.route = c.route AND state = 'pending' AND state <> 'success'
-            ORDER BY id LIMIT 1) END, bytes
+        SELECT c.route, pending, dead, oldest.received_ms, bytes, oldest.id
         FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead,
                 sum(kept_bytes + waiting_bytes)::bigint AS bytes
             FROM hookstile.route_counts GROUP BY route) AS c
+        LEFT JOIN unnest($1::text[], $2::bigint[]) AS f (route, floor) ON f.route = c.route
+        LEFT JOIN LATERAL (SELECT id, received_ms FROM hookstile.deliveries d
+            WHERE c.pending > 0 AND d.route = c.route AND state = 'pending' AND state <> 'success'
+                AND id >= coalesce(f.floor, $3)
+            ORDER BY id LIMIT 1) AS oldest ON true
         WHERE pending <> 0 OR dead <> 0 OR bytes <> 0";
-    let rows = connection.query_cached(sql, &[]).await?;
+    let began = Instant::now();
+    let (routes, floors) = shared.all_floors(|floors| floors.oldest.begin(began));
+    let rows = connection
+        .query_cached(sql, &[&routes, &floors, &i64::MIN])
+        .await?;
     let mut all = HashMap::new();
     for row in rows {
         let number = |column| {
             Ok::<_, QueryError>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
         };
         let oldest = row.try_get::<_, Option<i64>>(3)?.map(timestamp);
+        let route: &str = row.try_get(0)?;
+        let began_at = routes.iter().position(|known| known == route);
+        let began_at = began_at.and_then(|index| floors.get(index).copied());
+        let oldest_id: Option<i64> = row.try_get(5)?;
+        shared.floors(route, |floors| {
+            floors.oldest.searched(
+                began_at.unwrap_or(i64::MIN),
+                oldest_id,
+                began.elapsed(),
+                Instant::now(),
+            );
+        });
         all.insert(
-            row.try_get::<_, &str>(0)?.into(),
+            route.into(),
             RouteCounts {
                 pending: number(1)?,
                 dead: number(2)?,
@@ -184,18 +203,40 @@ async fn notify_due_routes(
     shared: &Shared,
 ) -> Result<(), QueryError> {
     let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock)
-        SELECT r.route FROM unnest($1::text[]) AS r (route)
-            CROSS JOIN LATERAL (SELECT FROM hookstile.deliveries d
+        SELECT r.route, due.due_ms FROM unnest($1::text[], $2::bigint[]) AS r (route, floor)
+            LEFT JOIN LATERAL (SELECT due_ms FROM hookstile.deliveries d
             WHERE d.route = r.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
+            AND due_ms >= r.floor
             AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM clock))
-            ORDER BY due_ms LIMIT 1) AS due";
+            ORDER BY due_ms LIMIT 1) AS due ON true";
     let waiting = shared.waiting_routes();
     if waiting.is_empty() {
         return Ok(());
     }
-    let rows = connection.query_cached(sql, &[&waiting]).await?;
+    let began = Instant::now();
+    let floors: Vec<_> = waiting
+        .iter()
+        .map(|route| shared.floors(route, |floors| floors.woken.begin(began)))
+        .collect();
+    let rows = connection.query_cached(sql, &[&waiting, &floors]).await?;
+    let took = began.elapsed();
     for row in rows {
-        shared.notify_route(row.try_get(0)?);
+        let (route, due_ms): (&str, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        let began_at = waiting.iter().position(|known| known == route);
+        let began_at = began_at.and_then(|index| floors.get(index).copied());
+        shared.floors(route, |floors| {
+            let found = due_ms.map(|due_ms| due_ms.saturating_sub(OVERLAP_MS));
+            let now = Instant::now();
+            floors
+                .woken
+                .searched(began_at.unwrap_or(i64::MIN), found, took, now);
+            if due_ms.is_some_and(|due_ms| due_ms < floors.due.begin(now)) {
+                floors.due.reset();
+            }
+        });
+        if due_ms.is_some() {
+            shared.notify_route(route);
+        }
     }
     Ok(())
 }
