@@ -87,9 +87,14 @@ pub enum OpenError {
 /// because the cost of a transaction hardly grows with the number of its jobs.
 const CLAIM_WORKERS: usize = 1;
 const WRITE_WORKERS: usize = 1;
-/// The limit of jobs that wait to be written, in bytes. Without it, a server that hangs would fill
-/// the memory with jobs whose callers have long had an error.
+/// The size from which a job is large, in bytes. The large ones are written beside the others, which
+/// would wait for them for seconds.
+const LARGE_JOB_BYTES: usize = 1 << 20;
+/// The limits of jobs that wait to be written, in bytes: of small ones, and of large ones, of which
+/// one may have the largest body. Without them, a server that hangs would fill the memory with jobs
+/// whose callers have long had an error.
 const BACKLOG_MAX_BYTES: usize = 64 << 20;
+const LARGE_BACKLOG_MAX_BYTES: usize = 2 * PAYLOAD_MAX;
 /// The approximate size of an event ID with its index entry, in bytes.
 const ID_BYTES: u64 = 250;
 /// The pause before the active routes are sent again.
@@ -114,6 +119,7 @@ struct Inner {
     hash_key: [u8; 16],
     claims: claims::ClaimQueue,
     writes: mpsc::UnboundedSender<(write::Job, BacklogEntry)>,
+    large_writes: mpsc::UnboundedSender<(write::Job, BacklogEntry)>,
     backlog: Arc<Backlog>,
     operator_reads: Semaphore,
     /// The next claim token. Tokens start at a random number and increase by one for each claim.
@@ -159,6 +165,7 @@ struct Floors {
 struct Backlog {
     jobs: AtomicUsize,
     bytes: AtomicUsize,
+    large_bytes: AtomicUsize,
 }
 
 /// A job's part of the backlog. It is subtracted when this is dropped.
@@ -167,10 +174,21 @@ struct BacklogEntry {
     bytes: usize,
 }
 
+impl Backlog {
+    /// Returns the counter of the bytes of jobs of this size.
+    fn bytes_like(&self, bytes: usize) -> &AtomicUsize {
+        if bytes < LARGE_JOB_BYTES {
+            &self.bytes
+        } else {
+            &self.large_bytes
+        }
+    }
+}
+
 impl BacklogEntry {
     fn new(of: &Arc<Backlog>, bytes: usize) -> Self {
         of.jobs.fetch_add(1, Ordering::AcqRel);
-        of.bytes.fetch_add(bytes, Ordering::AcqRel);
+        of.bytes_like(bytes).fetch_add(bytes, Ordering::AcqRel);
         Self {
             backlog: Arc::clone(of),
             bytes,
@@ -180,7 +198,9 @@ impl BacklogEntry {
 
 impl Drop for BacklogEntry {
     fn drop(&mut self) {
-        self.backlog.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.backlog
+            .bytes_like(self.bytes)
+            .fetch_sub(self.bytes, Ordering::AcqRel);
         self.backlog.jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -376,11 +396,14 @@ impl Store {
             |_| 0,
             move |batch| claims::run_batch(Arc::clone(&pool), batch),
         );
-        let (writes, incoming) = mpsc::unbounded_channel();
-        let batch_shared = Arc::clone(&shared);
-        let bytes_of = |(job, _): &(write::Job, BacklogEntry)| job.bytes();
-        batch::start(incoming, WRITE_WORKERS, bytes_of, move |batch| {
-            Arc::clone(&batch_shared).write_all(batch)
+        let [writes, large_writes] = [(), ()].map(|()| {
+            let (writes, incoming) = mpsc::unbounded_channel();
+            let batch_shared = Arc::clone(&shared);
+            let bytes_of = |(job, _): &(write::Job, BacklogEntry)| job.bytes();
+            batch::start(incoming, WRITE_WORKERS, bytes_of, move |batch| {
+                Arc::clone(&batch_shared).write_all(batch)
+            });
+            writes
         });
         tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
@@ -396,6 +419,7 @@ impl Store {
                     backlog: Arc::clone(&backlog),
                 },
                 writes,
+                large_writes,
                 backlog,
                 operator_reads: Semaphore::new(OPERATOR_READ_CONCURRENCY),
                 tokens: AtomicI64::new(token),
@@ -427,9 +451,14 @@ impl Store {
     ) -> Result<T, StoreError> {
         let (done, result) = oneshot::channel();
         let job = job(done);
-        let counted = BacklogEntry::new(&self.inner.backlog, job.bytes());
-        self.inner
-            .writes
+        let bytes = job.bytes();
+        let counted = BacklogEntry::new(&self.inner.backlog, bytes);
+        let writes = if bytes < LARGE_JOB_BYTES {
+            &self.inner.writes
+        } else {
+            &self.inner.large_writes
+        };
+        writes
             .send((job, counted))
             .map_err(|_| StoreError::Unavailable)?;
         result.await.unwrap_or(Err(StoreError::Unavailable))
@@ -517,10 +546,12 @@ impl Engine for Store {
         self.check_open()?;
         let shared = self.shared();
         let backlog = self.inner.backlog.bytes.load(Ordering::Relaxed);
-        if backlog > BACKLOG_MAX_BYTES {
+        let large_backlog = self.inner.backlog.large_bytes.load(Ordering::Relaxed);
+        if backlog > BACKLOG_MAX_BYTES || large_backlog > LARGE_BACKLOG_MAX_BYTES {
             return Err(StoreError::Unavailable);
         }
-        let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog as u64;
+        let backlog = (backlog + large_backlog) as u64;
+        let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog;
         shared.pools(used).check_room(|| {
             route
                 .filter(|_| lock(&shared.active).len() > 1)

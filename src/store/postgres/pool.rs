@@ -15,6 +15,9 @@ use crate::store::StoreError;
 
 /// The timeout for a statement, including the way to the server.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// The time after which the server ends a statement, in milliseconds: before the gateway stops waiting
+/// for it.
+pub(super) const SERVER_STATEMENT_TIMEOUT_MS: u128 = 3_500;
 
 /// The number of tries before the callers get an error.
 const TRIES: u32 = 3;
@@ -265,7 +268,15 @@ pub(super) use on;
 pub(super) async fn with_timeout<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, QueryError> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
+    within(STATEMENT_TIMEOUT, work).await
+}
+
+/// Awaits a response of the server, with a timeout of its own.
+pub(super) async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, QueryError> {
+    match tokio::time::timeout(time, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
             Err(QueryError::TimedOut(error_chain(&error)))
@@ -276,7 +287,7 @@ pub(super) async fn with_timeout<T>(
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(QueryError::TimedOut(format!(
             "no response within {} s",
-            STATEMENT_TIMEOUT.as_secs()
+            time.as_secs()
         ))),
     }
 }

@@ -3,13 +3,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::claims::{key, uuid};
-use super::pool::{OnTimeout, PooledConnection, QueryError, on, with_timeout};
+use super::pool::{
+    OnTimeout, PooledConnection, QueryError, SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on,
+    with_timeout, within,
+};
 use super::rows::{LockedDelivery, Ownership, Rows, column_ms};
 use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
@@ -21,6 +25,9 @@ use crate::store::{
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// The slowest rate at which a large payload is written.
+const BYTES_PER_SECOND: u64 = 8 << 20;
 
 /// The identity of a row that a job changes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,15 +130,22 @@ impl Shared {
         batch: &[Job],
     ) -> Result<(Vec<Reply>, Vec<Arc<str>>), QueryError> {
         let began = std::time::Instant::now();
+        let bytes: usize = batch.iter().map(Job::bytes).sum();
+        let timeout = STATEMENT_TIMEOUT + time_for_bytes(bytes);
         let mut transaction = with_timeout(begin(connection, batch)).await?;
         let replies: Vec<_> = batch
             .iter()
             .map(|job| transaction.apply(job, self.owner))
             .collect();
-        Box::pin(with_timeout(transaction.rows.write(connection))).await?;
+        Box::pin(within(timeout, transaction.rows.write(connection))).await?;
         self.pool.metrics().observe_commit(began.elapsed());
         Ok((replies, transaction.rows.counts.to_notify))
     }
+}
+
+/// Returns the time by which statements with payloads of this size may take longer than others.
+fn time_for_bytes(bytes: usize) -> Duration {
+    Duration::from_secs(bytes as u64 / BYTES_PER_SECOND)
 }
 
 /// Locks and reads ledger rows.
@@ -159,6 +173,14 @@ async fn begin(
     connection: &PooledConnection,
     batch: &[Job],
 ) -> Result<WriteTransaction, tokio_postgres::Error> {
+    let bytes: usize = batch.iter().map(Job::bytes).sum();
+    let begin = match time_for_bytes(bytes).as_millis() {
+        0 => "BEGIN".to_owned(),
+        longer => format!(
+            "BEGIN; SET LOCAL statement_timeout = {}",
+            SERVER_STATEMENT_TIMEOUT_MS + longer
+        ),
+    };
     let (mut keys, mut ids, mut settlements) = (Vec::new(), Vec::new(), 0_i32);
     for job in batch {
         match job {
@@ -196,7 +218,7 @@ async fn begin(
     // Sent in this order, without waiting for each other (pipelined).
     let ((), ledger_rows, locked_rows, id_rows, clock) = tokio::try_join!(
         biased;
-        connection.batch_execute("BEGIN"),
+        connection.batch_execute(&begin),
         query_unless_empty(connection, &lock_ledger, &keys, keys.is_empty()),
         query_unless_empty(connection, &lock_deliveries, &ids, ids.is_empty()),
         query_unless_empty(connection, &next_ids, &settlements, settlements == 0),
