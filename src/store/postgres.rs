@@ -1,7 +1,8 @@
 //! The shared engine: PostgreSQL, with one ledger and one queue for several gateways.
 //!
-//! * `connect` creates the connection pool from a URL; `pool` acquires and releases its
-//!   connections, and tells server failures from rejected statements;
+//! * `connect` reads the database's URL; `session` connects to one of its hosts and makes the settings
+//!   of a session; `lineage` decides whether that server may be used; `pool` acquires and releases
+//!   the connections, and tells server failures from rejected statements;
 //! * `schema` has the tables, and warns when the server may lose acknowledged writes;
 //! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
 //! * `queue` leases queued events to one gateway; `floor` is where it searches for them; `query` runs
@@ -21,6 +22,7 @@ mod connect;
 mod floor;
 mod import;
 mod incidents;
+mod lineage;
 mod operator_settings;
 mod pool;
 mod query;
@@ -28,6 +30,7 @@ mod queue;
 mod removed;
 mod rows;
 mod schema;
+mod session;
 mod tls;
 mod upkeep;
 mod write;
@@ -338,7 +341,7 @@ impl Store {
         let server = settings.database.log_name();
         let relaxed = settings.durability == Durability::Relaxed;
         let database = CurrentDatabase::new(settings.database);
-        let pool = database.pool(relaxed);
+        let pool = ConnectionPool::new(database.clone(), relaxed, metrics);
         let pool = pool.map_err(|error| OpenError::Pool {
             server: server.clone(),
             reason: error.to_string(),
@@ -347,7 +350,10 @@ impl Store {
             server: server.clone(),
             reason,
         };
-        let pool = Arc::new(ConnectionPool::new(pool, metrics));
+        let pool = Arc::new(pool);
+        pool.check_sessions()
+            .await
+            .map_err(|error| unusable(error.to_string()))?;
         let mut connection = pool
             .acquire()
             .await
@@ -355,6 +361,9 @@ impl Store {
         let hash_key = schema::read_or_create(connection.client_mut(), settings.must_exist)
             .await
             .map_err(|error| unusable(pool::error_chain(&error)))?;
+        pool.read_created(&connection)
+            .await
+            .map_err(|error| unusable(error.to_string()))?;
         let warnings = schema::durability_warnings(&connection, relaxed)
             .await
             .map_err(|error| unusable(pool::error_chain(&error)))?;

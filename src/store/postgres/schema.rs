@@ -9,16 +9,17 @@ use uuid::Uuid;
 
 /// The version of the tables. One gateway may raise it while others of the previous version still
 /// run.
-const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 1;
 
 /// The advisory lock for creating and changing the tables. The number is arbitrary, but all
 /// versions must use the same one.
 const SCHEMA_LOCK: i64 = 0x686f_6f6b_7374_696c;
 
 const TABLES: &str = "
-CREATE SCHEMA IF NOT EXISTS hookstile;
 -- One row: the store's header. `uptime_ms` is the time during which at least one gateway ran, up to
 -- `ticked_at`; `downtime_ms` the time during which none did. `revision` counts operator changes.
+-- `incarnation` is random, and changes when the server is promoted, that is when its timeline is not
+-- `timeline` any more.
 CREATE TABLE hookstile.store (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL,
     hash_key uuid NOT NULL, uptime_ms bigint NOT NULL, downtime_ms bigint NOT NULL,
@@ -239,6 +240,15 @@ async fn add_tables(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
 async fn create(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(SchemaError::Random)?;
+    // Its owner need not have the right to create others.
+    let has_schema = "SELECT to_regnamespace('hookstile') IS NOT NULL";
+    if !transaction
+        .query_one(has_schema, &[])
+        .await?
+        .get::<_, bool>(0)
+    {
+        transaction.batch_execute("CREATE SCHEMA hookstile").await?;
+    }
     transaction.batch_execute(TABLES).await?;
     let insert = "INSERT INTO hookstile.store VALUES (true, $1, $2, 0, 0, clock_timestamp(), 0)";
     transaction

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::connect::{CurrentDatabase, Database};
+use super::pool::ConnectionPool;
 use crate::backoff::DeadLetterReason;
 use crate::store::tests::{
     ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, creation_key,
@@ -552,4 +554,43 @@ async fn reopened_incident_is_told_after_its_end_was() {
     let (untold, second) = send(&store).await.unwrap();
     assert_eq!(untold, Untold::Began(3));
     assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn defaults_of_the_database_do_not_apply() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    test_store.sql(
+        "ALTER DATABASE postgres SET default_transaction_isolation = 'serializable';
+         ALTER DATABASE postgres SET statement_timeout = '10ms';
+         ALTER DATABASE postgres SET idle_session_timeout = '1s';
+         ALTER DATABASE postgres SET plan_cache_mode = 'force_custom_plan'",
+    );
+    let metrics = test_store.metrics.store().clone();
+    let database = |options: &str| {
+        let url = format!("{}&options={options}", test_store.url());
+        CurrentDatabase::new(Database::parse(&url).unwrap())
+    };
+    for (options, relaxed, expected) in [
+        (
+            "",
+            false,
+            "read committed|3500ms|0|force_generic_plan|off|on",
+        ),
+        (
+            "-c%20statement_timeout%3D9s",
+            true,
+            "read committed|9s|0|force_generic_plan|off|off",
+        ),
+    ] {
+        let pool = ConnectionPool::new(database(options), relaxed, metrics.clone()).unwrap();
+        let connection = pool.acquire().await.unwrap();
+        let sql = "SELECT concat_ws('|', current_setting('transaction_isolation'),
+            current_setting('statement_timeout'), current_setting('idle_session_timeout'),
+            current_setting('plan_cache_mode'), current_setting('jit'),
+            current_setting('synchronous_commit'))";
+        let settings: String = connection.query_one(sql, &[]).await.unwrap().get(0);
+        assert_eq!(settings, expected);
+    }
 }

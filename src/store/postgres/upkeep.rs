@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError, on, with_timeout};
@@ -23,6 +24,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(400);
 const SEEN_INTERVAL: Duration = Duration::from_secs(2);
 /// The pause between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// The time within which the server must answer a tick. One that hangs is left before the statements
+/// of events time out.
+const TICK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The limit of rows that one statement deletes.
 const ROWS_PER_DELETE: i64 = 500;
 /// The number of IDs, about, from which those of each route are estimated.
@@ -50,7 +54,7 @@ pub(super) async fn poll(shared: Weak<Shared>) {
         };
         let shared = &*shared;
         let ticked = shared
-            .run_once(on!(connection => tick(connection, shared)))
+            .run_once(on!(connection => tick_in_time(connection, shared)))
             .await;
         match ticked {
             Ok(()) => shared.pool.mark_available(),
@@ -124,6 +128,16 @@ impl Shared {
     }
 }
 
+async fn tick_in_time(connection: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
+    let ticked = tokio::time::timeout(TICK_TIMEOUT, tick(connection, shared)).await;
+    ticked.unwrap_or_else(|_| {
+        Err(QueryError::Unanswered(format!(
+            "no response within {} s",
+            TICK_TIMEOUT.as_secs()
+        )))
+    })
+}
+
 /// Counts uptime, at most once a second over all gateways, and reads the revision of operator data.
 pub(super) async fn tick(connection: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let tick = "UPDATE hookstile.store SET ticked_at = clock_timestamp(),
@@ -134,8 +148,16 @@ pub(super) async fn tick(connection: &PooledConnection, shared: &Shared) -> Resu
         WHERE ticked_at NOT BETWEEN clock_timestamp() - interval '900 milliseconds'
             AND clock_timestamp()";
     connection.execute_cached(tick, &[]).await?;
-    let sql = "SELECT revision, due FROM hookstile.store, hookstile.clock";
+    let sql = "SELECT revision, due, current_setting('hookstile.session', true), incarnation,
+        uptime_ms + downtime_ms FROM hookstile.store, hookstile.clock";
     let row = connection.query_one_cached(sql, &[]).await?;
+    let incarnation: Option<Uuid> = row.try_get(3)?;
+    shared.pool.check_server(
+        connection,
+        row.try_get(2)?,
+        incarnation.unwrap_or_default(),
+        row.try_get(4)?,
+    )?;
     let revision = row.try_get(0)?;
     shared.set_now_due(row.try_get(1)?);
     shared

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use super::cluster::{Cluster, give_to_server_user};
+use super::cluster::{Cluster, give_to_server_user, stdout};
 use super::process::{Process, freeze, signal};
 use super::tls::Issued;
 use super::upstream::ClosedPort;
@@ -56,6 +56,34 @@ impl Postgres {
         Some(postgres)
     }
 
+    /// Starts a standby of a server, which follows it at this address.
+    pub async fn start_standby_of(primary: SocketAddr) -> Option<Self> {
+        let (cluster, port) = (Cluster::without_files()?, ClosedPort::new());
+        let mut copy = cluster.unprivileged("pg_basebackup");
+        let (host, number) = (primary.ip(), primary.port());
+        copy.arg("-d")
+            .arg(format!(
+                "host={host} port={number} user=hookstile application_name=standby"
+            ))
+            .args(["--no-sync", "-R", "-X", "stream", "-c", "fast", "-D"]);
+        stdout(copy.arg(cluster.folder()));
+        // It has made the folder as the server wants it, but not one that existed.
+        std::fs::set_permissions(cluster.folder(), Permissions::from_mode(0o700))
+            .expect("the test owns the folder");
+        let standby = Self {
+            process: spawn_server(&cluster, port.address()),
+            cluster,
+            port,
+        };
+        standby.wait_until_ready().await;
+        Some(standby)
+    }
+
+    /// Makes a standby a server that accepts writes.
+    pub fn promote(&self) {
+        assert_eq!(self.sql("select pg_promote()"), "t");
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -73,6 +101,18 @@ impl Postgres {
     #[track_caller]
     pub fn sql(&self, sql: &str) -> String {
         self.cluster.sql(&self.url(), sql)
+    }
+
+    /// Begins a transaction that stays open until the process is dropped, as somebody's `psql` does.
+    pub async fn hold_transaction(&self) -> Process {
+        let held = Process::spawn(self.cluster.program("psql").arg(self.url()).args([
+            "-X",
+            "-c",
+            "select pg_current_xact_id(); select pg_sleep(90)",
+        ]));
+        let open = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+        eventually("the transaction is open", async || self.sql(open) == "1").await;
+        held
     }
 
     /// Shuts down immediately: nothing is flushed, every connection breaks, and the next start must
