@@ -337,15 +337,15 @@ async fn sweep_exclusively(
         return Ok(());
     }
     // If an error closes the connection, the lock is released too.
-    let ledger = "DELETE FROM hookstile.ledger WHERE key IN (SELECT key FROM hookstile.ledger
+    let ledger = format!(
+        "DELETE FROM hookstile.ledger WHERE key IN (SELECT key FROM hookstile.ledger
         WHERE ends_ms <= (SELECT now FROM hookstile.clock)
         AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
-        ORDER BY ends_ms LIMIT $1 FOR UPDATE SKIP LOCKED)";
+        ORDER BY ends_ms LIMIT {ROWS_PER_DELETE} FOR UPDATE SKIP LOCKED)"
+    );
     // Not prepared, so that it is planned each time: the expired part may be small or nearly
     // everything.
-    while with_timeout(connection.execute(ledger, &[&ROWS_PER_DELETE])).await?
-        == ROWS_PER_DELETE.unsigned_abs()
-    {}
+    while with_timeout(connection.execute(&ledger, &[])).await? == ROWS_PER_DELETE.unsigned_abs() {}
     let kept = "
         SELECT route, sum(kept_bytes)::bigint FROM hookstile.route_counts GROUP BY route
             HAVING sum(kept_bytes) > 0";
