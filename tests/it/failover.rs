@@ -17,9 +17,7 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Option<Self> {
-        let primary = Postgres::start().await?;
-        let link = Link::open(primary.address()).await;
-        let standby = Postgres::start_standby_of(link.address()).await?;
+        let (primary, link, standby) = Postgres::start_with_standby().await?;
         Some(Self {
             primary,
             link,

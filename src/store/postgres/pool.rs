@@ -179,7 +179,10 @@ impl ConnectionPool {
                     self.pool.manager().resume_growth();
                     continue;
                 }
-                return Err(QueryError::Unavailable(error_chain(&error)));
+                return Err(QueryError::Unavailable(match error {
+                    PoolError::Backend(error) => error.to_string(),
+                    error => error.to_string(),
+                }));
             }
             if let PoolError::Backend(SessionError::Failed(reason)) = &error {
                 self.metrics.count_error("connect");

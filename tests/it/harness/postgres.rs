@@ -3,9 +3,11 @@
 use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use super::cluster::{Cluster, give_to_server_user, stdout};
+use super::link::Link;
 use super::process::{Process, freeze, signal};
 use super::tls::Issued;
 use super::upstream::ClosedPort;
@@ -47,36 +49,40 @@ impl Postgres {
             write_private_file(&cluster, "server.key", key);
             write_private_file(&cluster, "postgresql.auto.conf", "ssl = on\n");
         }
+        Some(Self::start_on(cluster, port).await)
+    }
+
+    /// Starts a server with a standby, which follows it by way of the link.
+    pub async fn start_with_standby() -> Option<(Self, Link, Self)> {
+        let (cluster, port) = (Cluster::new()?, ClosedPort::new());
+        let copy = Cluster::without_files()?;
+        stdout(
+            Command::new("cp")
+                .arg("-a")
+                .arg(cluster.folder().join("."))
+                .arg(copy.folder()),
+        );
+        let primary = Self::start_on(cluster, port).await;
+        let link = Link::open(primary.address()).await;
+        let follows = format!(
+            "primary_conninfo = 'host={} port={} user=hookstile'\n",
+            link.address().ip(),
+            link.address().port()
+        );
+        write_private_file(&copy, "postgresql.auto.conf", &follows);
+        write_private_file(&copy, "standby.signal", "");
+        let standby = Self::start_on(copy, ClosedPort::new()).await;
+        Some((primary, link, standby))
+    }
+
+    async fn start_on(cluster: Cluster, port: ClosedPort) -> Self {
         let postgres = Self {
             process: spawn_server(&cluster, port.address()),
             cluster,
             port,
         };
         postgres.wait_until_ready().await;
-        Some(postgres)
-    }
-
-    /// Starts a standby of a server, which follows it at this address.
-    pub async fn start_standby_of(primary: SocketAddr) -> Option<Self> {
-        let (cluster, port) = (Cluster::without_files()?, ClosedPort::new());
-        let mut copy = cluster.unprivileged("pg_basebackup");
-        let (host, number) = (primary.ip(), primary.port());
-        copy.arg("-d")
-            .arg(format!(
-                "host={host} port={number} user=hookstile application_name=standby"
-            ))
-            .args(["--no-sync", "-R", "-X", "stream", "-c", "fast", "-D"]);
-        stdout(copy.arg(cluster.folder()));
-        // It has made the folder as the server wants it, but not one that existed.
-        std::fs::set_permissions(cluster.folder(), Permissions::from_mode(0o700))
-            .expect("the test owns the folder");
-        let standby = Self {
-            process: spawn_server(&cluster, port.address()),
-            cluster,
-            port,
-        };
-        standby.wait_until_ready().await;
-        Some(standby)
+        postgres
     }
 
     /// Makes a standby a server that accepts writes.
