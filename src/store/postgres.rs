@@ -416,6 +416,7 @@ impl Store {
         });
         tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::look_at_others(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();

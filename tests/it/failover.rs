@@ -261,3 +261,63 @@ async fn hung_primary_is_left_in_seconds() {
     send_until(&other, "before_1", "duplicate").await;
     pair.primary.resume();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_copy_of_the_data_is_refused() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let setup = shared_store_setup(Route::to(&upstream), &postgres.url());
+    let gateway = Gateway::start(setup).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    // As if a copy from two minutes ago had been put in its place.
+    postgres.sql("update hookstile.store set downtime_ms = downtime_ms - 120000");
+    eventually("it is refused", async || refusals(&gateway).len() == 1).await;
+    assert_eq!(gateway.admin_get("/readyz").await.status, 503);
+    assert_eq!(gateway.send(Event::new("evt_2")).await.status, 503);
+    let reason = refusals(&gateway)[0]["reason"].clone();
+    assert!(
+        reason
+            .as_str()
+            .is_some_and(|reason| reason.contains("went back")),
+        "{reason}"
+    );
+    postgres.sql("update hookstile.store set downtime_ms = downtime_ms + 120000");
+    gateway.wait_until_ready().await;
+    send_until(&gateway, "evt_2", "delivered").await;
+    assert_eq!(refusals(&gateway).len(), 1, "{}", gateway.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replaced_primary_is_left_while_it_runs() {
+    let Some(pair) = Pair::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let setup = shared_store_setup(Route::to(&upstream), &pair.url());
+    let gateway = Gateway::start(setup).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    pair.wait_for_standby().await;
+    // Nobody has told the primary.
+    pair.standby.promote();
+    eventually("the promoted one is used alone", async || {
+        connections(&pair.primary) == "0" && connections(&pair.standby) != "0"
+    })
+    .await;
+    send_until(&gateway, "evt_1", "duplicate").await;
+    send_until(&gateway, "evt_2", "delivered").await;
+    let known = "select count(*) from hookstile.ledger";
+    assert_eq!(pair.primary.sql(known), "1");
+    assert_eq!(pair.standby.sql(known), "2");
+    eventually("the other one is refused", async || {
+        refusals(&gateway).len() == 1
+    })
+    .await;
+}

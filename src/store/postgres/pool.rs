@@ -131,6 +131,11 @@ impl ConnectionPool {
         read.map_err(QueryError::Unavailable)
     }
 
+    /// Looks whether another server was promoted in the place of the one in use.
+    pub(super) async fn look_at_others(&self) {
+        self.pool.manager().look_at_others().await;
+    }
+
     /// Checks what a connection has read regularly; see [`SessionManager::check`].
     pub(super) fn check_server(
         &self,

@@ -417,6 +417,23 @@ impl SessionManager {
         }
     }
 
+    /// Looks at the hosts that are not in use. If another server was promoted in the place of the one
+    /// in use, which may still answer, the sessions that exist are not used any more.
+    pub(super) async fn look_at_others(&self) {
+        let database = self.database.load();
+        let (host_in_use, is_known) = {
+            let known = self.known();
+            (known.host, known.position.is_some())
+        };
+        let others = (0..database.host_count()).filter(|host| is_known && *host != host_in_use);
+        for host in others {
+            if let Ok(opened) = self.open_within_timeout(&database, host).await {
+                // A refusal is logged.
+                let _ = self.admit(&database, host, opened);
+            }
+        }
+    }
+
     /// Stops using the sessions that exist, because their server has not answered. Other hosts are
     /// tried before it.
     pub(super) fn distrust(&self) {

@@ -22,6 +22,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(400);
 /// The pause between two records that this gateway runs. Much shorter than the time after which it
 /// counts as gone.
 const SEEN_INTERVAL: Duration = Duration::from_secs(2);
+/// The pause between two looks at the hosts that are not in use.
+const OTHERS_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// The time within which the server must answer a tick. One that hangs is left before the statements
@@ -106,6 +108,17 @@ pub(super) async fn report_running(shared: Weak<Shared>) {
                 .run_once(on!(connection => mark_seen(connection, shared)))
                 .await;
         }
+    }
+}
+
+/// Looks at the hosts that are not in use, for as long as the store exists.
+pub(super) async fn look_at_others(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(OTHERS_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        shared.pool.look_at_others().await;
     }
 }
 
