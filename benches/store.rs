@@ -22,9 +22,10 @@ use hookstile::clock::{Clock, ManualClock};
 use hookstile::metrics::Metrics;
 use hookstile::signature::PayloadDigest;
 use hookstile::store::{
-    AttemptHistory, AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryChange,
-    DeliveryState, Durability, EmbeddedSettings, EventKey, EventMetadata, EventRow, LedgerEntry,
-    Payload, RESPONSE_BODY_MAX, ResponseRecord, SettledRow, Settlement, Store,
+    AttemptHistory, AttemptId, AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms,
+    DeliveryChange, DeliveryIdentity, DeliveryState, Durability, EmbeddedSettings, EventKey,
+    EventMetadata, EventRow, LedgerEntry, Payload, RESPONSE_BODY_MAX, ResponseRecord, SettledRow,
+    Settlement, Store,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -198,9 +199,12 @@ async fn attempts() {
                     after: HOUR,
                     possibly_delivered: false,
                 };
-                opened
-                    .store
-                    .record_attempt(id, number, attempt.clone(), next)
+                let id = AttemptId {
+                    delivery: id,
+                    identity: DeliveryIdentity::default(),
+                    number,
+                };
+                opened.store.record_attempt(id, attempt.clone(), next)
             });
             for recorded in futures_util::future::join_all(recorded).await {
                 recorded.expect("a disk");

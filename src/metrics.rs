@@ -131,7 +131,15 @@ const UPSTREAM_RESULTS: [&str; 7] = [
 ];
 const HANDSHAKES: [&str; 3] = ["ok", "failed", "timeout"];
 const PROXY_HEADERS: [&str; 4] = ["ok", "invalid", "untrusted", "timeout"];
-const STORE_OPERATIONS: [&str; 6] = ["claim", "complete", "commit", "checkpoint", "open", "read"];
+const STORE_OPERATIONS: [&str; 7] = [
+    "claim",
+    "complete",
+    "commit",
+    "checkpoint",
+    "open",
+    "read",
+    "connect",
+];
 
 /// Buckets in seconds: a local disk flushes in 100 µs, a cloud disk in milliseconds, a failing one
 /// in seconds.

@@ -28,10 +28,10 @@ use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
-    AttemptHistory, AttemptOutcome, ClaimTerms, Creation, CreationKey, DeliveryChange, DeliveryId,
-    DeliveryState, DueAt, Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry,
-    PAYLOAD_MAX, Payload, Payloads, RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId,
-    SettledRow, Settlement, StoreRoute,
+    AttemptHistory, AttemptId, AttemptOutcome, ClaimTerms, Creation, CreationKey, DeliveryChange,
+    DeliveryId, DeliveryIdentity, DeliveryKeys, DeliveryState, DueAt, Durability, EventKey,
+    EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload, Payloads, RemovedRoute,
+    Requeue, RequeueResult, Retain, Revision, RowId, SettledRow, Settlement, StoreRoute,
 };
 pub use embedded::{
     Backup, BackupError, CheckedRoute, OfflineStore, OpenError, RestoreError, Restored,

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
+
 use super::claimed_names::ClaimedName;
 use super::copies::{BodyCopies, Minute};
 use super::{ClaimOptions, EventKeys, InFlightPolicy, LEASE_MARGIN, Ledger};
@@ -52,20 +54,31 @@ impl Ledger {
         // `None` for those that are passed to the store, which returns their results in this order.
         let mut results = Vec::with_capacity(requested.len());
         let (mut requeues, mut claimed) = (Vec::new(), Vec::new());
-        for &Redelivery {
-            id,
-            expected_state,
-            due,
-            automatic,
-        } in requested
-        {
-            let Some((route, keys)) = self.store.event_keys(id).await? else {
+        let ids = requested.iter().map(|redelivery| redelivery.id).collect();
+        let stored = self.store.event_keys(ids).await?;
+        // At once, so that the claims share a round trip to a shared store.
+        let claims = stored.into_iter().map(|stored| async {
+            let Some(stored) = stored else {
+                return Ok(None);
+            };
+            let window = window_of(&stored.route);
+            let key = EventKeys::from_stored(&stored.keys).name;
+            let claim = self.claim_for_redelivery(key, window).await?;
+            Ok::<_, StoreError>(Some((stored.identity, window, claim)))
+        });
+        let claims = try_join_all(claims).await?;
+        for (redelivery, claim) in requested.iter().zip(claims) {
+            let &Redelivery {
+                id,
+                expected_state,
+                due,
+                automatic,
+            } = redelivery;
+            let Some((identity, window, claim)) = claim else {
                 results.push(Some(RedeliveryResult::Unknown));
                 continue;
             };
-            let window = window_of(&route);
-            let key = EventKeys::from_stored(&keys).name;
-            let Some((completing, name)) = self.claim_for_redelivery(key, window).await? else {
+            let Some((completing, name)) = claim else {
                 results.push(Some(RedeliveryResult::InFlight));
                 continue;
             };
@@ -73,6 +86,7 @@ impl Ledger {
             requeues.push(Requeue {
                 id,
                 expected_state,
+                expected_identity: Some(identity),
                 due,
                 automatic,
                 completing: completing.into_iter().collect(),
@@ -151,8 +165,8 @@ impl Ledger {
     /// # Errors
     /// When the store cannot be read.
     pub async fn keys_of(&self, id: DeliveryId) -> Result<Option<EventKeys>, StoreError> {
-        let found = self.store.event_keys(id).await?;
-        Ok(found.map(|(_, keys)| EventKeys::from_stored(&keys)))
+        let found = self.store.event_keys(vec![id]).await?.pop().flatten();
+        Ok(found.map(|stored| EventKeys::from_stored(&stored.keys)))
     }
 
     /// Forgets an event while no copy of it is being delivered. Its body is forgotten too, unless

@@ -15,7 +15,9 @@ use crate::clock::Clock;
 use crate::delivery::OutboundRequest;
 use crate::metrics::QueueMetrics;
 use crate::route::Route;
-use crate::store::{self, AttemptRecord, DeliveryId, DeliveryState, QueuedEvent, Store};
+use crate::store::{
+    self, AttemptId, AttemptRecord, DeliveryId, DeliveryIdentity, DeliveryState, QueuedEvent, Store,
+};
 use crate::upstream::{AttemptEnd, Client};
 
 /// The pause before another try at the store while it is not available.
@@ -72,7 +74,9 @@ impl DeliveryAttempt {
             .as_ref()
             .and_then(|payload| OutboundRequest::from_stored(&payload.head, payload.body.clone()))
         else {
-            return self.dead_letter_unreadable(number, at).await;
+            return self
+                .dead_letter_unreadable(queued.identity, number, at)
+                .await;
         };
         let deadline = Instant::now() + self.route.attempt_timeout;
         let possible_duplicate = queued.history.possibly_delivered;
@@ -107,7 +111,7 @@ impl DeliveryAttempt {
             report.duration.as_secs_f64(),
         );
         self.log(&queued, number, &record, outcome, next);
-        self.record(number, record, next).await;
+        self.record(queued.identity, number, record, next).await;
         if let Some(started) = started {
             started.clear();
         }
@@ -121,7 +125,7 @@ impl DeliveryAttempt {
     }
 
     /// Makes a delivery whose stored request cannot be parsed a dead letter.
-    async fn dead_letter_unreadable(&self, number: u32, at: Timestamp) {
+    async fn dead_letter_unreadable(&self, identity: DeliveryIdentity, number: u32, at: Timestamp) {
         const ERROR: &str = "the stored request is unreadable";
         tracing::error!(delivery = %self.id, "{ERROR}; the event becomes a dead letter");
         let record = AttemptRecord {
@@ -135,8 +139,13 @@ impl DeliveryAttempt {
         };
         let reason = DeadLetterReason::Unreadable;
         self.metrics.count_dead_letter(reason);
-        self.record(number, record, store::AttemptOutcome::Dead(reason))
-            .await;
+        self.record(
+            identity,
+            number,
+            record,
+            store::AttemptOutcome::Dead(reason),
+        )
+        .await;
     }
 
     /// Decides the next step after an attempt. Returns it with its name in the log.
@@ -178,10 +187,21 @@ impl DeliveryAttempt {
 
     /// Records the outcome in the store. Repeats that until it succeeds, because the outcome is
     /// known only here.
-    async fn record(&self, number: u32, attempt: AttemptRecord, next: store::AttemptOutcome) {
+    async fn record(
+        &self,
+        identity: DeliveryIdentity,
+        number: u32,
+        attempt: AttemptRecord,
+        next: store::AttemptOutcome,
+    ) {
+        let id = AttemptId {
+            delivery: self.id,
+            identity,
+            number,
+        };
         while self
             .store
-            .record_attempt(self.id, number, attempt.clone(), next)
+            .record_attempt(id, attempt.clone(), next)
             .await
             .is_err()
         {

@@ -96,6 +96,21 @@ pub struct RowId(pub(super) i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId(pub i64);
 
+/// The random identity of a delivery. A database that loses its last deliveries in a failover gives
+/// their numbers to others, so a number alone does not tell which delivery an attempt was made for.
+/// The embedded store, which gives no number twice, has none: it is 0 there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeliveryIdentity(pub(super) u128);
+
+/// An attempt at a queued event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptId {
+    pub delivery: DeliveryId,
+    /// The identity of the delivery, as it was loaded for the attempt.
+    pub identity: DeliveryIdentity,
+    pub number: u32,
+}
+
 impl fmt::Display for DeliveryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "del_{}", self.0)
@@ -339,12 +354,23 @@ pub struct RemovedRoute {
     pub horizon_left: Option<SignedDuration>,
 }
 
+/// A stored delivery, with the ledger keys of its event: its own, then that of its body if the ledger
+/// counts copies of it. Without such a body there is none once the event is delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryKeys {
+    pub route: String,
+    pub identity: DeliveryIdentity,
+    pub keys: Vec<EventKey>,
+}
+
 /// A request to deliver an event again.
 #[derive(Debug, Clone)]
 pub struct Requeue {
     pub id: DeliveryId,
     /// The state that the delivery must still have; `None` accepts any.
     pub expected_state: Option<DeliveryState>,
+    /// The identity that the delivery must still have; `None` accepts any.
+    pub expected_identity: Option<DeliveryIdentity>,
     pub due: DueAt,
     /// The gateway does this itself, which it does once: a delivery that becomes a dead letter again
     /// is not redelivered automatically any more.

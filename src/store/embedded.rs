@@ -61,12 +61,13 @@ use shared::Shared;
 use write::Job;
 
 use super::{
-    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease,
+    AttemptHistory, AttemptId, AttemptLog, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease,
     ClaimResult, ClaimTerms, Creation, CreationKey, DeliveryChange, DeliveryFilter, DeliveryId,
-    DeliveryRecord, DeliveryState, DueAt, DueEvent, DueEvents, Durability, Engine, EventKey,
-    EventRow, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent,
-    RECORD_BYTES, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue, RequeueResult, Retain,
-    RouteDeliveryStats, RowId, Settlement, StartedAttempt, StoreError, StoreRoute,
+    DeliveryKeys, DeliveryRecord, DeliveryState, DueAt, DueEvent, DueEvents, Durability, Engine,
+    EventKey, EventRow, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload,
+    QueuedEvent, RECORD_BYTES, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue,
+    RequeueResult, Retain, RouteDeliveryStats, RowId, Settlement, StartedAttempt, StoreError,
+    StoreRoute,
 };
 pub(super) use attempt_journal::JournalEntry;
 pub use backup::{Backup, BackupError, back_up};
@@ -521,14 +522,13 @@ impl Engine for Store {
 
     async fn record_attempt(
         &self,
-        id: DeliveryId,
-        number: u32,
+        id: AttemptId,
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError> {
         self.write(|done| Job::RecordAttempt {
-            id,
-            number,
+            id: id.delivery,
+            number: id.number,
             attempt,
             next,
             done,
@@ -538,10 +538,12 @@ impl Engine for Store {
 
     async fn event_keys(
         &self,
-        id: DeliveryId,
-    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.read_for_operator(move |reader| reader.event_keys(id))
-            .await
+        ids: Vec<DeliveryId>,
+    ) -> Result<Vec<Option<DeliveryKeys>>, StoreError> {
+        self.read_for_operator(move |reader| {
+            ids.into_iter().map(|id| reader.event_keys(id)).collect()
+        })
+        .await
     }
 
     fn now_due(&self) -> DueAt {

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, DeliveryFilter,
-    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, EventKey, LeaseDeadline,
-    OperatorSettings, QueuedEvent, RemovedRoute, Requeue, RequeueResult, RouteDeliveryStats, RowId,
-    SeenIncident, Settings, Settlement, StartedAttempt, StoreError, StoreRoute,
+    AttemptId, AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident,
+    DeliveryFilter, DeliveryId, DeliveryKeys, DeliveryRecord, DeliveryState, DueAt, DueEvents,
+    EventKey, LeaseDeadline, OperatorSettings, QueuedEvent, RemovedRoute, Requeue, RequeueResult,
+    RouteDeliveryStats, RowId, SeenIncident, Settings, Settlement, StartedAttempt, StoreError,
+    StoreRoute,
 };
 
 /// An engine that keeps the store. A future of it is boxed: that costs an allocation an operation, and
@@ -68,14 +69,14 @@ pub trait Engine: OperatorSettings {
     /// apply until the engine has taken the change over.
     fn update_routes(&self, routes: Vec<StoreRoute>);
 
-    /// Records the outcome of attempt number `number` at a queued event.
+    /// Records the outcome of an attempt at a queued event. Records nothing if the store has lost the
+    /// delivery, or has another one under its number.
     ///
     /// # Errors
     /// Fails when the attempt is not certain to be recorded. The caller must then record it again.
     async fn record_attempt(
         &self,
-        id: DeliveryId,
-        number: u32,
+        id: AttemptId,
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError>;
@@ -111,16 +112,15 @@ pub trait Engine: OperatorSettings {
     /// Fails when the store cannot be read.
     async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, StoreError>;
 
-    /// Returns a delivery's route and the ledger keys of the event: its own, then that of its body
-    /// if the ledger counts copies of it. Without such a body there is none once the event is
-    /// delivered. Returns `None` if there is no such delivery.
+    /// Returns the route and identity of each delivery, and the ledger keys of its event, in order.
+    /// `None` means that there is no such delivery.
     ///
     /// # Errors
     /// Fails when the store cannot be read.
     async fn event_keys(
         &self,
-        id: DeliveryId,
-    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError>;
+        ids: Vec<DeliveryId>,
+    ) -> Result<Vec<Option<DeliveryKeys>>, StoreError>;
 
     /// Returns the current time on the clock that due times are measured with.
     fn now_due(&self) -> DueAt;

@@ -1,10 +1,12 @@
 //! The shared engine: PostgreSQL, with one ledger and one queue for several gateways.
 //!
-//! * `connect` creates the connection pool from a URL; `pool` acquires and releases its
-//!   connections, and tells server failures from rejected statements;
+//! * `connect` reads the database's URL; `session` connects to one of its hosts and makes the settings
+//!   of a session; `lineage` decides whether that server may be used; `pool` acquires and releases
+//!   the connections, and tells server failures from rejected statements;
 //! * `schema` has the tables, and warns when the server may lose acknowledged writes;
 //! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
-//! * `queue` leases queued events to one gateway; `query` runs operators' queries;
+//! * `queue` leases queued events to one gateway; `floor` is where it searches for them; `query` runs
+//!   operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
 //! * `incidents` remembers which problems somebody was notified of;
@@ -17,8 +19,10 @@
 mod batch;
 mod claims;
 mod connect;
+mod floor;
 mod import;
 mod incidents;
+mod lineage;
 mod operator_settings;
 mod pool;
 mod query;
@@ -26,6 +30,7 @@ mod queue;
 mod removed;
 mod rows;
 mod schema;
+mod session;
 mod tls;
 mod upkeep;
 mod write;
@@ -42,11 +47,11 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
-    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident, DeliveryFilter,
-    DeliveryId, DeliveryRecord, DeliveryState, DueAt, DueEvents, Durability, Engine, EventKey,
-    LeaseDeadline, QueuedEvent, REMOVED_ROUTES_MAX, RecordLimits, RemovedRoute, Requeue,
-    RequeueResult, RouteDeliveryStats, RowId, SeenIncident, Settlement, StartedAttempt, StoreError,
-    StoreRoute,
+    AttemptId, AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, ClaimedIncident,
+    DeliveryFilter, DeliveryId, DeliveryKeys, DeliveryRecord, DeliveryState, DueAt, DueEvents,
+    Durability, Engine, EventKey, LeaseDeadline, PAYLOAD_MAX, QueuedEvent, REMOVED_ROUTES_MAX,
+    RecordLimits, RemovedRoute, Requeue, RequeueResult, RouteDeliveryStats, RowId, SeenIncident,
+    Settlement, StartedAttempt, StoreError, StoreRoute,
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
@@ -55,6 +60,7 @@ use upkeep::RouteCounts;
 pub(super) use claims::LeaseRow;
 use connect::CurrentDatabase;
 pub use connect::Database;
+use floor::Floor;
 pub(super) use import::Import;
 
 /// The settings of a shared store.
@@ -84,9 +90,14 @@ pub enum OpenError {
 /// because the cost of a transaction hardly grows with the number of its jobs.
 const CLAIM_WORKERS: usize = 1;
 const WRITE_WORKERS: usize = 1;
-/// The limit of jobs that wait to be written, in bytes. Without it, a server that hangs would fill
-/// the memory with jobs whose callers have long had an error.
+/// The size from which a job is large, in bytes. The large ones are written beside the others, which
+/// would wait for them for seconds.
+const LARGE_JOB_BYTES: usize = 1 << 20;
+/// The limits of jobs that wait to be written, in bytes: of small ones, and of large ones, of which
+/// one may have the largest body. Without them, a server that hangs would fill the memory with jobs
+/// whose callers have long had an error.
 const BACKLOG_MAX_BYTES: usize = 64 << 20;
+const LARGE_BACKLOG_MAX_BYTES: usize = 2 * PAYLOAD_MAX;
 /// The approximate size of an event ID with its index entry, in bytes.
 const ID_BYTES: u64 = 250;
 /// The pause before the active routes are sent again.
@@ -111,6 +122,7 @@ struct Inner {
     hash_key: [u8; 16],
     claims: claims::ClaimQueue,
     writes: mpsc::UnboundedSender<(write::Job, BacklogEntry)>,
+    large_writes: mpsc::UnboundedSender<(write::Job, BacklogEntry)>,
     backlog: Arc<Backlog>,
     operator_reads: Semaphore,
     /// The next claim token. Tokens start at a random number and increase by one for each claim.
@@ -132,6 +144,7 @@ struct Shared {
     /// The numbers of IDs that each route holds, estimated while the store is nearly full.
     route_ids: Mutex<HashMap<Box<str>, u64>>,
     notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
+    floors: Mutex<HashMap<Box<str>, Floors>>,
     /// The routes that this gateway has configured.
     active: Mutex<HashMap<Arc<str>, StoreRoute>>,
     ids: AtomicU64,
@@ -139,11 +152,23 @@ struct Shared {
     bytes_in_use: AtomicU64,
 }
 
+/// Where the searches for one route begin.
+#[derive(Default)]
+struct Floors {
+    /// Of the due times of events that this gateway leases.
+    due: Floor,
+    /// Of the due times of events that a worker is woken for.
+    woken: Floor,
+    /// Of the numbers of deliveries, for the oldest one that waits.
+    oldest: Floor,
+}
+
 /// The jobs that are not yet written.
 #[derive(Default)]
 struct Backlog {
     jobs: AtomicUsize,
     bytes: AtomicUsize,
+    large_bytes: AtomicUsize,
 }
 
 /// A job's part of the backlog. It is subtracted when this is dropped.
@@ -152,10 +177,21 @@ struct BacklogEntry {
     bytes: usize,
 }
 
+impl Backlog {
+    /// Returns the counter of the bytes of jobs of this size.
+    fn bytes_like(&self, bytes: usize) -> &AtomicUsize {
+        if bytes < LARGE_JOB_BYTES {
+            &self.bytes
+        } else {
+            &self.large_bytes
+        }
+    }
+}
+
 impl BacklogEntry {
     fn new(of: &Arc<Backlog>, bytes: usize) -> Self {
         of.jobs.fetch_add(1, Ordering::AcqRel);
-        of.bytes.fetch_add(bytes, Ordering::AcqRel);
+        of.bytes_like(bytes).fetch_add(bytes, Ordering::AcqRel);
         Self {
             backlog: Arc::clone(of),
             bytes,
@@ -165,7 +201,9 @@ impl BacklogEntry {
 
 impl Drop for BacklogEntry {
     fn drop(&mut self) {
-        self.backlog.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.backlog
+            .bytes_like(self.bytes)
+            .fetch_sub(self.bytes, Ordering::AcqRel);
         self.backlog.jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -202,6 +240,29 @@ impl Shared {
 
     fn set_now_due(&self, due_ms: i64) {
         *lock(&self.now_due) = (due_ms, Instant::now());
+    }
+
+    /// Returns the time on the clock of due times, in milliseconds.
+    fn now_due_ms(&self) -> i64 {
+        let (due_ms, polled_at) = *lock(&self.now_due);
+        due_ms.saturating_add(claims::millis(polled_at.elapsed()))
+    }
+
+    /// Reads or changes where the searches for a route begin.
+    fn floors<T>(&self, route: &str, change: impl FnOnce(&mut Floors) -> T) -> T {
+        let mut floors = lock(&self.floors);
+        match floors.get_mut(route) {
+            Some(floors) => change(floors),
+            None => change(floors.entry(route.into()).or_default()),
+        }
+    }
+
+    /// Returns where the searches for each route begin.
+    fn all_floors(&self, begin: impl Fn(&Floors) -> i64) -> (Vec<String>, Vec<i64>) {
+        lock(&self.floors)
+            .iter()
+            .map(|(route, floors)| (route.to_string(), begin(floors)))
+            .unzip()
     }
 
     /// Stores the polled sizes. `kept` is the size of records and payloads, in bytes.
@@ -280,7 +341,7 @@ impl Store {
         let server = settings.database.log_name();
         let relaxed = settings.durability == Durability::Relaxed;
         let database = CurrentDatabase::new(settings.database);
-        let pool = database.pool(relaxed);
+        let pool = ConnectionPool::new(database.clone(), relaxed, metrics);
         let pool = pool.map_err(|error| OpenError::Pool {
             server: server.clone(),
             reason: error.to_string(),
@@ -289,7 +350,10 @@ impl Store {
             server: server.clone(),
             reason,
         };
-        let pool = Arc::new(ConnectionPool::new(pool, metrics));
+        let pool = Arc::new(pool);
+        pool.check_sessions()
+            .await
+            .map_err(|error| unusable(error.to_string()))?;
         let mut connection = pool
             .acquire()
             .await
@@ -297,6 +361,9 @@ impl Store {
         let hash_key = schema::read_or_create(connection.client_mut(), settings.must_exist)
             .await
             .map_err(|error| unusable(pool::error_chain(&error)))?;
+        pool.read_created(&connection)
+            .await
+            .map_err(|error| unusable(error.to_string()))?;
         let warnings = schema::durability_warnings(&connection, relaxed)
             .await
             .map_err(|error| unusable(pool::error_chain(&error)))?;
@@ -321,6 +388,7 @@ impl Store {
             route_counts: Mutex::default(),
             route_ids: Mutex::default(),
             notifiers: Mutex::default(),
+            floors: Mutex::default(),
             active: Mutex::default(),
             ids: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -337,14 +405,18 @@ impl Store {
             |_| 0,
             move |batch| claims::run_batch(Arc::clone(&pool), batch),
         );
-        let (writes, incoming) = mpsc::unbounded_channel();
-        let batch_shared = Arc::clone(&shared);
-        let bytes_of = |(job, _): &(write::Job, BacklogEntry)| job.bytes();
-        batch::start(incoming, WRITE_WORKERS, bytes_of, move |batch| {
-            Arc::clone(&batch_shared).write_all(batch)
+        let [writes, large_writes] = [(), ()].map(|()| {
+            let (writes, incoming) = mpsc::unbounded_channel();
+            let batch_shared = Arc::clone(&shared);
+            let bytes_of = |(job, _): &(write::Job, BacklogEntry)| job.bytes();
+            batch::start(incoming, WRITE_WORKERS, bytes_of, move |batch| {
+                Arc::clone(&batch_shared).write_all(batch)
+            });
+            writes
         });
         tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::look_at_others(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
@@ -357,6 +429,7 @@ impl Store {
                     backlog: Arc::clone(&backlog),
                 },
                 writes,
+                large_writes,
                 backlog,
                 operator_reads: Semaphore::new(OPERATOR_READ_CONCURRENCY),
                 tokens: AtomicI64::new(token),
@@ -388,9 +461,14 @@ impl Store {
     ) -> Result<T, StoreError> {
         let (done, result) = oneshot::channel();
         let job = job(done);
-        let counted = BacklogEntry::new(&self.inner.backlog, job.bytes());
-        self.inner
-            .writes
+        let bytes = job.bytes();
+        let counted = BacklogEntry::new(&self.inner.backlog, bytes);
+        let writes = if bytes < LARGE_JOB_BYTES {
+            &self.inner.writes
+        } else {
+            &self.inner.large_writes
+        };
+        writes
             .send((job, counted))
             .map_err(|_| StoreError::Unavailable)?;
         result.await.unwrap_or(Err(StoreError::Unavailable))
@@ -478,10 +556,12 @@ impl Engine for Store {
         self.check_open()?;
         let shared = self.shared();
         let backlog = self.inner.backlog.bytes.load(Ordering::Relaxed);
-        if backlog > BACKLOG_MAX_BYTES {
+        let large_backlog = self.inner.backlog.large_bytes.load(Ordering::Relaxed);
+        if backlog > BACKLOG_MAX_BYTES || large_backlog > LARGE_BACKLOG_MAX_BYTES {
             return Err(StoreError::Unavailable);
         }
-        let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog as u64;
+        let backlog = (backlog + large_backlog) as u64;
+        let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog;
         shared.pools(used).check_room(|| {
             route
                 .filter(|_| lock(&shared.active).len() > 1)
@@ -526,14 +606,12 @@ impl Engine for Store {
 
     async fn record_attempt(
         &self,
-        id: DeliveryId,
-        number: u32,
+        id: AttemptId,
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError> {
         self.write(|done| write::Job::RecordAttempt {
             id,
-            number,
             attempt,
             next,
             done,
@@ -661,12 +739,12 @@ impl Engine for Store {
         in_flight: &[DeliveryId],
         limit: usize,
     ) -> Result<DueEvents, StoreError> {
-        let route = &route;
-        let owner = self.shared().owner;
+        let (route, shared) = (&route, self.shared());
         self.run(
             "read",
             OnTimeout::Fail,
-            on!(connection => queue::lease_due_events(connection, route, in_flight, limit, owner)),
+            on!(connection =>
+                queue::lease_due_events(connection, shared, route, in_flight, limit)),
         )
         .await
     }
@@ -700,15 +778,15 @@ impl Engine for Store {
 
     async fn event_keys(
         &self,
-        id: DeliveryId,
-    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.query(on!(connection => query::event_keys(connection, id)))
+        ids: Vec<DeliveryId>,
+    ) -> Result<Vec<Option<DeliveryKeys>>, StoreError> {
+        let ids = &ids;
+        self.query(on!(connection => query::event_keys(connection, ids)))
             .await
     }
 
     fn now_due(&self) -> DueAt {
-        let (due_ms, polled_at) = *lock(&self.shared().now_due);
-        DueAt(Uptime(due_ms.unsigned_abs()).after(polled_at.elapsed()))
+        DueAt(Uptime(self.shared().now_due_ms().unsigned_abs()))
     }
 
     async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<DeliveryRecord>, StoreError> {

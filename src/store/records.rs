@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cause::Cause;
 
-use super::{AttemptHistory, DeliveryId, DeliveryState, LeaseDeadline, Payload};
+use super::{AttemptHistory, DeliveryId, DeliveryIdentity, DeliveryState, LeaseDeadline, Payload};
 
 /// The record of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,7 @@ pub struct DueEvent {
 /// A queued event, with everything that an attempt needs.
 #[derive(Debug, Clone)]
 pub struct QueuedEvent {
+    pub identity: DeliveryIdentity,
     pub event_id: Arc<str>,
     pub event_type: Arc<str>,
     /// The attempts so far.

@@ -185,3 +185,68 @@ async fn database_probes_silent_gateways() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pooler_that_keeps_sessions_works() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let Some(pooler) = Pooler::start(&postgres, "session").await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let setup = shared_store_setup(Route::to(&upstream), &Postgres::url_at(pooler.address()));
+    let gateway = Gateway::start(setup).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert_problem(409, "duplicate");
+    assert!(
+        !gateway.output().contains("\"error\""),
+        "{}",
+        gateway.output()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pooler_that_mixes_sessions_is_refused() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    for mode in ["transaction", "statement"] {
+        let Some(pooler) = Pooler::start(&postgres, mode).await else {
+            return;
+        };
+        let upstream = Upstream::ok();
+        let url = Postgres::url_at(pooler.address());
+        let setup = shared_store_setup(Route::to(&upstream), &url);
+        let (code, output) = Gateway::refuses(setup).await;
+        assert_eq!(code, Some(1), "{output}");
+        assert!(output.contains("pool_mode=session"), "{mode}: {output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owner_of_the_schema_needs_no_other_right() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    postgres.sql(
+        "create role owner_of_schema login; create schema hookstile authorization owner_of_schema;
+         revoke create on database postgres from public",
+    );
+    let upstream = Upstream::ok();
+    let url = format!(
+        "postgres://owner_of_schema@{}/postgres?sslmode=disable",
+        postgres.address()
+    );
+    let gateway = Gateway::start(shared_store_setup(Route::to(&upstream), &url)).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+}

@@ -6,7 +6,8 @@
 //! the providers' SDKs, playwright-core and axe-core), `HOOKSTILE_PYTHON` (a python3 with flask,
 //! the SDKs, schemathesis and kubernetes-validate), `HOOKSTILE_CHROMIUM`, `HOOKSTILE_PROMTOOL`,
 //! `HOOKSTILE_PROMETHEUS`, `HOOKSTILE_STRACE`, `HOOKSTILE_SQLITE3`, `HOOKSTILE_FAKETIME`,
-//! `HOOKSTILE_SSLSCAN`, `HOOKSTILE_HAPROXY`, `HOOKSTILE_UNSHARE`, `HOOKSTILE_MKFS_EXT4`, `HOOKSTILE_IP`, `HOOKSTILE_JQ` and `HOOKSTILE_POSTGRES` (the server, with `initdb`,
+//! `HOOKSTILE_SSLSCAN`, `HOOKSTILE_HAPROXY`, `HOOKSTILE_UNSHARE`, `HOOKSTILE_MKFS_EXT4`, `HOOKSTILE_IP`, `HOOKSTILE_JQ`,
+//! `HOOKSTILE_PGBOUNCER` and `HOOKSTILE_POSTGRES` (the server, with `initdb`,
 //! `psql` and `pg_isready` beside it).
 //!
 //! Other variables set the amount of work: `HOOKSTILE_SEED` is the seed of schemathesis (1),
@@ -45,6 +46,7 @@ mod docs; // the documentation against the program
 mod durable; // completed events outlive the process
 mod envelope; // ambiguous events are rejected
 mod explain; // `hookstile verify` explains a bad request
+mod failover; // a standby takes the place of the gateways' PostgreSQL
 mod faults; // a disk that fails or is full
 mod graphql; // the GraphQL API and its limits
 mod handshake; // endpoint handshakes of providers

@@ -485,3 +485,188 @@ async fn database_url_file_is_watched() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_body_delays_no_other_event() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream)
+        .with("delivery", "queue")
+        .with("budget", "2s")
+        .with("max_body", "4MiB");
+    let [gateway] = replicas(&route, &postgres).await;
+    postgres.sql(
+        "create function slow() returns trigger language plpgsql as
+            'begin perform pg_sleep(3); return new; end';
+         create trigger slow before insert on hookstile.payloads for each row
+            when (length(new.body) > 1000000) execute function slow()",
+    );
+    let large = gateway.send(Event::sized("large", 2 << 20));
+    let others = async {
+        let writing = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+        eventually("the large one is written", async || {
+            postgres.sql(writing) == "1"
+        })
+        .await;
+        for number in 0..5 {
+            let small = Event::new(&format!("evt_{number}"));
+            gateway.send(small).await.assert(202, "queued");
+        }
+        assert_eq!(postgres.sql(writing), "1", "it is still written");
+    };
+    tokio::join!(large, others);
+    eventually("all arrive", async || {
+        let sent = upstream.event_ids();
+        (0..5).all(|number| sent.contains(&format!("evt_{number}"))) && sent.len() == 6
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_follows_writes() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream).with("budget", "2s");
+    let [one, two] = replicas(&route, &postgres).await;
+    let looks = async {
+        // A synchronous standby that is gone: what reads is answered, no commit is.
+        postgres.sql("alter system set synchronous_standby_names = 'gone'");
+        postgres.sql("select pg_reload_conf()");
+        for gateway in [&one, &two] {
+            eventually("the gateway is not ready", async || {
+                gateway.admin_get("/readyz").await.status == 503
+            })
+            .await;
+        }
+        // Longer than a statement that was under way.
+        let from = std::time::Instant::now();
+        while from.elapsed() < std::time::Duration::from_secs(6) {
+            for gateway in [&one, &two] {
+                assert_eq!(gateway.admin_get("/readyz").await.status, 503);
+            }
+        }
+    };
+    let sending = async |gateway: &Gateway, id: &str| {
+        for number in 0.. {
+            let event = Event::new(&format!("{id}_{number}"));
+            gateway.send(event).await;
+        }
+    };
+    tokio::select! {
+        () = looks => {}
+        () = sending(&one, "one") => {}
+        () = sending(&two, "two") => {}
+    }
+    postgres.sql("alter system reset synchronous_standby_names");
+    postgres.sql("select pg_reload_conf()");
+    for gateway in [&one, &two] {
+        gateway.wait_until_ready().await;
+    }
+    let again = async { while one.send(Event::new("evt_1")).await.status != 200 {} };
+    within("events are taken again", again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_that_cannot_grow_is_told_and_shared() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    postgres.sql(
+        "create role limited login connection limit 2;
+         create schema hookstile authorization limited",
+    );
+    let upstream = Upstream::ok();
+    let url = format!(
+        "postgres://limited@{}/postgres?sslmode=disable",
+        postgres.address()
+    );
+    let queued = Route::to(&upstream).with("delivery", "queue");
+    let gateway = Gateway::start(shared_store_setup(queued, &url)).await;
+    let senders = (0..20).map(|sender| {
+        let gateway = &gateway;
+        async move {
+            for number in 0..5 {
+                let event = Event::new(&format!("evt_{sender}_{number}"));
+                gateway.send(event).await.assert(202, "queued");
+            }
+        }
+    });
+    futures_util::future::join_all(senders).await;
+    eventually("all are delivered", async || upstream.count() == 100).await;
+    assert_eq!(upstream.event_ids().len(), 100);
+    let told = || {
+        let lines = gateway.lines().into_iter();
+        lines
+            .filter(|line| {
+                line["message"]
+                    .as_str()
+                    .is_some_and(|message| message.contains("no further connection"))
+            })
+            .count()
+    };
+    eventually("it is told", async || told() == 1).await;
+    assert!(!gateway.output().contains("events get 503"));
+    gateway
+        .wait_for_metric_at_least("store_errors_total", &[("operation", "connect")], 1.0)
+        .await;
+    gateway.wait_until_ready().await;
+    assert_eq!(told(), 1, "{}", gateway.output());
+    postgres.sql("alter role limited connection limit 100");
+    let more = (0..20).map(|number| {
+        let gateway = &gateway;
+        async move {
+            let event = Event::new(&format!("more_{number}"));
+            gateway.send(event).await.assert(202, "queued");
+        }
+    });
+    futures_util::future::join_all(more).await;
+    eventually("all are delivered", async || upstream.count() == 120).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_transaction_does_not_slow_the_queue() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let queued = Route::to(&upstream).with("delivery", "queue");
+    let [mut gateway] = replicas(&queued, &postgres).await;
+    let _open = postgres.hold_transaction().await;
+    // As if many events had been delivered since: their entries stay in the indexes.
+    let dead = 20_000;
+    postgres.sql(&format!(
+        "insert into hookstile.deliveries (id, route, event_id, event_type, received_ms, state,
+            tried, possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, test)
+         select -i, 'hooks', 'gone', 'gone', 0, 'pending', 0, false, '[]', 0, 0, 0, false
+            from generate_series(1, {dead}) as i;
+         delete from hookstile.deliveries where id < 0"
+    ));
+    let read = || {
+        postgres
+            .sql(
+                "select sum(idx_tup_read) from pg_stat_all_indexes
+                 where indexrelname in ('deliveries_due', 'deliveries_open')",
+            )
+            .parse::<u64>()
+            .expect("a number")
+    };
+    let before = read();
+    for number in 0..200 {
+        let event = Event::new(&format!("evt_{number}"));
+        gateway.send(event).await.assert(202, "queued");
+    }
+    upstream.wait_for_requests(200).await;
+    // Each session writes its statistics when it ends.
+    gateway.stop().await;
+    let sessions = "select count(*) from pg_stat_activity where application_name = 'hookstile'";
+    eventually("the sessions have ended", async || {
+        postgres.sql(sessions) == "0"
+    })
+    .await;
+    let entries = (read() - before) / dead;
+    assert!(entries < 60, "each entry was read {entries} times");
+}

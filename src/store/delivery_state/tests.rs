@@ -44,6 +44,7 @@ fn requeue(automatic: bool) -> Requeue {
     Requeue {
         id: DeliveryId(1),
         expected_state: None,
+        expected_identity: None,
         due: DueAt(Uptime(5_200)),
         automatic,
         completing: Vec::new(),

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{AttemptHistory, DeliveryId, DueEvent, DueEvents, LeaseDeadline, Payload, QueuedEvent};
-use crate::store::EventMetadata;
 use crate::store::uptime::Uptime;
+use crate::store::{DeliveryIdentity, EventMetadata};
 
 /// The limit of payloads in memory, over all routes, in bytes. A route may hold as much as is free:
 /// one alone gets half of it, some 4,000 events of 1 KiB, and leaves as much to the next. A worker
@@ -387,6 +387,7 @@ impl HeldEvent {
     ) -> Self {
         let received_at = metadata.received_at;
         let event = QueuedEvent {
+            identity: DeliveryIdentity::default(),
             event_id: Arc::clone(&metadata.event_id),
             event_type: Arc::clone(&metadata.event_type),
             history,

@@ -17,6 +17,7 @@ use super::{
     QueuedEvent, RECORD_BYTES, RecordLimits, RemovedRoute, Retain, RouteDeliveryStats, schema,
 };
 use crate::store::uptime::Uptime;
+use crate::store::{DeliveryIdentity, DeliveryKeys};
 
 /// A read-only connection to the store.
 pub(super) struct Reader(Connection);
@@ -158,6 +159,7 @@ impl Reader {
         )?;
         let queued = select.query_row(params![id.0, route], |row| {
             let event = QueuedEvent {
+                identity: DeliveryIdentity::default(),
                 event_id: row.get::<_, String>(0)?.into(),
                 event_type: row.get::<_, String>(1)?.into(),
                 history: AttemptHistory {
@@ -203,10 +205,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn event_keys(
-        &self,
-        id: DeliveryId,
-    ) -> rusqlite::Result<Option<(String, Vec<EventKey>)>> {
+    pub(super) fn event_keys(&self, id: DeliveryId) -> rusqlite::Result<Option<DeliveryKeys>> {
         let mut select = self.0.prepare_cached(
             "SELECT routes.name, keys FROM deliveries JOIN routes ON routes.id = route
              WHERE deliveries.id = ?1",
@@ -217,12 +216,14 @@ impl Reader {
         Ok(found.map(|(route, keys)| {
             let keys = keys.unwrap_or_default();
             let (keys, _) = keys.as_chunks::<16>();
-            (
+            DeliveryKeys {
                 route,
-                keys.iter()
+                identity: DeliveryIdentity::default(),
+                keys: keys
+                    .iter()
                     .map(|key| EventKey(u128::from_be_bytes(*key)))
                     .collect(),
-            )
+            }
         }))
     }
 

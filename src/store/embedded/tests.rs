@@ -699,8 +699,7 @@ async fn long_queue_is_delivered_whole_in_order() {
         let delivered = AttemptOutcome::Delivered {
             keep_payload: false,
         };
-        let record = store.record_attempt(ended, 1, attempt(200), delivered);
-        record.await.unwrap();
+        record_attempt(&store, ended, 1, attempt(200), delivered).await;
     }
     assert_eq!(begun, expected);
     assert_eq!(store.queue_counts("billing"), (0, 0));

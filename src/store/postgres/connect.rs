@@ -1,46 +1,26 @@
-//! The database's URL, and the connection pool made from it.
+//! The database's URL, and the connections made from it.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use deadpool_postgres::{
-    BuildError, ConfigConnectImpl, Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime,
-};
+use deadpool_postgres::{ConfigConnectImpl, Connect as _};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, Config, Error, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls;
 
-/// The number of connections in the pool of one gateway.
-const POOL_SIZE: usize = 10;
-/// The timeout for a free connection of the pool, and for the check of a connection that is reused.
-pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The timeout for a new connection, over all hosts.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The timeout for one address of one host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The idle time after which TCP keepalives start.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// The time for which sent data may stay unacknowledged (`TCP_USER_TIMEOUT`).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Session settings. Times are in milliseconds, the keepalives in seconds. A statement ends before
-/// the gateway stops waiting for it. The server keeps prepared plans, so sequential scans are off:
-/// a plan made while the tables were empty must still use their indexes. The server sends
-/// keepalives too: otherwise it would keep the sessions of an unreachable gateway, and their locks,
-/// for two hours.
-const SESSION_OPTIONS: &str = "-c statement_timeout=3500 -c lock_timeout=2000 \
-    -c idle_in_transaction_session_timeout=5000 -c client_min_messages=warning \
-    -c jit=off -c enable_seqscan=off \
-    -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 \
-    -c tcp_user_timeout=30000";
 
 /// The URL parameters that name files.
 const FILE_PARAMETERS: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
@@ -49,7 +29,10 @@ const FILE_PARAMETERS: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
 /// output contains no password.
 #[derive(Clone)]
 pub struct Database {
-    config: Config,
+    /// The configuration of each host.
+    hosts: Vec<Config>,
+    /// The settings that the URL's `options` make.
+    settings: Vec<(String, String)>,
     tls: Option<MakeRustlsConnect>,
 }
 
@@ -80,53 +63,150 @@ impl Database {
         } else {
             SslMode::Disable
         });
-        Ok(Self { config, tls })
+        let options = config.get_options().unwrap_or_default().to_owned();
+        Ok(Self {
+            hosts: (0..config.get_hosts().len())
+                .map(|host| with_host(&config, host))
+                .collect(),
+            settings: parse_options(&options)?,
+            tls,
+        })
     }
 
     /// Returns the address for logs: `host:port[,host:port]/dbname`.
     pub fn log_name(&self) -> String {
-        let ports = self.config.get_ports();
-        let host = |(index, host): (usize, &Host)| {
-            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-            match host {
-                Host::Tcp(name) if name.contains(':') => format!("[{name}]:{port}"),
-                Host::Tcp(name) => format!("{name}:{port}"),
-                Host::Unix(path) => format!("{}:{port}", path.display()),
-            }
-        };
-        let hosts: Vec<_> = self
-            .config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .map(host)
+        let hosts: Vec<_> = (0..self.hosts.len())
+            .map(|host| self.host_name(host))
             .collect();
+        let config = self.hosts.first();
         // The server uses the user's name if the URL names no database.
-        let database = self
-            .config
-            .get_dbname()
-            .or(self.config.get_user())
-            .unwrap_or_default();
-        format!("{}/{database}", hosts.join(","))
+        let database = config.and_then(|config| config.get_dbname().or_else(|| config.get_user()));
+        format!("{}/{}", hosts.join(","), database.unwrap_or_default())
     }
 
-    /// Creates the pool, without connecting yet. With `relaxed`, a commit does not wait for the
-    /// database's disk.
-    pub(super) fn pool(&self, relaxed: bool) -> Result<Pool, BuildError> {
-        CurrentDatabase::new(self.clone()).pool(relaxed)
-    }
-
-    fn session_config(&self, relaxed: bool) -> Config {
-        let mut options = vec![SESSION_OPTIONS];
-        if relaxed {
-            options.push("-c synchronous_commit=off");
+    /// Returns the name of one host for logs: `host:port`.
+    pub(super) fn host_name(&self, host: usize) -> String {
+        let Some(config) = self.hosts.get(host) else {
+            return String::new();
+        };
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        match config.get_hosts().first() {
+            Some(Host::Tcp(name)) if name.contains(':') => format!("[{name}]:{port}"),
+            Some(Host::Tcp(name)) => format!("{name}:{port}"),
+            Some(Host::Unix(path)) => format!("{}:{port}", path.display()),
+            None => String::new(),
         }
-        // The URL's own options come last, because the last setting wins.
-        options.extend(self.config.get_options());
-        let mut config = self.config.clone();
-        config.options(options.join(" "));
-        config
     }
+
+    pub(super) fn host_count(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Returns whether the hosts are tried in a random order.
+    pub(super) fn has_random_hosts(&self) -> bool {
+        let is_random =
+            |config: &Config| config.get_load_balance_hosts() == LoadBalanceHosts::Random;
+        self.hosts.first().is_some_and(is_random)
+    }
+
+    /// Returns the settings that the URL's `options` make.
+    pub(super) fn settings(&self) -> &[(String, String)] {
+        &self.settings
+    }
+
+    /// Connects to one host. The task drives the connection.
+    pub(super) async fn connect_to(&self, host: usize) -> Result<(Client, JoinHandle<()>), Error> {
+        // The parser has found a host.
+        let config = self.hosts.get(host).cloned().unwrap_or_default();
+        match &self.tls {
+            Some(tls) => {
+                let connector = ConfigConnectImpl { tls: tls.clone() };
+                connector.connect(&config).await
+            }
+            None => ConfigConnectImpl { tls: NoTls }.connect(&config).await,
+        }
+    }
+}
+
+/// Returns a configuration with one of its hosts, and without `options`.
+fn with_host(all: &Config, host: usize) -> Config {
+    let mut one = Config::new();
+    if let Some(user) = all.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = all.get_password() {
+        one.password(password);
+    }
+    if let Some(database) = all.get_dbname() {
+        one.dbname(database);
+    }
+    if let Some(name) = all.get_application_name() {
+        one.application_name(name);
+    }
+    match all.get_hosts().get(host) {
+        Some(Host::Tcp(name)) => drop(one.host(name)),
+        Some(Host::Unix(path)) => drop(one.host_path(path)),
+        None => {}
+    }
+    if let Some(address) = all.get_hostaddrs().get(host) {
+        one.hostaddr(*address);
+    }
+    let ports = all.get_ports();
+    if let Some(port) = ports.get(host).or(ports.first()) {
+        one.port(*port);
+    }
+    if let Some(time) = all.get_connect_timeout() {
+        one.connect_timeout(*time);
+    }
+    if let Some(time) = all.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*time);
+    }
+    if let Some(interval) = all.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = all.get_keepalives_retries() {
+        one.keepalives_retries(retries);
+    }
+    one.keepalives(all.get_keepalives())
+        .keepalives_idle(all.get_keepalives_idle())
+        .ssl_mode(all.get_ssl_mode())
+        .ssl_negotiation(all.get_ssl_negotiation())
+        .target_session_attrs(all.get_target_session_attrs())
+        .channel_binding(all.get_channel_binding())
+        .load_balance_hosts(all.get_load_balance_hosts());
+    one
+}
+
+/// Parses the URL's `options`, which libpq passes to the server's command line: `-c name=value` and
+/// `--name=value`, where a backslash keeps the character after it.
+fn parse_options(options: &str) -> Result<Vec<(String, String)>, String> {
+    let mut words = vec![String::new()];
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        let word = words.last_mut();
+        match (character, word) {
+            ('\\', Some(word)) => word.extend(characters.next()),
+            (character, Some(word)) if !character.is_whitespace() => word.push(character),
+            _ => words.push(String::new()),
+        }
+    }
+    let mut settings = Vec::new();
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let setting = match (word.strip_prefix("--"), word.strip_prefix("-c")) {
+            (Some(long), _) => Some(long.to_owned()),
+            (None, Some("")) => words.next(),
+            (None, short) => short.map(str::to_owned),
+        };
+        let pair = setting
+            .as_deref()
+            .and_then(|setting| setting.split_once('='));
+        let Some((name, value)) = pair else {
+            return Err("`options` in the database URL may only have `-c name=value`".to_owned());
+        };
+        settings.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(settings)
 }
 
 /// The database as the last reload names it. New connections are made with its user, password and
@@ -149,49 +229,8 @@ impl CurrentDatabase {
         is_same
     }
 
-    /// Creates a pool, as [`Database::pool`] does.
-    pub(super) fn pool(&self, relaxed: bool) -> Result<Pool, BuildError> {
-        let manager_config = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
-        let connector = Connector {
-            database: self.clone(),
-            relaxed,
-        };
-        // The configuration here is not used: the connector has the current one.
-        let manager = Manager::from_connect(Config::new(), connector, manager_config);
-        Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(ACQUIRE_TIMEOUT))
-            .create_timeout(Some(CREATE_TIMEOUT))
-            .recycle_timeout(Some(ACQUIRE_TIMEOUT))
-            .build()
-    }
-}
-
-/// Connects the pool to the current database.
-struct Connector {
-    database: CurrentDatabase,
-    relaxed: bool,
-}
-
-type Connecting<'a> =
-    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + 'a>>;
-
-impl Connect for Connector {
-    fn connect(&self, _: &Config) -> Connecting<'_> {
-        let database = self.database.0.load_full();
-        let config = database.session_config(self.relaxed);
-        Box::pin(async move {
-            match &database.tls {
-                Some(tls) => {
-                    let connector = ConfigConnectImpl { tls: tls.clone() };
-                    connector.connect(&config).await
-                }
-                None => ConfigConnectImpl { tls: NoTls }.connect(&config).await,
-            }
-        })
+    pub(super) fn load(&self) -> Arc<Database> {
+        self.0.load_full()
     }
 }
 
@@ -460,7 +499,7 @@ mod tests {
 
     #[test]
     fn several_hosts_prefer_the_writable_one() {
-        let attrs = |url| parsed(url).config.get_target_session_attrs();
+        let attrs = |url| parsed(url).hosts[0].get_target_session_attrs();
         assert_eq!(
             attrs("postgres://u@a,b/d?sslmode=disable"),
             TargetSessionAttrs::ReadWrite
@@ -485,7 +524,7 @@ mod tests {
         ] {
             let database = parsed(url);
             assert!(database.tls.is_none(), "{url}");
-            assert_eq!(database.config.get_ssl_mode(), SslMode::Disable, "{url}");
+            assert_eq!(database.hosts[0].get_ssl_mode(), SslMode::Disable, "{url}");
         }
         let folder = certificates();
         let ca = folder.path().join("ca.pem");
@@ -499,7 +538,11 @@ mod tests {
         ] {
             let database = parsed(&format!("{start}sslrootcert={}", ca.display()));
             assert!(database.tls.is_some(), "{start}");
-            assert_eq!(database.config.get_ssl_mode(), SslMode::Require, "{start}");
+            assert_eq!(
+                database.hosts[0].get_ssl_mode(),
+                SslMode::Require,
+                "{start}"
+            );
         }
     }
 
@@ -570,7 +613,8 @@ mod tests {
 
     #[test]
     fn url_overrides_the_default_timeouts() {
-        let config = parsed("postgres://u@localhost/d").config;
+        let database = parsed("postgres://u@localhost/d");
+        let config = &database.hosts[0];
         assert_eq!(config.get_connect_timeout(), Some(&CONNECT_TIMEOUT));
         assert_eq!(config.get_tcp_user_timeout(), Some(&TCP_USER_TIMEOUT));
         assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);
@@ -579,7 +623,8 @@ mod tests {
 
         let query = "connect_timeout=7&tcp_user_timeout=1500&keepalives_idle=60&keepalives=0\
             &application_name=a+b";
-        let config = parsed(&format!("postgres://u@localhost/d?{query}")).config;
+        let database = parsed(&format!("postgres://u@localhost/d?{query}"));
+        let config = &database.hosts[0];
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
         assert_eq!(
             config.get_tcp_user_timeout(),
@@ -592,29 +637,49 @@ mod tests {
     }
 
     #[test]
-    fn url_options_override_the_defaults() {
-        let database = parsed("postgres://u@localhost/d?options=-c%20lock_timeout%3D1");
-        let options = |relaxed| {
-            database
-                .session_config(relaxed)
-                .get_options()
-                .unwrap()
-                .to_owned()
+    fn url_options_are_settings() {
+        let settings = |options: &str| {
+            let url = format!("postgres://u@localhost/d?options={options}");
+            let settings = Database::parse(&url)?.settings;
+            let settings = settings
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            Ok::<_, String>(settings.collect::<Vec<_>>().join(" "))
         };
-        assert_eq!(
-            options(false),
-            format!("{SESSION_OPTIONS} -c lock_timeout=1")
+        for (options, made) in [
+            ("", ""),
+            ("-c%20lock_timeout%3D1", "lock_timeout=1"),
+            (
+                "-clock_timeout%3D1%20--search-path%3Da%5C%20b",
+                "lock_timeout=1 search_path=a b",
+            ),
+        ] {
+            assert_eq!(settings(options).as_deref(), Ok(made), "{options}");
+        }
+        for refused in ["-B%20100", "-c", "-c%20lock_timeout"] {
+            assert!(settings(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn each_host_has_its_own_port_and_address() {
+        let database = parsed(
+            "postgres://u:p@a:1,b:2/d?sslmode=disable&hostaddr=127.0.0.1,127.0.0.2&connect_timeout=7",
         );
-        assert_eq!(
-            options(true),
-            format!("{SESSION_OPTIONS} -c synchronous_commit=off -c lock_timeout=1")
-        );
+        for (host, (name, port)) in [("a", 1), ("b", 2)].into_iter().enumerate() {
+            let config = &database.hosts[host];
+            assert_eq!(config.get_hosts(), [Host::Tcp(name.to_owned())]);
+            assert_eq!(config.get_ports(), [port]);
+            assert_eq!(config.get_hostaddrs().len(), 1);
+            assert_eq!(config.get_password(), Some(&b"p"[..]));
+            assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
+        }
     }
 
     #[test]
     fn password_is_never_shown() {
         let database = parsed("postgres://u:hunter2@localhost/d");
-        assert_eq!(database.config.get_password(), Some(&b"hunter2"[..]));
+        assert_eq!(database.hosts[0].get_password(), Some(&b"hunter2"[..]));
         assert_eq!(format!("{database:?}"), r#"Database("localhost:5432/d")"#);
         for url in [
             "mysql://u:hunter2@localhost/d",
@@ -642,19 +707,12 @@ mod tests {
     #[test]
     fn only_credentials_are_replaced() {
         let current = CurrentDatabase::new(parsed("postgres://u:old@localhost/d"));
-        let password = || current.0.load().config.get_password().map(<[u8]>::to_vec);
+        let password = || current.load().hosts[0].get_password().map(<[u8]>::to_vec);
         assert!(current.replace(parsed("postgres://v:new@localhost/d")));
         assert_eq!(password().as_deref(), Some(&b"new"[..]));
         for other in ["postgres://u:x@localhost/e", "postgres://u:x@127.0.0.1/d"] {
             assert!(!current.replace(parsed(other)));
         }
         assert_eq!(password().as_deref(), Some(&b"new"[..]));
-    }
-
-    #[test]
-    fn pool_is_created_without_connecting() {
-        let pool = parsed("postgres://u@localhost/d").pool(true).unwrap();
-        assert_eq!(pool.status().max_size, POOL_SIZE);
-        assert_eq!(pool.status().size, 0);
     }
 }

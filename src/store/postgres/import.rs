@@ -6,6 +6,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::Settings;
+use super::connect::CurrentDatabase;
 use super::pool::{ConnectionPool, PooledConnection, error_chain};
 use super::schema;
 use crate::metrics::StoreMetrics;
@@ -64,8 +65,9 @@ impl Import {
         to: &Settings,
         metrics: StoreMetrics,
     ) -> Result<Self, MoveError> {
-        let pool = to.database.pool(false).map_err(connection_error)?;
-        let mut connection = ConnectionPool::new(pool, metrics)
+        let database = CurrentDatabase::new(to.database.clone());
+        let mut connection = ConnectionPool::new(database, false, metrics)
+            .map_err(connection_error)?
             .acquire()
             .await
             .map_err(connection_error)?;

@@ -1,20 +1,36 @@
 //! The connection pool. A connection is released to the pool only while nothing is wrong with it.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, TimeoutType};
+use deadpool::Runtime;
+use deadpool::managed::{BuildError, Object, Pool, PoolError, TimeoutType};
+use deadpool_postgres::ClientWrapper;
+use tokio::sync::Notify;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use uuid::Uuid;
 
-use super::connect::ACQUIRE_TIMEOUT;
+use super::connect::CurrentDatabase;
+use super::session::{Session, SessionError, SessionManager};
 use crate::metrics::StoreMetrics;
 use crate::store::StoreError;
 
+/// The number of connections in the pool of one gateway.
+const POOL_SIZE: usize = 10;
+/// The timeout for a free connection of the pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest pause before a connection is asked for again while the pool cannot grow.
+const RELEASED_PAUSE: Duration = Duration::from_millis(50);
+
 /// The timeout for a statement, including the way to the server.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// The time after which the server ends a statement, in milliseconds: before the gateway stops waiting
+/// for it.
+pub(super) const SERVER_STATEMENT_TIMEOUT_MS: u128 = 3_500;
 
 /// The number of tries before the callers get an error.
 const TRIES: u32 = 3;
@@ -32,16 +48,19 @@ pub(super) enum OnTimeout {
 
 /// The connections of this gateway, and the last known state of the server.
 pub(super) struct ConnectionPool {
-    pool: Pool,
-    /// The server responded to the last request.
+    pool: Pool<SessionManager>,
+    /// The last statement that writes regularly has succeeded.
     is_available: AtomicBool,
+    /// Notified when a connection is released.
+    released: Arc<Notify>,
     metrics: StoreMetrics,
 }
 
 /// A connection of the pool. If it is dropped without [`PooledConnection::release`], it is closed,
 /// because the state of its session is unknown.
 pub(super) struct PooledConnection {
-    object: Option<Object>,
+    object: Option<Object<SessionManager>>,
+    released: Arc<Notify>,
 }
 
 /// The reason why a statement failed.
@@ -53,18 +72,82 @@ pub(super) enum QueryError {
     /// The statement timed out. It may have been executed.
     #[error("{0}")]
     TimedOut(String),
+    /// The server has not answered at all. The statement may have been executed.
+    #[error("{0}")]
+    Unanswered(String),
     /// The server rejected the statement, which is a bug in the gateway.
     #[error("{}", error_chain(.0))]
     Refused(#[from] tokio_postgres::Error),
 }
 
 impl ConnectionPool {
-    pub(super) fn new(pool: Pool, metrics: StoreMetrics) -> Self {
-        Self {
+    /// Creates the pool, without connecting yet. With `relaxed`, a commit does not wait for the
+    /// database's disk.
+    pub(super) fn new(
+        database: CurrentDatabase,
+        relaxed: bool,
+        metrics: StoreMetrics,
+    ) -> Result<Self, BuildError> {
+        let pool = Pool::builder(SessionManager::new(database, relaxed))
+            .max_size(POOL_SIZE)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(ACQUIRE_TIMEOUT))
+            .build()?;
+        Ok(Self {
             pool,
             is_available: AtomicBool::new(true),
+            released: Arc::default(),
             metrics,
+        })
+    }
+
+    /// Checks that each connection has a session of the server for itself.
+    pub(super) async fn check_sessions(&self) -> Result<(), QueryError> {
+        let one = self.acquire().await?;
+        let Ok(other) = self.acquire().await else {
+            // One connection alone cannot be given another's session.
+            return one.release(Ok(()));
+        };
+        for _ in 0..3 {
+            for connection in [&one, &other] {
+                SessionManager::check_mark(connection.session())
+                    .await
+                    .map_err(QueryError::Unavailable)?;
+            }
         }
+        for connection in [one, other] {
+            let _ = connection.release(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Begins to watch which server holds the store, once its tables exist.
+    pub(super) async fn read_created(
+        &self,
+        connection: &PooledConnection,
+    ) -> Result<(), QueryError> {
+        let manager = self.pool.manager();
+        let read = manager.read_created(connection.session()).await;
+        read.map_err(QueryError::Unavailable)
+    }
+
+    /// Looks whether another server was promoted in the place of the one in use.
+    pub(super) async fn look_at_others(&self) {
+        self.pool.manager().look_at_others().await;
+    }
+
+    /// Checks what a connection has read regularly; see [`SessionManager::check`].
+    pub(super) fn check_server(
+        &self,
+        connection: &PooledConnection,
+        mark: Option<&str>,
+        incarnation: Uuid,
+        clock_ms: i64,
+    ) -> Result<(), QueryError> {
+        self.pool
+            .manager()
+            .check(connection.session(), mark, incarnation, clock_ms)
+            .map_err(QueryError::Unavailable)
     }
 
     pub(super) fn check_available(&self) -> Result<(), StoreError> {
@@ -76,15 +159,52 @@ impl ConnectionPool {
     }
 
     pub(super) async fn acquire(&self) -> Result<PooledConnection, QueryError> {
-        match self.pool.get().await {
-            Ok(object) => Ok(PooledConnection {
-                object: Some(object),
-            }),
-            Err(PoolError::Timeout(TimeoutType::Wait)) => Err(QueryError::TimedOut(format!(
+        let no_free = || {
+            QueryError::TimedOut(format!(
                 "no free connection within {} s",
                 ACQUIRE_TIMEOUT.as_secs()
-            ))),
-            Err(error) => Err(QueryError::Unavailable(error_chain(&error))),
+            ))
+        };
+        let until = Instant::now() + ACQUIRE_TIMEOUT;
+        loop {
+            let error = match self.pool.get().await {
+                Ok(object) => {
+                    return Ok(PooledConnection {
+                        object: Some(object),
+                        released: Arc::clone(&self.released),
+                    });
+                }
+                Err(PoolError::Timeout(TimeoutType::Wait)) => return Err(no_free()),
+                Err(error) => error,
+            };
+            let connections = self.pool.status().size;
+            if connections == 0 {
+                if matches!(error, PoolError::Backend(SessionError::Paused)) {
+                    // The pause was made while there were others.
+                    self.pool.manager().resume_growth();
+                    continue;
+                }
+                return Err(QueryError::Unavailable(match error {
+                    PoolError::Backend(error) => error.to_string(),
+                    error => error.to_string(),
+                }));
+            }
+            if let PoolError::Backend(SessionError::Failed(reason)) = &error {
+                self.metrics.count_error("connect");
+                if self.pool.manager().pause_growth() {
+                    tracing::warn!(
+                        connections,
+                        reason,
+                        "no further connection to the store's database can be made; those that \
+                         exist are shared, which is slower"
+                    );
+                }
+            }
+            if Instant::now() >= until {
+                return Err(no_free());
+            }
+            // One that was released in between may have notified nobody.
+            let _ = tokio::time::timeout(RELEASED_PAUSE, self.released.notified()).await;
         }
     }
 
@@ -96,7 +216,11 @@ impl ConnectionPool {
     where
         F: Future<Output = Result<T, QueryError>>,
     {
-        work(self.acquire().await?).await
+        let done = work(self.acquire().await?).await;
+        if let Err(QueryError::Unanswered(_)) = &done {
+            self.pool.manager().distrust();
+        }
+        done
     }
 
     /// Runs work on a connection. Retries on another connection while the server is unavailable.
@@ -112,19 +236,19 @@ impl ConnectionPool {
         loop {
             tries += 1;
             match self.run_once(&mut work).await {
-                error @ Err(QueryError::TimedOut(_)) if on_timeout == OnTimeout::Fail => {
+                error @ Err(QueryError::TimedOut(_) | QueryError::Unanswered(_))
+                    if on_timeout == OnTimeout::Fail =>
+                {
                     return error;
                 }
-                Err(QueryError::Unavailable(_) | QueryError::TimedOut(_))
-                    if tries < TRIES && self.check_available().is_ok() =>
-                {
+                Err(
+                    QueryError::Unavailable(_)
+                    | QueryError::TimedOut(_)
+                    | QueryError::Unanswered(_),
+                ) if tries < TRIES && self.check_available().is_ok() => {
                     tokio::time::sleep(RETRY_PAUSE * tries).await;
                 }
-                Ok(done) => {
-                    self.mark_available();
-                    return Ok(done);
-                }
-                error => return error,
+                done => return done,
             }
         }
     }
@@ -176,8 +300,15 @@ impl PooledConnection {
     pub(super) fn release<T>(mut self, done: Result<T, QueryError>) -> Result<T, QueryError> {
         if done.is_ok() {
             drop(self.object.take());
+            self.released.notify_one();
         }
         done
+    }
+
+    fn session(&self) -> &Session {
+        self.object
+            .as_ref()
+            .expect("a pooled connection keeps its object until it is released")
     }
 
     /// Returns the rows of a query. Statements are prepared once per connection.
@@ -225,9 +356,11 @@ impl PooledConnection {
     }
 
     pub(super) fn client_mut(&mut self) -> &mut tokio_postgres::Client {
-        self.object
+        let session: &mut Session = self
+            .object
             .as_mut()
-            .expect("a pooled connection keeps its object until it is released")
+            .expect("a pooled connection keeps its object until it is released");
+        &mut session.client
     }
 }
 
@@ -235,9 +368,7 @@ impl Deref for PooledConnection {
     type Target = ClientWrapper;
 
     fn deref(&self) -> &ClientWrapper {
-        self.object
-            .as_ref()
-            .expect("a pooled connection keeps its object until it is released")
+        &self.session().client
     }
 }
 
@@ -265,7 +396,15 @@ pub(super) use on;
 pub(super) async fn with_timeout<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, QueryError> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
+    within(STATEMENT_TIMEOUT, work).await
+}
+
+/// Awaits a response of the server, with a timeout of its own.
+pub(super) async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, QueryError> {
+    match tokio::time::timeout(time, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
             Err(QueryError::TimedOut(error_chain(&error)))
@@ -274,9 +413,9 @@ pub(super) async fn with_timeout<T>(
             Err(QueryError::Unavailable(error_chain(&error)))
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(QueryError::TimedOut(format!(
+        Err(_) => Err(QueryError::Unanswered(format!(
             "no response within {} s",
-            STATEMENT_TIMEOUT.as_secs()
+            time.as_secs()
         ))),
     }
 }

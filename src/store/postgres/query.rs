@@ -1,5 +1,6 @@
 //! Queries for operators.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +11,10 @@ use zeroize::Zeroizing;
 
 use super::claims::{key, uuid};
 use super::pool::{PooledConnection, QueryError, with_timeout};
+use super::rows::identity;
 use crate::store::{
-    AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
-    EventKey, LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
+    AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryKeys, DeliveryRecord,
+    DeliveryState, EventKey, LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
 };
 
 const SELECT_DELIVERY: &str = "
@@ -88,16 +90,24 @@ async fn query_filtered(
         &from,
     ];
     let all: Vec<_> = own.into_iter().chain(others.iter().copied()).collect();
-    connection.query_cached(sql, &all).await
+    // Prepared each time, because a plan that was made while the tables were small may read all of
+    // them later.
+    with_timeout(connection.query(sql, &all)).await
 }
 
 pub(super) async fn deliveries(
     connection: &PooledConnection,
     filter: &DeliveryFilter,
 ) -> Result<Vec<DeliveryRecord>, QueryError> {
+    // A plan for any limit would be one for a tenth of the rows.
     let sql = format!(
-        "{SELECT_DELIVERY} WHERE {} AND d.id < $10 ORDER BY d.id DESC LIMIT $11",
-        condition(filter)
+        "SELECT * FROM ({SELECT_DELIVERY} WHERE {} AND d.id < $10 ORDER BY d.id DESC LIMIT {})
+            AS page LIMIT $11",
+        condition(filter),
+        filter
+            .limit
+            .checked_next_power_of_two()
+            .map_or(i64::MAX, to_i64)
     );
     let bytes = if filter.with_bodies {
         to_i64(LISTED_BYTES_MAX)
@@ -122,10 +132,11 @@ pub(super) async fn count_deliveries(
 ) -> Result<Option<usize>, QueryError> {
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM hookstile.deliveries
-         WHERE $1::bigint = 0 AND {} LIMIT $10) AS found",
-        condition(filter)
+         WHERE $1::bigint = 0 AND {} LIMIT {}) AS found",
+        condition(filter),
+        COUNT_LIMIT + 1
     );
-    let rows = query_filtered(connection, &sql, 0, filter, &[&to_i64(COUNT_LIMIT + 1)]).await?;
+    let rows = query_filtered(connection, &sql, 0, filter, &[]).await?;
     let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
     Ok(usize::try_from(found)
         .ok()
@@ -140,10 +151,10 @@ pub(super) async fn matching_deliveries(
 ) -> Result<Vec<(DeliveryId, bool)>, QueryError> {
     let sql = format!(
         "SELECT id, payload_bytes > 0 FROM hookstile.deliveries WHERE id > $1 AND {}
-         ORDER BY id LIMIT $10",
+         ORDER BY id LIMIT {limit}",
         condition(filter)
     );
-    let rows = query_filtered(connection, &sql, after.0, filter, &[&to_i64(limit)]).await?;
+    let rows = query_filtered(connection, &sql, after.0, filter, &[]).await?;
     let parse = |row: &Row| Ok((DeliveryId(row.try_get(0)?), row.try_get(1)?));
     Ok(rows
         .iter()
@@ -156,11 +167,11 @@ pub(super) async fn automatic_redeliveries(
     route: &str,
     limit: usize,
 ) -> Result<Vec<DeliveryId>, QueryError> {
-    let sql = "SELECT id FROM hookstile.deliveries WHERE route = $1 AND state = 'dead'
-        AND reason IN ('rejected', 'expired') ORDER BY id LIMIT $2";
-    let rows = connection
-        .query_cached(sql, &[&route, &to_i64(limit)])
-        .await?;
+    let sql = format!(
+        "SELECT id FROM hookstile.deliveries WHERE route = $1 AND state = 'dead'
+         AND reason IN ('rejected', 'expired') ORDER BY id LIMIT {limit}"
+    );
+    let rows = connection.query_cached(&sql, &[&route]).await?;
     let parse = |row: &Row| row.try_get(0).map(DeliveryId);
     Ok(rows
         .iter()
@@ -183,21 +194,26 @@ pub(super) async fn delivery(
 
 pub(super) async fn event_keys(
     connection: &PooledConnection,
-    id: DeliveryId,
-) -> Result<Option<(String, Vec<EventKey>)>, QueryError> {
-    let sql = "SELECT route, keys FROM hookstile.deliveries WHERE id = $1";
-    let Some(row) = connection.query_opt_cached(sql, &[&id.0]).await? else {
-        return Ok(None);
-    };
-    let keys: Option<Vec<u8>> = row.try_get(1)?;
-    let keys = keys.unwrap_or_default();
-    let (keys, _) = keys.as_chunks::<16>();
-    Ok(Some((
-        row.try_get(0)?,
-        keys.iter()
-            .map(|key| EventKey(u128::from_be_bytes(*key)))
-            .collect(),
-    )))
+    ids: &[DeliveryId],
+) -> Result<Vec<Option<DeliveryKeys>>, QueryError> {
+    let sql = "SELECT id, route, keys, identity FROM hookstile.deliveries WHERE id = ANY($1)";
+    let numbers: Vec<_> = ids.iter().map(|id| id.0).collect();
+    let mut found = HashMap::new();
+    for row in connection.query_cached(sql, &[&numbers]).await? {
+        let keys: Option<Vec<u8>> = row.try_get(2)?;
+        let keys = keys.unwrap_or_default();
+        let (keys, _) = keys.as_chunks::<16>();
+        let delivery = DeliveryKeys {
+            route: row.try_get(1)?,
+            identity: identity(row.try_get(3)?),
+            keys: keys
+                .iter()
+                .map(|key| EventKey(u128::from_be_bytes(*key)))
+                .collect(),
+        };
+        found.insert(row.try_get::<_, i64>(0)?, delivery);
+    }
+    Ok(ids.iter().map(|id| found.get(&id.0).cloned()).collect())
 }
 
 /// Returns the ledger row of a key. A claim without history does not count.

@@ -10,12 +10,13 @@ use crate::store::delivery_state::{
 };
 use crate::store::uptime::Uptime;
 use crate::store::{
-    AttemptHistory, AttemptLog, DeliveryId, DeliveryState, EventMetadata, EventRow, LedgerEntry,
-    Payload, RowId,
+    AttemptHistory, AttemptLog, DeliveryId, DeliveryIdentity, DeliveryState, EventMetadata,
+    EventRow, LedgerEntry, Payload, RowId,
 };
 
 /// A delivery that is locked for a change, and which gateway has it.
 pub(super) struct LockedDelivery {
+    pub identity: DeliveryIdentity,
     pub stored: StoredDelivery,
     pub lease_owner: Option<i64>,
     /// The gateway that recorded the last attempt.
@@ -25,7 +26,7 @@ pub(super) struct LockedDelivery {
 impl LockedDelivery {
     pub(super) const SELECT: &str =
         "SELECT id, route, event_id, received_ms, state, reason, tried, possibly_delivered, due_ms,
-        queued_ms, ended_ms, keys, payload_bytes, attempts::text, lease_owner, recorded_by
+        queued_ms, ended_ms, keys, payload_bytes, attempts::text, lease_owner, recorded_by, identity
         FROM hookstile.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
@@ -49,6 +50,7 @@ impl LockedDelivery {
             attempts: AttemptLog::parse(row.try_get(13)?),
         };
         Ok(Self {
+            identity: identity(row.try_get(16)?),
             stored: StoredDelivery {
                 route: row.try_get::<_, &str>(1)?.into(),
                 event_id: row.try_get(2)?,
@@ -59,6 +61,11 @@ impl LockedDelivery {
             recorded_by: row.try_get(15)?,
         })
     }
+}
+
+/// Returns the identity in a column. A delivery that an earlier version stored has none.
+pub(super) fn identity(column: Option<Uuid>) -> DeliveryIdentity {
+    DeliveryIdentity(column.map_or(0, |identity| identity.as_u128()))
 }
 
 /// What a change of a delivery means for the gateways.

@@ -9,20 +9,22 @@ use uuid::Uuid;
 
 /// The version of the tables. One gateway may raise it while others of the previous version still
 /// run.
-const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 1;
 
 /// The advisory lock for creating and changing the tables. The number is arbitrary, but all
 /// versions must use the same one.
 const SCHEMA_LOCK: i64 = 0x686f_6f6b_7374_696c;
 
 const TABLES: &str = "
-CREATE SCHEMA IF NOT EXISTS hookstile;
 -- One row: the store's header. `uptime_ms` is the time during which at least one gateway ran, up to
 -- `ticked_at`; `downtime_ms` the time during which none did. `revision` counts operator changes.
+-- `incarnation` is random, and changes when the server is promoted, that is when its timeline is not
+-- `timeline` any more.
 CREATE TABLE hookstile.store (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL,
     hash_key uuid NOT NULL, uptime_ms bigint NOT NULL, downtime_ms bigint NOT NULL,
-    ticked_at timestamptz NOT NULL, revision bigint NOT NULL
+    ticked_at timestamptz NOT NULL, revision bigint NOT NULL,
+    incarnation uuid DEFAULT gen_random_uuid(), timeline bigint
 );
 -- Gateways tick every second. A step of more than 5 s is downtime or a clock that was set, and
 -- counts as 5 s.
@@ -49,14 +51,16 @@ CREATE INDEX ledger_ends ON hookstile.ledger (ends_ms);
 CREATE SEQUENCE hookstile.delivery_numbers;
 -- Deliveries: all attempts for one event on one route. `lease_owner` may attempt a pending one
 -- until `lease_ends_ms`; `begun` means that it may have sent something. `recorded_by` is the
--- gateway that recorded the last attempt.
+-- gateway that recorded the last attempt. `identity` tells it from another one that had the same
+-- number before a failover.
 CREATE TABLE hookstile.deliveries (
     id bigint PRIMARY KEY, route text NOT NULL, event_id text NOT NULL, event_type text NOT NULL,
     received_ms bigint NOT NULL, state text NOT NULL, reason text, tried integer NOT NULL,
     possibly_delivered boolean NOT NULL, attempts jsonb NOT NULL, payload_bytes bigint NOT NULL,
     due_ms bigint, queued_ms bigint, ended_ms bigint, keys bytea, secret text,
     test boolean NOT NULL, lease_owner bigint, lease_ends_ms bigint,
-    begun boolean NOT NULL DEFAULT false, recorded_by bigint
+    begun boolean NOT NULL DEFAULT false, recorded_by bigint,
+    identity uuid DEFAULT gen_random_uuid()
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_analyze_scale_factor = 0.02);
 CREATE INDEX deliveries_of_route ON hookstile.deliveries (route, id);
@@ -172,7 +176,7 @@ pub(super) async fn read_or_create(
         tracing::info!("an empty store is created in the database");
         create(&transaction).await?;
     }
-    add_ledger_route(&transaction).await?;
+    add_columns(&transaction).await?;
     add_tables(&transaction).await?;
     let row = transaction
         .query_one("SELECT version, hash_key FROM hookstile.store", &[])
@@ -186,16 +190,33 @@ pub(super) async fn read_or_create(
     Ok(*key.as_bytes())
 }
 
-/// Adds the ledger's `route` to tables that were created without it. Gateways of an earlier version
-/// do not write it, so it does not raise the version.
-async fn add_ledger_route(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
-    let exists = "SELECT count(*) > 0 FROM pg_attribute WHERE attname = 'route'
-        AND attrelid = 'hookstile.ledger'::regclass";
-    if !transaction.query_one(exists, &[]).await?.get::<_, bool>(0) {
-        // The lock on the table is held for a moment: no row is rewritten.
-        transaction
-            .batch_execute("ALTER TABLE hookstile.ledger ADD COLUMN route text")
-            .await?;
+/// The columns that earlier versions did not create: table, name and definition. Gateways of an
+/// earlier version do not write them, so they do not raise the version. The lock on a table is held
+/// for a moment: no row is rewritten, because the default applies to later rows only.
+const ADDED_COLUMNS: [(&str, &str, &str, &str); 4] = [
+    ("ledger", "route", "text", ""),
+    ("deliveries", "identity", "uuid", "gen_random_uuid()"),
+    ("store", "incarnation", "uuid", "gen_random_uuid()"),
+    ("store", "timeline", "bigint", ""),
+];
+
+/// Adds the columns to tables that were created without them.
+async fn add_columns(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
+    for (table, column, kind, default) in ADDED_COLUMNS {
+        let exists = format!(
+            "SELECT count(*) > 0 FROM pg_attribute WHERE attname = '{column}'
+             AND attrelid = 'hookstile.{table}'::regclass"
+        );
+        if transaction.query_one(&exists, &[]).await?.get(0) {
+            continue;
+        }
+        let mut add = format!("ALTER TABLE hookstile.{table} ADD COLUMN {column} {kind}");
+        if !default.is_empty() {
+            add = format!(
+                "{add}; ALTER TABLE hookstile.{table} ALTER COLUMN {column} SET DEFAULT {default}"
+            );
+        }
+        transaction.batch_execute(&add).await?;
     }
     Ok(())
 }
@@ -219,6 +240,15 @@ async fn add_tables(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
 async fn create(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(SchemaError::Random)?;
+    // Its owner need not have the right to create others.
+    let has_schema = "SELECT to_regnamespace('hookstile') IS NOT NULL";
+    if !transaction
+        .query_one(has_schema, &[])
+        .await?
+        .get::<_, bool>(0)
+    {
+        transaction.batch_execute("CREATE SCHEMA hookstile").await?;
+    }
     transaction.batch_execute(TABLES).await?;
     let insert = "INSERT INTO hookstile.store VALUES (true, $1, $2, 0, 0, clock_timestamp(), 0)";
     transaction

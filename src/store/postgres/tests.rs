@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use super::connect::{CurrentDatabase, Database};
+use super::pool::ConnectionPool;
+use crate::backoff::DeadLetterReason;
 use crate::store::tests::{
     ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, creation_key,
     delivery_change, due_ids, ledger_entry, queued, settle, settlement, tried, wait_for_counts,
     wait_for_removed, wait_until_registered,
 };
 use crate::store::{
-    AttemptHistory, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState, EventKey,
-    LedgerEntry, SeenIncident, Store, StoreError, Untold,
+    AttemptHistory, AttemptId, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState,
+    EventKey, LedgerEntry, SeenIncident, Store, StoreError, Untold,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -167,22 +170,70 @@ async fn queued_event_is_leased_to_one_gateway() {
     assert!(possibly_delivered(&one, id).await);
 }
 
+const DELIVERED: AttemptOutcome = AttemptOutcome::Delivered {
+    keep_payload: false,
+};
+
+/// Begins the first attempt at an event that this gateway has leased.
+async fn begun(store: &Store, id: DeliveryId) -> AttemptId {
+    let event = store.load_event("billing".into(), id, ATTEMPT_TIMEOUT);
+    AttemptId {
+        delivery: id,
+        identity: event.await.unwrap().unwrap().identity,
+        number: 1,
+    }
+}
+
+#[tokio::test]
+async fn reused_number_records_no_earlier_attempt() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    let id = queued(&store, 1, "a").await;
+    assert_eq!(due_ids(&store).await, [id]);
+    let lost = begun(&store, id).await;
+    // As if a standby that had not received the event were promoted.
+    test_store.sql(
+        "DELETE FROM hookstile.payloads; DELETE FROM hookstile.deliveries;
+         DELETE FROM hookstile.ledger; ALTER SEQUENCE hookstile.delivery_numbers RESTART",
+    );
+    assert_eq!(queued(&store, 2, "b").await, id);
+    assert_eq!(due_ids(&store).await, [id]);
+    let dead = AttemptOutcome::Dead(DeadLetterReason::Rejected);
+    for outcome in [DELIVERED, dead] {
+        store
+            .record_attempt(lost, attempt(200), outcome)
+            .await
+            .unwrap();
+        let found = store.delivery(id).await.unwrap().unwrap();
+        assert_eq!(
+            (&*found.event_id, found.state),
+            ("b", DeliveryState::Pending)
+        );
+    }
+    let current = begun(&store, id).await;
+    store
+        .record_attempt(current, attempt(200), DELIVERED)
+        .await
+        .unwrap();
+    let found = store.delivery(id).await.unwrap().unwrap();
+    assert_eq!(found.state, DeliveryState::Success);
+}
+
 #[tokio::test]
 async fn attempt_without_a_lease_records_only_success() {
     two!(test_store, one, two);
     let id = queued(&one, 1, "a").await;
     due_ids(&one).await;
-    one.load_event("billing".into(), id, ATTEMPT_TIMEOUT)
-        .await
-        .unwrap()
-        .unwrap();
+    let begun = begun(&one, id).await;
     test_store.advance(&one, ATTEMPT_TIMEOUT + SECOND * 10);
     assert_eq!(due_ids(&two).await, [id]);
     let retry = AttemptOutcome::Retry {
         after: SECOND * 60,
         possibly_delivered: false,
     };
-    one.record_attempt(id, 1, attempt(500), retry)
+    one.record_attempt(begun, attempt(500), retry)
         .await
         .unwrap();
     let view = two.delivery(id).await.unwrap().unwrap();
@@ -190,16 +241,9 @@ async fn attempt_without_a_lease_records_only_success() {
         (view.state, view.attempt_count),
         (DeliveryState::Pending, 0)
     );
-    one.record_attempt(
-        id,
-        1,
-        attempt(200),
-        AttemptOutcome::Delivered {
-            keep_payload: false,
-        },
-    )
-    .await
-    .unwrap();
+    one.record_attempt(begun, attempt(200), DELIVERED)
+        .await
+        .unwrap();
     assert_eq!(
         two.delivery(id).await.unwrap().unwrap().state,
         DeliveryState::Success
@@ -510,4 +554,43 @@ async fn reopened_incident_is_told_after_its_end_was() {
     let (untold, second) = send(&store).await.unwrap();
     assert_eq!(untold, Untold::Began(3));
     assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn defaults_of_the_database_do_not_apply() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    test_store.sql(
+        "ALTER DATABASE postgres SET default_transaction_isolation = 'serializable';
+         ALTER DATABASE postgres SET statement_timeout = '10ms';
+         ALTER DATABASE postgres SET idle_session_timeout = '1s';
+         ALTER DATABASE postgres SET plan_cache_mode = 'force_custom_plan'",
+    );
+    let metrics = test_store.metrics.store().clone();
+    let database = |options: &str| {
+        let url = format!("{}&options={options}", test_store.url());
+        CurrentDatabase::new(Database::parse(&url).unwrap())
+    };
+    for (options, relaxed, expected) in [
+        (
+            "",
+            false,
+            "read committed|3500ms|0|force_generic_plan|off|on",
+        ),
+        (
+            "-c%20statement_timeout%3D9s",
+            true,
+            "read committed|9s|0|force_generic_plan|off|off",
+        ),
+    ] {
+        let pool = ConnectionPool::new(database(options), relaxed, metrics.clone()).unwrap();
+        let connection = pool.acquire().await.unwrap();
+        let sql = "SELECT concat_ws('|', current_setting('transaction_isolation'),
+            current_setting('statement_timeout'), current_setting('idle_session_timeout'),
+            current_setting('plan_cache_mode'), current_setting('jit'),
+            current_setting('synchronous_commit'))";
+        let settings: String = connection.query_one(sql, &[]).await.unwrap().get(0);
+        assert_eq!(settings, expected);
+    }
 }

@@ -4,13 +4,15 @@
 use std::collections::HashMap;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError, on, with_timeout};
 use super::query::timestamp;
+use super::queue::OVERLAP_MS;
 use super::{Shared, lock, removed};
 use crate::store::RECORD_BYTES;
 use crate::store::domain::CREATIONS_MAX;
@@ -20,8 +22,13 @@ const POLL_INTERVAL: Duration = Duration::from_millis(400);
 /// The pause between two records that this gateway runs. Much shorter than the time after which it
 /// counts as gone.
 const SEEN_INTERVAL: Duration = Duration::from_secs(2);
+/// The pause between two looks at the hosts that are not in use.
+const OTHERS_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// The time within which the server must answer a tick. One that hangs is left before the statements
+/// of events time out.
+const TICK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The limit of rows that one statement deletes.
 const ROWS_PER_DELETE: i64 = 500;
 /// The number of IDs, about, from which those of each route are estimated.
@@ -49,7 +56,7 @@ pub(super) async fn poll(shared: Weak<Shared>) {
         };
         let shared = &*shared;
         let ticked = shared
-            .run_once(on!(connection => tick(connection, shared)))
+            .run_once(on!(connection => tick_in_time(connection, shared)))
             .await;
         match ticked {
             Ok(()) => shared.pool.mark_available(),
@@ -104,6 +111,17 @@ pub(super) async fn report_running(shared: Weak<Shared>) {
     }
 }
 
+/// Looks at the hosts that are not in use, for as long as the store exists.
+pub(super) async fn look_at_others(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(OTHERS_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        shared.pool.look_at_others().await;
+    }
+}
+
 impl Shared {
     /// Runs work on a connection, once, and logs a failure.
     async fn run_once<F>(&self, work: impl FnOnce(PooledConnection) -> F) -> Result<(), QueryError>
@@ -123,6 +141,16 @@ impl Shared {
     }
 }
 
+async fn tick_in_time(connection: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
+    let ticked = tokio::time::timeout(TICK_TIMEOUT, tick(connection, shared)).await;
+    ticked.unwrap_or_else(|_| {
+        Err(QueryError::Unanswered(format!(
+            "no response within {} s",
+            TICK_TIMEOUT.as_secs()
+        )))
+    })
+}
+
 /// Counts uptime, at most once a second over all gateways, and reads the revision of operator data.
 pub(super) async fn tick(connection: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let tick = "UPDATE hookstile.store SET ticked_at = clock_timestamp(),
@@ -133,8 +161,16 @@ pub(super) async fn tick(connection: &PooledConnection, shared: &Shared) -> Resu
         WHERE ticked_at NOT BETWEEN clock_timestamp() - interval '900 milliseconds'
             AND clock_timestamp()";
     connection.execute_cached(tick, &[]).await?;
-    let sql = "SELECT revision, due FROM hookstile.store, hookstile.clock";
+    let sql = "SELECT revision, due, current_setting('hookstile.session', true), incarnation,
+        uptime_ms + downtime_ms FROM hookstile.store, hookstile.clock";
     let row = connection.query_one_cached(sql, &[]).await?;
+    let incarnation: Option<Uuid> = row.try_get(3)?;
+    shared.pool.check_server(
+        connection,
+        row.try_get(2)?,
+        incarnation.unwrap_or_default(),
+        row.try_get(4)?,
+    )?;
     let revision = row.try_get(0)?;
     shared.set_now_due(row.try_get(1)?);
     shared
@@ -148,23 +184,41 @@ async fn read_route_counts(
     shared: &Shared,
 ) -> Result<(), QueryError> {
     let sql = "
-        SELECT route, pending, dead, CASE WHEN pending > 0 THEN (
-            SELECT received_ms FROM hookstile.deliveries d
-            WHERE d.route = c.route AND state = 'pending' AND state <> 'success'
-            ORDER BY id LIMIT 1) END, bytes
+        SELECT c.route, pending, dead, oldest.received_ms, bytes, oldest.id
         FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead,
                 sum(kept_bytes + waiting_bytes)::bigint AS bytes
             FROM hookstile.route_counts GROUP BY route) AS c
+        LEFT JOIN unnest($1::text[], $2::bigint[]) AS f (route, floor) ON f.route = c.route
+        LEFT JOIN LATERAL (SELECT id, received_ms FROM hookstile.deliveries d
+            WHERE c.pending > 0 AND d.route = c.route AND state = 'pending' AND state <> 'success'
+                AND id >= coalesce(f.floor, $3)
+            ORDER BY id LIMIT 1) AS oldest ON true
         WHERE pending <> 0 OR dead <> 0 OR bytes <> 0";
-    let rows = connection.query_cached(sql, &[]).await?;
+    let began = Instant::now();
+    let (routes, floors) = shared.all_floors(|floors| floors.oldest.begin(began));
+    let rows = connection
+        .query_cached(sql, &[&routes, &floors, &i64::MIN])
+        .await?;
     let mut all = HashMap::new();
     for row in rows {
         let number = |column| {
             Ok::<_, QueryError>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
         };
         let oldest = row.try_get::<_, Option<i64>>(3)?.map(timestamp);
+        let route: &str = row.try_get(0)?;
+        let began_at = routes.iter().position(|known| known == route);
+        let began_at = began_at.and_then(|index| floors.get(index).copied());
+        let oldest_id: Option<i64> = row.try_get(5)?;
+        shared.floors(route, |floors| {
+            floors.oldest.searched(
+                began_at.unwrap_or(i64::MIN),
+                oldest_id,
+                began.elapsed(),
+                Instant::now(),
+            );
+        });
         all.insert(
-            row.try_get::<_, &str>(0)?.into(),
+            route.into(),
             RouteCounts {
                 pending: number(1)?,
                 dead: number(2)?,
@@ -184,18 +238,40 @@ async fn notify_due_routes(
     shared: &Shared,
 ) -> Result<(), QueryError> {
     let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock)
-        SELECT r.route FROM unnest($1::text[]) AS r (route)
-            CROSS JOIN LATERAL (SELECT FROM hookstile.deliveries d
+        SELECT r.route, due.due_ms FROM unnest($1::text[], $2::bigint[]) AS r (route, floor)
+            LEFT JOIN LATERAL (SELECT due_ms FROM hookstile.deliveries d
             WHERE d.route = r.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
+            AND due_ms >= r.floor
             AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM clock))
-            ORDER BY due_ms LIMIT 1) AS due";
+            ORDER BY due_ms LIMIT 1) AS due ON true";
     let waiting = shared.waiting_routes();
     if waiting.is_empty() {
         return Ok(());
     }
-    let rows = connection.query_cached(sql, &[&waiting]).await?;
+    let began = Instant::now();
+    let floors: Vec<_> = waiting
+        .iter()
+        .map(|route| shared.floors(route, |floors| floors.woken.begin(began)))
+        .collect();
+    let rows = connection.query_cached(sql, &[&waiting, &floors]).await?;
+    let took = began.elapsed();
     for row in rows {
-        shared.notify_route(row.try_get(0)?);
+        let (route, due_ms): (&str, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        let began_at = waiting.iter().position(|known| known == route);
+        let began_at = began_at.and_then(|index| floors.get(index).copied());
+        shared.floors(route, |floors| {
+            let found = due_ms.map(|due_ms| due_ms.saturating_sub(OVERLAP_MS));
+            let now = Instant::now();
+            floors
+                .woken
+                .searched(began_at.unwrap_or(i64::MIN), found, took, now);
+            if due_ms.is_some_and(|due_ms| due_ms < floors.due.begin(now)) {
+                floors.due.reset();
+            }
+        });
+        if due_ms.is_some() {
+            shared.notify_route(route);
+        }
     }
     Ok(())
 }
@@ -274,15 +350,15 @@ async fn sweep_exclusively(
         return Ok(());
     }
     // If an error closes the connection, the lock is released too.
-    let ledger = "DELETE FROM hookstile.ledger WHERE key IN (SELECT key FROM hookstile.ledger
+    let ledger = format!(
+        "DELETE FROM hookstile.ledger WHERE key IN (SELECT key FROM hookstile.ledger
         WHERE ends_ms <= (SELECT now FROM hookstile.clock)
         AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
-        ORDER BY ends_ms LIMIT $1 FOR UPDATE SKIP LOCKED)";
+        ORDER BY ends_ms LIMIT {ROWS_PER_DELETE} FOR UPDATE SKIP LOCKED)"
+    );
     // Not prepared, so that it is planned each time: the expired part may be small or nearly
     // everything.
-    while with_timeout(connection.execute(ledger, &[&ROWS_PER_DELETE])).await?
-        == ROWS_PER_DELETE.unsigned_abs()
-    {}
+    while with_timeout(connection.execute(&ledger, &[])).await? == ROWS_PER_DELETE.unsigned_abs() {}
     let kept = "
         SELECT route, sum(kept_bytes)::bigint FROM hookstile.route_counts GROUP BY route
             HAVING sum(kept_bytes) > 0";

@@ -3,24 +3,31 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::claims::{key, uuid};
-use super::pool::{OnTimeout, PooledConnection, QueryError, on, with_timeout};
+use super::pool::{
+    OnTimeout, PooledConnection, QueryError, SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on,
+    with_timeout, within,
+};
 use super::rows::{LockedDelivery, Ownership, Rows, column_ms};
 use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
 use crate::store::delivery_state::{Progress, StoreTime};
 use crate::store::uptime::Uptime;
 use crate::store::{
-    AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventRow,
-    LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
+    AttemptId, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey,
+    EventRow, LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// The slowest rate at which a large payload is written.
+const BYTES_PER_SECOND: u64 = 8 << 20;
 
 /// The identity of a row that a job changes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,8 +40,7 @@ enum RowKey {
 pub(super) enum Job {
     Settle(Box<Settlement>, Done<Option<DeliveryId>>),
     RecordAttempt {
-        id: DeliveryId,
-        number: u32,
+        id: AttemptId,
         attempt: AttemptRecord,
         next: AttemptOutcome,
         done: Done<()>,
@@ -124,15 +130,22 @@ impl Shared {
         batch: &[Job],
     ) -> Result<(Vec<Reply>, Vec<Arc<str>>), QueryError> {
         let began = std::time::Instant::now();
+        let bytes: usize = batch.iter().map(Job::bytes).sum();
+        let timeout = STATEMENT_TIMEOUT + time_for_bytes(bytes);
         let mut transaction = with_timeout(begin(connection, batch)).await?;
         let replies: Vec<_> = batch
             .iter()
             .map(|job| transaction.apply(job, self.owner))
             .collect();
-        Box::pin(with_timeout(transaction.rows.write(connection))).await?;
+        Box::pin(within(timeout, transaction.rows.write(connection))).await?;
         self.pool.metrics().observe_commit(began.elapsed());
         Ok((replies, transaction.rows.counts.to_notify))
     }
+}
+
+/// Returns the time by which statements with payloads of this size may take longer than others.
+fn time_for_bytes(bytes: usize) -> Duration {
+    Duration::from_secs(bytes as u64 / BYTES_PER_SECOND)
 }
 
 /// Locks and reads ledger rows.
@@ -160,6 +173,14 @@ async fn begin(
     connection: &PooledConnection,
     batch: &[Job],
 ) -> Result<WriteTransaction, tokio_postgres::Error> {
+    let bytes: usize = batch.iter().map(Job::bytes).sum();
+    let begin = match time_for_bytes(bytes).as_millis() {
+        0 => "BEGIN".to_owned(),
+        longer => format!(
+            "BEGIN; SET LOCAL statement_timeout = {}",
+            SERVER_STATEMENT_TIMEOUT_MS + longer
+        ),
+    };
     let (mut keys, mut ids, mut settlements) = (Vec::new(), Vec::new(), 0_i32);
     for job in batch {
         match job {
@@ -174,7 +195,7 @@ async fn begin(
                         .map(|id| id.0),
                 );
             }
-            Job::RecordAttempt { id, .. } => ids.push(id.0),
+            Job::RecordAttempt { id, .. } => ids.push(id.delivery.0),
             Job::Requeue(requeues, _) => {
                 ids.extend(requeues.iter().map(|requeue| requeue.id.0));
                 keys.extend(
@@ -197,7 +218,7 @@ async fn begin(
     // Sent in this order, without waiting for each other (pipelined).
     let ((), ledger_rows, locked_rows, id_rows, clock) = tokio::try_join!(
         biased;
-        connection.batch_execute("BEGIN"),
+        connection.batch_execute(&begin),
         query_unless_empty(connection, &lock_ledger, &keys, keys.is_empty()),
         query_unless_empty(connection, &lock_deliveries, &ids, ids.is_empty()),
         query_unless_empty(connection, &next_ids, &settlements, settlements == 0),
@@ -258,13 +279,9 @@ impl WriteTransaction {
         match job {
             Job::Settle(settlement, _) => self.settle(settlement),
             Job::RecordAttempt {
-                id,
-                number,
-                attempt,
-                next,
-                ..
+                id, attempt, next, ..
             } => {
-                self.record_attempt(*id, *number, attempt, *next, owner);
+                self.record_attempt(*id, attempt, *next, owner);
                 Reply::AttemptRecorded
             }
             Job::Requeue(requeues, _) => Reply::Requeued(
@@ -351,11 +368,16 @@ impl WriteTransaction {
     }
 
     /// Records an attempt. Recording the same attempt again changes nothing. If another gateway has
-    /// taken the event over, only a success is recorded.
+    /// taken the event over, only a success is recorded. An attempt that began before a failover may
+    /// have been made for a delivery that the new primary never received, and whose number it has
+    /// given to another one since: nothing is recorded there.
     fn record_attempt(
         &mut self,
-        id: DeliveryId,
-        number: u32,
+        AttemptId {
+            delivery: id,
+            identity,
+            number,
+        }: AttemptId,
         attempt: &AttemptRecord,
         outcome: AttemptOutcome,
         owner: i64,
@@ -374,6 +396,7 @@ impl WriteTransaction {
             }
         };
         if let Some(locked) = self.locked.get(&id)
+            && locked.identity == identity
             && is_recordable(locked)
         {
             let before = locked.stored.progress.clone();
@@ -411,9 +434,18 @@ impl WriteTransaction {
         if let Some(known) = self.known_requeue(requeue) {
             return known;
         }
-        let Some(LockedDelivery { stored, .. }) = self.locked.get(&id) else {
+        let Some(LockedDelivery {
+            stored, identity, ..
+        }) = self.locked.get(&id)
+        else {
             return RequeueResult::Unknown;
         };
+        if requeue
+            .expected_identity
+            .is_some_and(|expected| expected != *identity)
+        {
+            return RequeueResult::Unknown;
+        }
         let before = stored.progress.clone();
         // An attempt may be in progress.
         let keeps_lease = before.state == DeliveryState::Pending;
@@ -479,7 +511,7 @@ impl Job {
                 let events = settlement.rows().map(|settled| event(&settled.row));
                 events.chain(delivery.map(RowKey::Delivery)).collect()
             }
-            Self::RecordAttempt { id, .. } => HashSet::from([RowKey::Delivery(*id)]),
+            Self::RecordAttempt { id, .. } => HashSet::from([RowKey::Delivery(id.delivery)]),
             Self::Requeue(requeues, _) => {
                 let events = requeues
                     .iter()

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::signature::PayloadDigest;
 use crate::store::{
-    AttemptHistory, AttemptOutcome, AttemptRecord, ClaimLease, ClaimResult, ClaimTerms,
+    AttemptHistory, AttemptId, AttemptOutcome, AttemptRecord, ClaimLease, ClaimResult, ClaimTerms,
     CreationKey, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow,
     KnownEvent, LedgerEntry, Payload, Payloads, QueuedEvent, Requeue, Retain, RowId, SettledRow,
     Settlement, Store,
@@ -194,17 +194,20 @@ pub(in crate::store) async fn record_attempt(
     attempt: AttemptRecord,
     next: AttemptOutcome,
 ) {
-    due_ids(store).await;
-    store
-        .record_attempt(id, number, attempt, next)
-        .await
-        .unwrap();
+    let event = begin_attempt(store, id).await;
+    let id = AttemptId {
+        delivery: id,
+        identity: event.map(|event| event.identity).unwrap_or_default(),
+        number,
+    };
+    store.record_attempt(id, attempt, next).await.unwrap();
 }
 
 pub(in crate::store) fn requeue_now(store: &Store, id: DeliveryId) -> Requeue {
     Requeue {
         id,
         expected_state: None,
+        expected_identity: None,
         due: store.now_due(),
         automatic: false,
         completing: Vec::new(),

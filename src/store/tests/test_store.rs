@@ -137,6 +137,14 @@ impl TestStore {
         }
     }
 
+    /// Returns the URL of a shared store's database.
+    pub(crate) fn url(&self) -> String {
+        match &self.engine {
+            Engine::Embedded(_) => String::new(),
+            Engine::Shared(server) => server.url(),
+        }
+    }
+
     /// Deletes all data, while no store is open.
     pub(crate) fn clear(&self) {
         match &self.engine {

@@ -21,13 +21,7 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Creates an empty database; returns `None` without PostgreSQL.
     pub(super) fn new() -> Option<Self> {
-        let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
-        let programs = server.parent().expect("a program in a folder").to_owned();
-        let cluster = Self {
-            programs,
-            folder: tempfile::tempdir().expect("a folder"),
-        };
-        give_to_server_user(cluster.folder());
+        let cluster = Self::without_files()?;
         let mut initdb = cluster.unprivileged("initdb");
         initdb.args([
             "-A",
@@ -41,6 +35,18 @@ impl Cluster {
             "-D",
         ]);
         stdout(initdb.arg(cluster.folder()));
+        Some(cluster)
+    }
+
+    /// Creates an empty folder; returns `None` without PostgreSQL.
+    pub(super) fn without_files() -> Option<Self> {
+        let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
+        let programs = server.parent().expect("a program in a folder").to_owned();
+        let cluster = Self {
+            programs,
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        give_to_server_user(cluster.folder());
         Some(cluster)
     }
 

@@ -3,9 +3,11 @@
 use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::Duration;
 
-use super::cluster::{Cluster, give_to_server_user};
+use super::cluster::{Cluster, give_to_server_user, stdout};
+use super::link::Link;
 use super::process::{Process, freeze, signal};
 use super::tls::Issued;
 use super::upstream::ClosedPort;
@@ -47,13 +49,45 @@ impl Postgres {
             write_private_file(&cluster, "server.key", key);
             write_private_file(&cluster, "postgresql.auto.conf", "ssl = on\n");
         }
+        Some(Self::start_on(cluster, port).await)
+    }
+
+    /// Starts a server with a standby, which follows it by way of the link.
+    pub async fn start_with_standby() -> Option<(Self, Link, Self)> {
+        let (cluster, port) = (Cluster::new()?, ClosedPort::new());
+        let copy = Cluster::without_files()?;
+        stdout(
+            Command::new("cp")
+                .arg("-a")
+                .arg(cluster.folder().join("."))
+                .arg(copy.folder()),
+        );
+        let primary = Self::start_on(cluster, port).await;
+        let link = Link::open(primary.address()).await;
+        let follows = format!(
+            "primary_conninfo = 'host={} port={} user=hookstile'\n",
+            link.address().ip(),
+            link.address().port()
+        );
+        write_private_file(&copy, "postgresql.auto.conf", &follows);
+        write_private_file(&copy, "standby.signal", "");
+        let standby = Self::start_on(copy, ClosedPort::new()).await;
+        Some((primary, link, standby))
+    }
+
+    async fn start_on(cluster: Cluster, port: ClosedPort) -> Self {
         let postgres = Self {
             process: spawn_server(&cluster, port.address()),
             cluster,
             port,
         };
         postgres.wait_until_ready().await;
-        Some(postgres)
+        postgres
+    }
+
+    /// Makes a standby a server that accepts writes.
+    pub fn promote(&self) {
+        assert_eq!(self.sql("select pg_promote()"), "t");
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -73,6 +107,18 @@ impl Postgres {
     #[track_caller]
     pub fn sql(&self, sql: &str) -> String {
         self.cluster.sql(&self.url(), sql)
+    }
+
+    /// Begins a transaction that stays open until the process is dropped, as somebody's `psql` does.
+    pub async fn hold_transaction(&self) -> Process {
+        let held = Process::spawn(self.cluster.program("psql").arg(self.url()).args([
+            "-X",
+            "-c",
+            "select pg_current_xact_id(); select pg_sleep(90)",
+        ]));
+        let open = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+        eventually("the transaction is open", async || self.sql(open) == "1").await;
+        held
     }
 
     /// Shuts down immediately: nothing is flushed, every connection breaks, and the next start must

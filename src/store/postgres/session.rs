@@ -1,0 +1,550 @@
+//! Sessions of the connection pool: the hosts are tried one after the other, the session's settings
+//! are made, and the server is checked to be the one that holds the store.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use deadpool_postgres::ClientWrapper;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
+use uuid::Uuid;
+
+use super::connect::{CurrentDatabase, Database};
+use super::lineage::{Position, Refusal, Verdict};
+use super::pool::error_chain;
+use super::schema::VERSION;
+
+/// The time-out for a connection to one of several hosts, with all that makes it a session.
+const HOST_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time-out where there is only one host.
+const ONLY_HOST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time for which no further connection is tried after one could not be made, while there are
+/// others.
+const GROWTH_PAUSE: Duration = Duration::from_secs(1);
+
+/// The settings of a session. Times are in milliseconds, the keepalives in seconds. They are made
+/// with statements, because a connection pooler drops those that come with the start of a connection.
+/// A setting that the server's version does not know is left out.
+///
+/// A statement ends before the gateway stops waiting for it. The server keeps prepared plans, and
+/// those for any parameters: planning a claim costs more than executing it. A plan made while the
+/// tables were empty must still use their indexes, so sequential scans are off. What the database or
+/// the role has as defaults of its own must not change what the statements do. The server sends
+/// keepalives too: otherwise it would keep the sessions of an unreachable gateway, and their locks,
+/// for two hours.
+const SETTINGS: [(&str, &str); 15] = [
+    ("statement_timeout", "3500"),
+    ("lock_timeout", "2000"),
+    ("idle_in_transaction_session_timeout", "5000"),
+    ("idle_session_timeout", "0"),
+    ("transaction_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
+    ("client_min_messages", "warning"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+    ("enable_seqscan", "off"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "4"),
+    ("tcp_user_timeout", "30000"),
+];
+
+/// The setting by which a session knows that its statements reach one session of the server.
+const READ_MARK: &str = "SELECT current_setting('hookstile.session', true)";
+
+/// Says that a pooler gives the statements of a connection to several sessions.
+pub(super) const SESSIONS_ARE_MIXED: &str = "a connection pooler gives the statements of one \
+    connection to several sessions of the server; it must keep sessions apart (PgBouncer: \
+    `pool_mode=session`)";
+
+/// Returns whether the server accepts writes, and the name of a file that begins with its timeline.
+const READ_SERVER: &str = "SELECT pg_is_in_recovery(),
+    CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END";
+
+const READ_STORE: &str = "SELECT version, hash_key, incarnation, timeline, uptime_ms + downtime_ms
+    FROM hookstile.store";
+
+/// Makes the sessions of one gateway, and remembers which server they may be on.
+pub(super) struct SessionManager {
+    database: CurrentDatabase,
+    relaxed: bool,
+    known: Mutex<Known>,
+    /// The last connection could not be made, although others exist.
+    is_limited: AtomicBool,
+}
+
+/// What a gateway knows of the servers.
+#[derive(Default)]
+struct Known {
+    /// The last position of the server in use; `None` before the first.
+    position: Option<Position>,
+    /// The host of the server in use, by its place in the URL.
+    host: usize,
+    /// Counts the changes after which earlier sessions are not used any more.
+    epoch: u64,
+    /// A host whose server has stopped answering, which is tried last.
+    suspect: Option<usize>,
+    /// The hosts that were refused, so that each is logged once.
+    refused: HashMap<usize, Refusal>,
+    grows_at: Option<Instant>,
+}
+
+/// A session on the server that holds the store.
+pub(super) struct Session {
+    pub client: ClientWrapper,
+    mark: String,
+    epoch: u64,
+}
+
+/// The reason why no session could be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    /// The reason of each host.
+    #[error("{0}")]
+    Failed(String),
+    /// A connection could not be made a moment ago.
+    #[error("no further connection can be made at the moment")]
+    Paused,
+}
+
+/// A session that is not yet admitted.
+struct Opened {
+    client: ClientWrapper,
+    mark: String,
+    position: Option<Position>,
+}
+
+impl Manager for SessionManager {
+    type Type = Session;
+    type Error = SessionError;
+
+    async fn create(&self) -> Result<Session, SessionError> {
+        if self.known().grows_at.is_some_and(|at| Instant::now() < at) {
+            return Err(SessionError::Paused);
+        }
+        let session = self.connect().await.map_err(SessionError::Failed)?;
+        if self.is_limited.swap(false, Ordering::AcqRel) {
+            tracing::info!("the store can make connections to its database again");
+        }
+        Ok(session)
+    }
+
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<SessionError> {
+        if session.client.is_closed() {
+            Err(RecycleError::message("the connection is closed"))
+        } else if session.epoch != self.known().epoch {
+            Err(RecycleError::message("another server is in use"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl SessionManager {
+    pub(super) fn new(database: CurrentDatabase, relaxed: bool) -> Self {
+        Self {
+            database,
+            relaxed,
+            known: Mutex::default(),
+            is_limited: AtomicBool::new(false),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects to the first host whose server may be used. A gateway that has used none yet asks all
+    /// hosts, and chooses the one with the latest promotion.
+    async fn connect(&self) -> Result<Session, String> {
+        let database = self.database.load();
+        let is_first = self.known().position.is_none();
+        let mut candidates = Vec::new();
+        let mut failures = Vec::new();
+        for host in self.order(&database) {
+            let opened = match self.open_within_timeout(&database, host).await {
+                Ok(opened) => opened,
+                Err(reason) => {
+                    failures.push(reason);
+                    continue;
+                }
+            };
+            if is_first {
+                candidates.push((host, opened));
+                continue;
+            }
+            match self.admit(&database, host, opened) {
+                Ok(session) => return Ok(session),
+                Err(reason) => failures.push(reason),
+            }
+        }
+        // The first of those with the same rank is the last of them in this order.
+        candidates.reverse();
+        candidates.sort_by_key(|(_, opened)| opened.position.map(|position| position.rank()));
+        let mut chosen = None;
+        for (host, opened) in candidates.into_iter().rev() {
+            match self.admit(&database, host, opened) {
+                Ok(session) => chosen = chosen.or(Some(session)),
+                Err(reason) => failures.push(reason),
+            }
+        }
+        chosen.ok_or_else(|| failures.join("; "))
+    }
+
+    /// Returns the hosts in the order in which they are tried.
+    fn order(&self, database: &Database) -> Vec<usize> {
+        let mut hosts: Vec<_> = (0..database.host_count()).collect();
+        if database.has_random_hosts() {
+            fastrand::shuffle(&mut hosts);
+        }
+        let suspect = self.known().suspect;
+        hosts.sort_by_key(|host| Some(*host) == suspect);
+        hosts
+    }
+
+    async fn open_within_timeout(
+        &self,
+        database: &Database,
+        host: usize,
+    ) -> Result<Opened, String> {
+        let time = if database.host_count() > 1 {
+            HOST_TIMEOUT
+        } else {
+            ONLY_HOST_TIMEOUT
+        };
+        let failed = |reason: String| match database.host_count() {
+            1 => reason,
+            _ => format!("{}: {reason}", database.host_name(host)),
+        };
+        match tokio::time::timeout(time, self.open(database, host)).await {
+            Ok(opened) => opened.map_err(failed),
+            Err(_) => {
+                self.known().suspect = Some(host);
+                Err(failed(format!("no session within {} s", time.as_secs())))
+            }
+        }
+    }
+
+    /// Connects to one host, makes the settings and reads the position of the server.
+    async fn open(&self, database: &Database, host: usize) -> Result<Opened, String> {
+        let (client, task) = database
+            .connect_to(host)
+            .await
+            .map_err(|error| error_chain(&error))?;
+        let client = ClientWrapper::new(client, task);
+        let mark = format!("{:016x}", fastrand::u64(..));
+        client
+            .batch_execute(&self.settings(database, &mark))
+            .await
+            .map_err(|error| error_chain(&error))?;
+        let position = self.read_position(&client, &mark).await?;
+        Ok(Opened {
+            client,
+            mark,
+            position,
+        })
+    }
+
+    /// Returns the statements that make the settings. Those of the URL come last, because the last
+    /// one wins.
+    fn settings(&self, database: &Database, mark: &str) -> String {
+        let quoted = |text: &str| {
+            let text = text.replace('\\', "\\\\").replace('\'', "''");
+            format!("E'{text}'")
+        };
+        let rows: Vec<_> = SETTINGS
+            .iter()
+            .map(|(name, value)| format!("({}, {})", quoted(name), quoted(value)))
+            .collect();
+        let mut sql = format!(
+            "SELECT set_config(name, value, false) FROM (VALUES {}) AS v (name, value)
+             WHERE current_setting(name, true) IS NOT NULL",
+            rows.join(", ")
+        );
+        let relaxed = self
+            .relaxed
+            .then(|| ("synchronous_commit".to_owned(), "off".to_owned()));
+        let mark = ("hookstile.session".to_owned(), mark.to_owned());
+        let others = database.settings().iter().cloned().chain([mark]);
+        for (name, value) in relaxed.into_iter().chain(others) {
+            // Writing to a string does not fail.
+            let _ = write!(
+                sql,
+                "; SELECT set_config({}, {}, false)",
+                quoted(&name),
+                quoted(&value)
+            );
+        }
+        sql
+    }
+
+    /// Reads what a server says about its store; `None` before the tables exist. If the server was
+    /// promoted since anybody looked, gives it a new incarnation.
+    async fn read_position(&self, client: &Client, mark: &str) -> Result<Option<Position>, String> {
+        // Sent without waiting for each other.
+        let (found_mark, server, stored) = tokio::join!(
+            biased;
+            client.simple_query(READ_MARK),
+            client.simple_query(READ_SERVER),
+            client.simple_query(READ_STORE),
+        );
+        let found_mark = first_row(found_mark.map_err(|error| error_chain(&error))?);
+        if found_mark.first().and_then(Option::as_deref) != Some(mark) {
+            return Err(SESSIONS_ARE_MIXED.to_owned());
+        }
+        let timeline = match server {
+            Ok(messages) => timeline(&first_row(messages))?,
+            // A service that is compatible with PostgreSQL need not have these functions.
+            Err(error) if error.code().is_some() => None,
+            Err(error) => return Err(error_chain(&error)),
+        };
+        let Some((position, stored_timeline)) = read_stored(stored)? else {
+            return Ok(None);
+        };
+        let found = Position {
+            timeline,
+            ..position
+        };
+        let Some(promoted) = timeline.filter(|timeline| stored_timeline != Some(*timeline)) else {
+            return Ok(Some(found));
+        };
+        if self.known().position.is_some_and(|seen| {
+            seen.store != found.store || seen.timeline.is_some_and(|seen| promoted < seen)
+        }) {
+            // It will be refused.
+            return Ok(Some(found));
+        }
+        // The standbys of a server that was just promoted may not have followed it yet.
+        let mark_promotion = format!(
+            "BEGIN; SET LOCAL synchronous_commit = local;
+             UPDATE hookstile.store SET incarnation = gen_random_uuid(), timeline = {promoted}
+                WHERE timeline IS DISTINCT FROM {promoted};
+             COMMIT"
+        );
+        client
+            .batch_execute(&mark_promotion)
+            .await
+            .map_err(|error| error_chain(&error))?;
+        let stored = read_stored(client.simple_query(READ_STORE).await)?;
+        Ok(stored.map(|(position, _)| Position {
+            timeline,
+            ..position
+        }))
+    }
+
+    /// Decides whether a session may be used, by the position of its server.
+    fn admit(&self, database: &Database, host: usize, opened: Opened) -> Result<Session, String> {
+        let mut known = self.known();
+        let name = database.host_name(host);
+        if let Err(refusal) = known.see(&name, host, opened.position) {
+            let reason = format!("{name}: {refusal}");
+            if known.refused.insert(host, refusal) != Some(refusal) {
+                tracing::error!(
+                    server = name,
+                    reason = %refusal,
+                    "a server of the store's database is refused; demote it, or take it out of the \
+                     URL; to use it nevertheless, restart all gateways"
+                );
+            }
+            return Err(reason);
+        }
+        Ok(Session {
+            client: opened.client,
+            mark: opened.mark,
+            epoch: known.epoch,
+        })
+    }
+
+    /// Reads the position of the server again, once the tables exist.
+    pub(super) async fn read_created(&self, session: &Session) -> Result<(), String> {
+        let position = self.read_position(&session.client, &session.mark).await?;
+        let mut known = self.known();
+        let host = known.host;
+        known
+            .see("", host, position)
+            .map_err(|refusal| refusal.to_string())
+    }
+
+    /// Checks what a session has just read: that it is still the session's own, and that the server
+    /// did not go back.
+    pub(super) fn check(
+        &self,
+        session: &Session,
+        mark: Option<&str>,
+        incarnation: Uuid,
+        clock_ms: i64,
+    ) -> Result<(), String> {
+        if mark != Some(&*session.mark) {
+            return Err(SESSIONS_ARE_MIXED.to_owned());
+        }
+        let mut known = self.known();
+        let Some(seen) = known.position else {
+            return Ok(());
+        };
+        let found = Position {
+            incarnation,
+            clock_ms,
+            ..seen
+        };
+        match seen.judge(&found) {
+            Verdict::Same => {
+                known.position = Some(seen.advanced_to(found));
+                Ok(())
+            }
+            _ if session.epoch != known.epoch => Err("another server is in use".to_owned()),
+            Verdict::Promoted { .. } => Err("the server was promoted".to_owned()),
+            Verdict::Refused(refusal) => {
+                // The next connection to it is refused, and that is logged.
+                known.epoch += 1;
+                Err(refusal.to_string())
+            }
+        }
+    }
+
+    /// Checks that a session's statements reach one session of the server.
+    pub(super) async fn check_mark(session: &Session) -> Result<(), String> {
+        let found = session.client.simple_query(READ_MARK).await;
+        let found = first_row(found.map_err(|error| error_chain(&error))?);
+        if found.first().and_then(Option::as_deref) == Some(&session.mark) {
+            Ok(())
+        } else {
+            Err(SESSIONS_ARE_MIXED.to_owned())
+        }
+    }
+
+    /// Looks at the hosts that are not in use. If another server was promoted in the place of the one
+    /// in use, which may still answer, the sessions that exist are not used any more.
+    pub(super) async fn look_at_others(&self) {
+        let database = self.database.load();
+        let (host_in_use, is_known) = {
+            let known = self.known();
+            (known.host, known.position.is_some())
+        };
+        let others = (0..database.host_count()).filter(|host| is_known && *host != host_in_use);
+        for host in others {
+            if let Ok(opened) = self.open_within_timeout(&database, host).await {
+                // A refusal is logged.
+                let _ = self.admit(&database, host, opened);
+            }
+        }
+    }
+
+    /// Stops using the sessions that exist, because their server has not answered. Other hosts are
+    /// tried before it.
+    pub(super) fn distrust(&self) {
+        let mut known = self.known();
+        known.epoch += 1;
+        known.suspect = Some(known.host);
+    }
+
+    /// Pauses the growth of the pool. Returns whether it could grow before.
+    pub(super) fn pause_growth(&self) -> bool {
+        self.known().grows_at = Some(Instant::now() + GROWTH_PAUSE);
+        !self.is_limited.swap(true, Ordering::AcqRel)
+    }
+
+    /// Ends a pause of the pool's growth, because there is no connection left.
+    pub(super) fn resume_growth(&self) {
+        self.known().grows_at = None;
+    }
+}
+
+impl Known {
+    /// Takes the position of a server over, if it may be used.
+    fn see(&mut self, name: &str, host: usize, found: Option<Position>) -> Result<(), Refusal> {
+        match (self.position, found) {
+            (None, found) => self.position = found,
+            (Some(_), None) => return Err(Refusal::OtherStore),
+            (Some(seen), Some(found)) => match seen.judge(&found) {
+                Verdict::Same => self.position = Some(seen.advanced_to(found)),
+                Verdict::Promoted { behind_ms } => {
+                    tracing::warn!(
+                        server = name,
+                        timeline = found.timeline,
+                        behind_seconds = behind_ms / 1000,
+                        "the store's database has failed over to another server; what the earlier \
+                         one had not sent to it is lost"
+                    );
+                    self.position = Some(found);
+                    self.epoch += 1;
+                }
+                Verdict::Refused(refusal) => return Err(refusal),
+            },
+        }
+        self.host = host;
+        self.refused.remove(&host);
+        if self.suspect == Some(host) {
+            self.suspect = None;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the texts of the first row of a reply.
+fn first_row(messages: Vec<SimpleQueryMessage>) -> Vec<Option<String>> {
+    let row = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    row.map_or_else(Vec::new, |row| {
+        (0..row.len())
+            .map(|column| row.get(column).map(str::to_owned))
+            .collect()
+    })
+}
+
+/// Returns the timeline of a server that accepts writes.
+fn timeline(server: &[Option<String>]) -> Result<Option<i64>, String> {
+    match server {
+        [Some(standby), _] if standby == "t" => {
+            Err("the server is a standby, which accepts no writes".to_owned())
+        }
+        [_, Some(file)] => Ok(file
+            .get(..8)
+            .and_then(|timeline| i64::from_str_radix(timeline, 16).ok())),
+        _ => Ok(None),
+    }
+}
+
+/// Parses the row of the store: its position, without the server's own timeline, and the timeline in
+/// the row. Returns `None` if there is none, or if it is of another version, which opening the store
+/// reports.
+fn read_stored(
+    reply: Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>,
+) -> Result<Option<(Position, Option<i64>)>, String> {
+    let messages = match reply {
+        Ok(messages) => messages,
+        Err(error)
+            if [
+                Some(&SqlState::UNDEFINED_TABLE),
+                Some(&SqlState::UNDEFINED_COLUMN),
+            ]
+            .contains(&error.code()) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error_chain(&error)),
+    };
+    let row = first_row(messages);
+    let column = |column: usize| row.get(column).and_then(Option::as_deref);
+    let uuid = |text: Option<&str>| text.and_then(|text| Uuid::try_parse(text).ok());
+    if column(0).and_then(|version| version.parse().ok()) != Some(VERSION) {
+        return Ok(None);
+    }
+    let Some(store) = uuid(column(1)) else {
+        return Ok(None);
+    };
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
+    let position = Position {
+        store,
+        incarnation: uuid(column(2)).unwrap_or_default(),
+        timeline: None,
+        clock_ms: number(column(4)).unwrap_or(0),
+    };
+    Ok(Some((position, number(column(3)))))
+}
