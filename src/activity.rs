@@ -187,7 +187,7 @@ impl RouteActivity {
             explanations: Explanations::default(),
             captures,
             sender: Some(SenderActivity {
-                idle: IdleSender::new(now, Arc::clone(&tracked.metrics.silent)),
+                idle: IdleSender::new(now, tracked.metrics.silent.clone()),
                 history: RequestHistory::new(Arc::clone(tracked.metrics), now, wall),
                 clients: FamiliarClients::default(),
             }),

@@ -24,8 +24,7 @@ use crate::backoff::DeadLetterReason;
 use crate::cause::Cause;
 use crate::outcome::Code;
 
-use series::Family;
-pub use series::Series;
+use series::{Family, Series};
 
 /// Buckets in seconds. Dense around the usual budget of 10 s, so that exceeding it shows.
 const SECONDS: [f64; 18] = [
@@ -302,7 +301,7 @@ pub struct RouteSeries {
     signature_failed: [IntCounter; SIGNATURE_FAILURES.len()],
     last_verified: IntGauge,
     /// 1 while no request was verified for longer than the route's `expect_every`.
-    pub silent: Arc<Series<IntGaugeVec>>,
+    pub silent: IntGauge,
     ledger_checks: [Series<IntCounterVec>; LEDGER_CHECKS.len()],
     upstream: Arc<UpstreamMetrics>,
     pub queue: Arc<QueueMetrics>,
@@ -316,8 +315,6 @@ pub struct RouteCounts<C> {
     pub is_proxied: bool,
     /// Its events are stored, all of them or those that cannot be delivered.
     pub is_stored: bool,
-    /// Its events are expected at intervals.
-    pub is_expected: bool,
 }
 
 #[cfg(test)]
@@ -326,7 +323,6 @@ impl RouteCounts<fn(Code) -> bool> {
         outcomes: |_| true,
         is_proxied: true,
         is_stored: true,
-        is_expected: true,
     };
 }
 
@@ -463,11 +459,11 @@ impl Metrics {
     ) -> RouteMetrics {
         let families = &self.families;
         let mut names = self.route_names();
+        if names.removed.remove(name) {
+            families.forget_queue(name);
+        }
         let known = names.configured.entry(Arc::clone(name));
         let series = Arc::clone(known.or_insert_with(|| Arc::new(families.route_series(name))));
-        if names.removed.remove(name) {
-            let _ = families.queue_unconfigured.remove_label_values(&[name]);
-        }
         drop(names);
         series.start(counts);
         let checks = &families.signature_checks;
@@ -497,6 +493,7 @@ impl Metrics {
                 .remove_label_values(&[name, result, ""]);
         }
         let _ = families.last_verified.remove_label_values(&[name]);
+        let _ = families.route_silent.remove_label_values(&[name]);
         route.forget();
         families.forget_queue(name);
         for status in 100..1000_u16 {
@@ -659,15 +656,11 @@ impl RouteSeries {
         if counts.is_stored {
             start(&self.queue.dead_lettered[..DeadLetterReason::Unreadable as usize]);
         }
-        if counts.is_expected {
-            self.silent.metric();
-        }
     }
 
     fn forget(&self) {
         self.requests.forget();
         self.body_bytes.forget();
-        self.silent.forget();
         forget(&self.ledger_checks);
         forget(&self.upstream.requests);
         forget(&self.upstream.failures);
@@ -954,7 +947,7 @@ impl MetricFamilies {
                     .with_label_values(&[&**route, result, ""])
             }),
             last_verified: self.last_verified.with_label_values(&[&**route]),
-            silent: Arc::new(only(&self.route_silent, route)),
+            silent: self.route_silent.with_label_values(&[&**route]),
             ledger_checks: all(&self.ledger_checks, route, LEDGER_CHECKS),
             queue: Arc::new(self.queue_metrics(route, Arc::clone(&upstream))),
             upstream,
@@ -1113,7 +1106,6 @@ mod tests {
         (route.requests).count_response(Code::Delivered, StatusCode::OK);
         route.requests.observe_duration(Duration::from_secs(1));
         route.observe_body(1);
-        route.silent.set(1);
         (route.queue).record_attempt(UpstreamResult::Success, None, 0.1);
         route.queue.observe_delivery_delay(0.1);
         metrics.set_certificate_expiry("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
@@ -1166,7 +1158,6 @@ mod tests {
                 outcomes,
                 is_proxied,
                 is_stored,
-                is_expected: false,
             };
             let secrets = ["current".into(), "old".into()];
             metrics.register_route(&"billing".into(), secrets.iter(), &counts);

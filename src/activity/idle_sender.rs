@@ -6,12 +6,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::IntGaugeVec;
-
-use crate::metrics::Series;
+use prometheus::IntGauge;
 
 /// The ignored events that are recognised when they come again: 4 KiB a route.
 const IGNORED_MAX: usize = 256;
@@ -27,12 +25,12 @@ pub struct IdleSender {
     ignored: Mutex<VecDeque<[u8; 16]>>,
     /// `true` if the sender was idle at the last sample.
     idle: AtomicBool,
-    gauge: Arc<Series<IntGaugeVec>>,
+    gauge: IntGauge,
 }
 
 impl IdleSender {
     /// Starts to wait for an event at `since`.
-    pub(super) fn new(since: Instant, gauge: Arc<Series<IntGaugeVec>>) -> Self {
+    pub(super) fn new(since: Instant, gauge: IntGauge) -> Self {
         let [last_seen_ms, expect_every_ms] = [0, 0].map(AtomicU64::new);
         Self {
             since,
@@ -133,15 +131,12 @@ fn milliseconds(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Metrics, RouteCounts};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn idle_sender(expect_every: Option<Duration>) -> (IdleSender, Instant) {
         let start = Instant::now();
-        let metrics = Metrics::new().unwrap();
-        let route = metrics.register_route(&"billing".into(), [].iter(), &RouteCounts::EVERYTHING);
-        let sender = IdleSender::new(start, Arc::clone(&route.silent));
+        let sender = IdleSender::new(start, IntGauge::new("silent", "silent").unwrap());
         sender.expect(expect_every);
         (sender, start)
     }

@@ -56,7 +56,6 @@ impl RouteUpdater {
                     outcomes: |code| route.can_have(code),
                     is_proxied: route.delivery_mode != DeliveryMode::Queue,
                     is_stored: route.delivery_mode != DeliveryMode::Proxy,
-                    is_expected: route.expect_every.is_some(),
                 };
                 let metrics = &self.metrics;
                 Arc::new(metrics.register_route(&route.name, secrets, &counts))

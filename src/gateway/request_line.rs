@@ -29,7 +29,7 @@ impl RequestLine {
     /// Returns whether the line has a space on each side of the target, and visible ASCII
     /// otherwise. That is enough for a line that Pingora has parsed.
     pub fn is_plain(&self) -> bool {
-        self.others == Self::OTHERS
+        self.ended && self.others == Self::OTHERS
     }
 }
 
@@ -50,6 +50,7 @@ mod tests {
             (b"POST /w?x=\x7f HTTP/1.1\r\n", false),
             (b"POST /w\r HTTP/1.1\r\n", false),
             (b"POST /w HTTP/1.1\n", false),
+            (b"POST /w?x=a b ", false),
         ] {
             let mut request_line = RequestLine::default();
             request_line.read(line);

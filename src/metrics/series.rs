@@ -6,7 +6,7 @@ use prometheus::core::{Metric, MetricVec, MetricVecBuilder};
 use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
 
 /// A metric with labels, of which the first is the route.
-pub trait Family {
+pub(super) trait Family {
     type Metric;
 
     fn find_or_create(&self, labels: &[&str]) -> Self::Metric;
@@ -30,7 +30,7 @@ where
 }
 
 /// One series of a route. A route that is idle for ever has few of them.
-pub struct Series<F: Family> {
+pub(super) struct Series<F: Family> {
     family: F,
     route: Arc<str>,
     /// The value of the family's second label, if it has one.
@@ -102,14 +102,10 @@ impl Series<HistogramVec> {
 
 impl Series<IntGaugeVec> {
     /// Sets the gauge. One that does not exist is 0 already.
-    pub fn set(&self, value: i64) {
+    pub(super) fn set(&self, value: i64) {
         if value != 0 || self.found().is_some() {
             self.metric().set(value);
         }
-    }
-
-    pub fn get(&self) -> i64 {
-        self.found().map_or(0, prometheus::IntGauge::get)
     }
 }
 

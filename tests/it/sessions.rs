@@ -85,6 +85,45 @@ async fn requests_of_any_kind_may_be_pipelined() {
     }
 }
 
+/// What was read ahead of Pingora's session may hold a request, or the start of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_behind_any_size_of_another_is_answered() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    for size in (3_000..8_200).step_by(97) {
+        let first = Event::sized(&format!("evt_first_{size}"), size);
+        let second = Event::new(&format!("evt_second_{size}"));
+        let requests = [
+            other("another connection option", &first),
+            second.post().bytes(),
+        ];
+        let mut client = gateway.connect().await;
+        client.write(&requests.concat()).await;
+        for event in [first, second] {
+            let response = client.read_response().await;
+            response.assert(200, "delivered");
+            assert_eq!(upstream.last().body, event.body, "{size}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_behind_a_large_rejected_one_loses_its_connection() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    // Together no more than one segment of the loopback device, which arrives as a whole.
+    for size in [100, 9_000, 20_000] {
+        let rejected = Event::sized("evt_1", size).forged().bytes();
+        let mut client = gateway.connect().await;
+        client.write(&[rejected.clone(), rejected].concat()).await;
+        for _ in 0..2 {
+            let response = client.read_response().await;
+            response.assert_problem(401, "invalid_signature");
+        }
+        client.wait_for_close().await;
+    }
+}
+
 /// The session reads a body up to its end, however it arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn body_in_any_pieces_is_forwarded_whole() {

@@ -139,6 +139,9 @@ pub(super) struct FirstByteStream {
     first_byte: FirstByte,
     /// The bytes that were read ahead or peeked at, and not yet read.
     peeked: BytesMut,
+    /// The time since which they are there, until the first of them are read: later ones may begin
+    /// another request, which counts from the end of the one before.
+    peeked_at: Option<Instant>,
 }
 
 impl FirstByteStream {
@@ -148,11 +151,11 @@ impl FirstByteStream {
 
     /// Wraps a connection, whose unread bytes are the first that are read.
     pub(super) fn new(connection: ReadAhead, first_byte: FirstByte) -> Self {
-        first_byte.record_read(&connection.unread, connection.unread_since);
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, connection.stream),
             first_byte,
             peeked: connection.unread.into(),
+            peeked_at: Some(connection.unread_since),
         }
     }
 }
@@ -163,19 +166,22 @@ impl AsyncRead for FirstByteStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.first_byte.is_too_large() {
+            // The reader of the head learns of it from `head_too_large` and reads no more.
+            self.first_byte.0.too_large.store(true, Ordering::Relaxed);
+            return Poll::Pending;
+        }
         if !self.peeked.is_empty() {
             let copied = self.peeked.len().min(buf.remaining());
+            let at = self.peeked_at.take().unwrap_or_else(Instant::now);
+            // Not before: some of them may be of a later request.
+            self.first_byte.record_read(&self.peeked[..copied], at);
             buf.put_slice(&self.peeked[..copied]);
             self.peeked.advance(copied);
             if self.peeked.is_empty() {
                 self.peeked = BytesMut::new();
             }
             return Poll::Ready(Ok(()));
-        }
-        if self.first_byte.is_too_large() {
-            // The reader of the head learns of it from `head_too_large` and reads no more.
-            self.first_byte.0.too_large.store(true, Ordering::Relaxed);
-            return Poll::Pending;
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -237,7 +243,6 @@ impl Peek for FirstByteStream {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.peeked.extend_from_slice(&buf[..read]);
-            self.first_byte.record_read(&buf[..read], Instant::now());
         }
         buf.copy_from_slice(&self.peeked[..buf.len()]);
         Ok(true)

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::{Method, StatusCode, header};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::{Shutdown, Stream};
@@ -44,6 +45,8 @@ pub struct PlainSession {
     head: Option<PlainHead>,
     /// The bytes of its body that were not read yet.
     body_left: u64,
+    /// Set if the last read of the body was for no more than the body: what is behind it is not read.
+    ended_exactly: bool,
     /// Set if the connection is closed behind the response.
     closes: bool,
 }
@@ -73,6 +76,7 @@ impl PlainSession {
             read_ahead,
             head: None,
             body_left: 0,
+            ended_exactly: false,
             closes: false,
         }
     }
@@ -113,6 +117,7 @@ impl PlainSession {
     fn begin(&mut self, head: PlainHead) {
         self.read_ahead.unread.advance(head.raw.len());
         self.body_left = head.framing.content_length.unwrap_or(0);
+        self.ended_exactly = false;
         self.closes = head.framing.closes;
         self.head = Some(head);
     }
@@ -189,6 +194,7 @@ impl PlainSession {
             if read.or_err(ErrorType::ReadError, "while reading a body")? == 0 {
                 return Error::e_explain(ErrorType::ConnectionClosed, "while reading a body");
             }
+            self.ended_exactly = true;
             Chunk::InRoom(room)
         } else {
             // Copied: a body that outlives its request would keep the head, too.
@@ -197,6 +203,7 @@ impl PlainSession {
                 Chunk::Whole(Bytes::copy_from_slice(&unread[..read]))
             } else {
                 room.extend_from_slice(&unread[..read]);
+                self.ended_exactly = true;
                 Chunk::InRoom(room)
             };
             unread.advance(read);
@@ -216,6 +223,7 @@ impl PlainSession {
         mut head: Box<ResponseHeader>,
         body: Bytes,
     ) -> PingoraResult<()> {
+        self.look_behind();
         // Written as lines: to insert a field takes longer.
         for name in [header::DATE, header::CONNECTION] {
             if head.headers.contains_key(&name) {
@@ -265,9 +273,19 @@ impl PlainSession {
         self.closes = true;
     }
 
+    /// Reads what has arrived behind a body that was read exactly to its end, without waiting. What
+    /// was sent together with a request is told by that from what came after the response.
+    fn look_behind(&mut self) {
+        if self.is_body_done() && std::mem::take(&mut self.ended_exactly) {
+            // An end or an error comes again with the next read.
+            let _ = self.read_ahead.read_more().now_or_never();
+        }
+    }
+
     /// Ends a request that was answered. Returns whether another may follow on the connection.
     pub fn finish(&mut self) -> bool {
         debug_assert!(self.is_body_done(), "the rest of a body is no request");
+        self.look_behind();
         self.head = None;
         self.read_ahead.restart();
         !self.closes && self.is_body_done()
