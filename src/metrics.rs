@@ -655,6 +655,8 @@ impl RouteSeries {
         }
         if counts.is_stored {
             start(&self.queue.dead_lettered[..DeadLetterReason::Unreadable as usize]);
+            // Whoever waits for an empty queue needs to see one.
+            self.queue.events[0].metric();
         }
     }
 
@@ -1143,6 +1145,7 @@ mod tests {
             // Without an allow-list, a filter of types, a handshake and a limit of the rate.
             let outcomes = |code| match code {
                 Code::Queued => is_stored,
+                Code::Inactive => !is_stored,
                 Code::Delivered
                 | Code::UpstreamRejected
                 | Code::UpstreamUnreachable

@@ -116,6 +116,8 @@ impl Route {
             Code::Ignored => self.events.patterns().next().is_some(),
             Code::Challenge => self.handshake.is_some() || !self.probes.is_empty(),
             Code::ForbiddenAddress => self.admission.has_allow_list(),
+            // A pause makes a route that only forwards inactive.
+            Code::Inactive => !self.active || self.delivery_mode == DeliveryMode::Proxy,
             _ => true,
         }
     }

@@ -99,10 +99,10 @@ async fn request_behind_any_size_of_another_is_answered() {
         ];
         let mut client = gateway.connect().await;
         client.write(&requests.concat()).await;
-        for event in [first, second] {
-            let response = client.read_response().await;
-            response.assert(200, "delivered");
-            assert_eq!(upstream.last().body, event.body, "{size}");
+        for (order, event) in [("first", first), ("second", second)] {
+            client.read_response().await.assert(200, "delivered");
+            let sent = &upstream.requests_for(&format!("evt_{order}_{size}"))[0];
+            assert_eq!(sent.body, event.body, "{size}");
         }
     }
 }
