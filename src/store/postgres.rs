@@ -427,12 +427,7 @@ impl Store {
             });
             writes
         });
-        tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
-        tokio::spawn(route_watch::watch_routes(Arc::downgrade(&shared)));
-        tokio::spawn(route_watch::search_slow_routes(Arc::downgrade(&shared)));
-        tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
-        tokio::spawn(upkeep::look_at_others(Arc::downgrade(&shared)));
-        tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
+        start_periodic_work(&shared);
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
         Ok(Self {
@@ -525,6 +520,16 @@ impl Store {
             .await
             .map_err(|error| pool.log_failure(operation, &error))
     }
+}
+
+/// Starts the work that is done for as long as the store exists.
+fn start_periodic_work(shared: &Arc<Shared>) {
+    tokio::spawn(upkeep::poll(Arc::downgrade(shared)));
+    tokio::spawn(route_watch::watch_routes(Arc::downgrade(shared)));
+    tokio::spawn(route_watch::search_slow_routes(Arc::downgrade(shared)));
+    tokio::spawn(upkeep::report_running(Arc::downgrade(shared)));
+    tokio::spawn(upkeep::look_at_others(Arc::downgrade(shared)));
+    tokio::spawn(upkeep::sweep(Arc::downgrade(shared)));
 }
 
 #[async_trait]

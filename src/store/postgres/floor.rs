@@ -216,7 +216,7 @@ mod tests {
         assert!(floor.needs_own_search(next));
         assert_eq!(floor.begin_among_others(next), 100);
         floor.searched(&search(BEGINNING, SECOND, next), Some(100));
-        assert!(!floor.needs_own_search(next + PAUSE_MAX - SECOND));
+        assert!(!floor.needs_own_search(next + SECOND * 14));
         assert!(floor.needs_own_search(next + PAUSE_MAX));
         // One that another route had slowed down is searched among the others again.
         floor.searched(&search(BEGINNING, Duration::ZERO, next), Some(100));
