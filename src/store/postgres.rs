@@ -5,8 +5,8 @@
 //!   the connections, and tells server failures from rejected statements;
 //! * `schema` has the tables, and warns when the server may lose acknowledged writes;
 //! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
-//! * `queue` leases queued events to one gateway; `floor` is where it searches for them; `query` runs
-//!   operators' queries;
+//! * `queue` leases queued events to one gateway; `floor` is where it searches for them; `route_watch`
+//!   polls the counts and the due events of each route; `query` runs operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
 //! * `incidents` remembers which problems somebody was notified of;
@@ -28,6 +28,7 @@ mod pool;
 mod query;
 mod queue;
 mod removed;
+mod route_watch;
 mod rows;
 mod schema;
 mod session;
@@ -55,7 +56,7 @@ use super::{
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
-use upkeep::RouteCounts;
+use route_watch::RouteCounts;
 
 pub(super) use claims::LeaseRow;
 use connect::CurrentDatabase;
@@ -100,6 +101,9 @@ const BACKLOG_MAX_BYTES: usize = 64 << 20;
 const LARGE_BACKLOG_MAX_BYTES: usize = 2 * PAYLOAD_MAX;
 /// The approximate size of an event ID with its index entry, in bytes.
 const ID_BYTES: u64 = 250;
+/// The age of what is due from which on a search passes few entries of deliveries that have ended, in
+/// milliseconds.
+const RECENTLY_DUE_MS: i64 = 60_000;
 /// The pause before the active routes are sent again.
 const UPDATE_ROUTES_RETRY: Duration = Duration::from_secs(1);
 /// The time that a gateway which stops waits for its removal from the list of gateways.
@@ -141,6 +145,8 @@ struct Shared {
     /// The last polled time for due times, in milliseconds, and the moment of that poll.
     now_due: Mutex<(i64, Instant)>,
     route_counts: Mutex<HashMap<Box<str>, RouteCounts>>,
+    /// The last polled number of a delivery.
+    last_number: AtomicI64,
     /// The numbers of IDs that each route holds, estimated while the store is nearly full.
     route_ids: Mutex<HashMap<Box<str>, u64>>,
     notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
@@ -221,21 +227,30 @@ impl Shared {
 
     /// Returns the routes with a worker in this gateway that have pending events.
     fn waiting_routes(&self) -> Vec<String> {
-        let route_counts = lock(&self.route_counts);
-        let has_pending = |route: &Arc<str>| {
-            route_counts
-                .get(&**route)
-                .is_some_and(|counts| counts.pending > 0)
-        };
-        lock(&self.notifiers)
-            .keys()
-            .filter(|route| has_pending(route))
-            .map(|route| route.to_string())
+        let notifiers = lock(&self.notifiers);
+        let mut routes = self.pending_routes();
+        routes.retain(|route| notifiers.contains_key(&**route));
+        routes
+    }
+
+    /// Returns the routes that have pending events.
+    fn pending_routes(&self) -> Vec<String> {
+        lock(&self.route_counts)
+            .iter()
+            .filter(|(_, counts)| counts.pending > 0)
+            .map(|(route, _)| route.to_string())
             .collect()
     }
 
-    fn set_route_counts(&self, all: HashMap<Box<str>, RouteCounts>) {
-        *lock(&self.route_counts) = all;
+    /// Stores the polled counts. What waits longest is searched for afterwards.
+    fn set_route_counts(&self, mut all: HashMap<Box<str>, RouteCounts>) {
+        let mut known = lock(&self.route_counts);
+        for (route, counts) in &mut all {
+            if counts.pending > 0 {
+                counts.oldest_waiting = known.get(route).and_then(|known| known.oldest_waiting);
+            }
+        }
+        *known = all;
     }
 
     fn set_now_due(&self, due_ms: i64) {
@@ -248,6 +263,11 @@ impl Shared {
         due_ms.saturating_add(claims::millis(polled_at.elapsed()))
     }
 
+    /// Returns a due time from which on a search is short.
+    fn recently_due_ms(&self) -> i64 {
+        self.now_due_ms().saturating_sub(RECENTLY_DUE_MS)
+    }
+
     /// Reads or changes where the searches for a route begin.
     fn floors<T>(&self, route: &str, change: impl FnOnce(&mut Floors) -> T) -> T {
         let mut floors = lock(&self.floors);
@@ -255,14 +275,6 @@ impl Shared {
             Some(floors) => change(floors),
             None => change(floors.entry(route.into()).or_default()),
         }
-    }
-
-    /// Returns where the searches for each route begin.
-    fn all_floors(&self, begin: impl Fn(&Floors) -> i64) -> (Vec<String>, Vec<i64>) {
-        lock(&self.floors)
-            .iter()
-            .map(|(route, floors)| (route.to_string(), begin(floors)))
-            .unzip()
     }
 
     /// Stores the polled sizes. `kept` is the size of records and payloads, in bytes.
@@ -386,6 +398,7 @@ impl Store {
             revision: watch::Sender::new(0),
             now_due: Mutex::new((0, Instant::now())),
             route_counts: Mutex::default(),
+            last_number: AtomicI64::new(0),
             route_ids: Mutex::default(),
             notifiers: Mutex::default(),
             floors: Mutex::default(),
@@ -414,10 +427,7 @@ impl Store {
             });
             writes
         });
-        tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
-        tokio::spawn(upkeep::report_running(Arc::downgrade(&shared)));
-        tokio::spawn(upkeep::look_at_others(Arc::downgrade(&shared)));
-        tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
+        start_periodic_work(&shared);
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
         Ok(Self {
@@ -510,6 +520,16 @@ impl Store {
             .await
             .map_err(|error| pool.log_failure(operation, &error))
     }
+}
+
+/// Starts the work that is done for as long as the store exists.
+fn start_periodic_work(shared: &Arc<Shared>) {
+    tokio::spawn(upkeep::poll(Arc::downgrade(shared)));
+    tokio::spawn(route_watch::watch_routes(Arc::downgrade(shared)));
+    tokio::spawn(route_watch::search_slow_routes(Arc::downgrade(shared)));
+    tokio::spawn(upkeep::report_running(Arc::downgrade(shared)));
+    tokio::spawn(upkeep::look_at_others(Arc::downgrade(shared)));
+    tokio::spawn(upkeep::sweep(Arc::downgrade(shared)));
 }
 
 #[async_trait]

@@ -293,6 +293,21 @@ async fn older_copy_of_the_data_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raised_version_is_the_same_store() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let setup = shared_store_setup(Route::to(&upstream), &postgres.url());
+    let gateway = Gateway::start(setup).await;
+    // As a gateway of the next version does while this one still runs.
+    postgres.sql("update hookstile.store set version = version + 1");
+    disconnect_gateways(&postgres);
+    send_until(&gateway, "evt_1", "delivered").await;
+    assert_eq!(refusals(&gateway).len(), 0, "{}", gateway.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replaced_primary_is_left_while_it_runs() {
     let Some(pair) = Pair::start().await else {
         return;

@@ -227,20 +227,33 @@ fn remove_if_exists(path: &Path) -> std::io::Result<()> {
 }
 
 /// Writes a copy of an open database to this path, flushed. A file there is replaced. Only a whole copy
-/// gets the name: a part of one would be opened as an empty store.
+/// gets the name: a part of one would be opened as an empty store, and is removed.
 pub(super) fn save(connection: &Connection, to: &Path) -> Result<(), OpenError> {
     let folder = to.parent().unwrap_or(to);
     let failed = |source| OpenError::folder(folder, source);
     super::create_folder(folder).map_err(failed)?;
     let unfinished = beside(to, ".unfinished");
     remove_if_exists(&unfinished).map_err(failed)?;
-    let file = folder_lock::open_private(&unfinished).map_err(failed)?;
+    let saved = write_copy(connection, &unfinished, to);
+    if saved.is_err() {
+        // The disk may be full because of it. That it cannot be removed matters less than the error.
+        let _ = remove_if_exists(&unfinished);
+    }
+    saved
+}
+
+/// Writes a copy of an open database to a file that does not exist yet, and gives it this path once it
+/// is whole.
+fn write_copy(connection: &Connection, unfinished: &Path, to: &Path) -> Result<(), OpenError> {
+    let folder = to.parent().unwrap_or(to);
+    let failed = |source| OpenError::folder(folder, source);
+    let file = folder_lock::open_private(unfinished).map_err(failed)?;
     connection
         .execute("VACUUM INTO ?1", [unfinished.as_os_str().to_string_lossy()])
-        .map_err(|source| OpenError::database(&unfinished, source))?;
+        .map_err(|source| OpenError::database(unfinished, source))?;
     file.sync_all()
         .and_then(|()| remove_beside(to))
-        .and_then(|()| std::fs::rename(&unfinished, to))
+        .and_then(|()| std::fs::rename(unfinished, to))
         .and_then(|()| super::flush_folder(folder))
         .map_err(failed)
 }

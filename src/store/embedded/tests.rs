@@ -704,3 +704,14 @@ async fn long_queue_is_delivered_whole_in_order() {
     assert_eq!(begun, expected);
     assert_eq!(store.queue_counts("billing"), (0, 0));
 }
+
+#[test]
+fn failed_copy_leaves_no_file() {
+    let files = TestFolder::new();
+    let to = files.settings().folder.join("copy.db");
+    // A folder with something in it cannot be replaced.
+    std::fs::create_dir_all(to.join("full")).unwrap();
+    let connection = rusqlite::Connection::open_in_memory().unwrap();
+    assert!(super::schema::save(&connection, &to).is_err());
+    assert!(!to.with_file_name("copy.db.unfinished").exists());
+}

@@ -9,6 +9,9 @@ use uuid::Uuid;
 /// The time by which a clock that was seen may go back on the same server. A crash of a server that
 /// does not wait for its disk loses some seconds, an old copy of its files more.
 const CLOCK_SLACK_MS: i64 = 60_000;
+/// The time by which it may go back with a promotion. A standby may be behind, but a copy that is older
+/// is a backup that somebody started.
+const PROMOTION_SLACK_MS: i64 = 15 * 60_000;
 
 /// What a server says about the store that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +72,22 @@ impl Position {
             };
         }
         if self.timeline < found.timeline {
+            if behind_ms > PROMOTION_SLACK_MS {
+                return Verdict::Refused(Refusal::WentBack { ms: behind_ms });
+            }
             return Verdict::Promoted {
                 behind_ms: behind_ms.max(0),
             };
         }
         Verdict::Refused(Refusal::Rival)
+    }
+
+    /// Returns whether a server whose timeline has changed may be one that was promoted in the place of
+    /// the last one seen, before it has a new incarnation.
+    pub(super) fn may_be_promoted_to(&self, found: &Self) -> bool {
+        let is_outdated = found.timeline.is_some() && found.timeline < self.timeline;
+        let behind_ms = self.clock_ms.saturating_sub(found.clock_ms);
+        found.store == self.store && !is_outdated && behind_ms <= PROMOTION_SLACK_MS
     }
 
     /// Returns the position after another one was seen on the same server.
@@ -150,6 +164,26 @@ mod tests {
             });
             assert_eq!(verdict, Verdict::Promoted { behind_ms });
         }
+    }
+
+    #[test]
+    fn old_copy_is_not_a_promotion() {
+        let mut found = Position {
+            incarnation: Uuid::from_u128(3),
+            timeline: Some(3),
+            clock_ms: SEEN.clock_ms - PROMOTION_SLACK_MS,
+            ..SEEN
+        };
+        assert!(SEEN.may_be_promoted_to(&found));
+        assert!(matches!(SEEN.judge(&found), Verdict::Promoted { .. }));
+        found.clock_ms -= 1;
+        let ms = PROMOTION_SLACK_MS + 1;
+        let refused = Verdict::Refused(Refusal::WentBack { ms });
+        assert!(!SEEN.may_be_promoted_to(&found));
+        assert_eq!(SEEN.judge(&found), refused);
+        // Before it gets a new incarnation, too.
+        found.incarnation = SEEN.incarnation;
+        assert_eq!(SEEN.judge(&found), refused);
     }
 
     #[test]

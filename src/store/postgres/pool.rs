@@ -32,6 +32,10 @@ pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// for it.
 pub(super) const SERVER_STATEMENT_TIMEOUT_MS: u128 = 3_500;
 
+/// The time after which the server ends a session that is idle in a transaction, in milliseconds, as
+/// the session's settings say.
+pub(super) const IDLE_IN_TRANSACTION_TIMEOUT_MS: u128 = 5_000;
+
 /// The number of tries before the callers get an error.
 const TRIES: u32 = 3;
 /// The pause before the first retry. It grows with each retry.
@@ -216,9 +220,11 @@ impl ConnectionPool {
     where
         F: Future<Output = Result<T, QueryError>>,
     {
-        let done = work(self.acquire().await?).await;
+        let connection = self.acquire().await?;
+        let epoch = connection.session().epoch();
+        let done = work(connection).await;
         if let Err(QueryError::Unanswered(_)) = &done {
-            self.pool.manager().distrust();
+            self.pool.manager().distrust(epoch);
         }
         done
     }

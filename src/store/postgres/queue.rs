@@ -3,11 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Row;
+
 use super::Shared;
 use super::claims::millis;
-use super::pool::{PooledConnection, QueryError, with_timeout};
+use super::floor::Search;
+use super::pool::{
+    PooledConnection, QueryError, SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, with_timeout,
+    within,
+};
 use super::query::timestamp;
 use super::rows::identity;
+use super::write::{BYTES_PER_SECOND, time_for_bytes};
 use crate::store::{
     AttemptHistory, DeliveryId, DueEvent, DueEvents, LeaseDeadline, Payload, QueuedEvent,
 };
@@ -48,17 +55,24 @@ const NEXT_DUE: &str = "SELECT due_ms - (SELECT due FROM hookstile.clock) FROM h
 const RELEASE: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
 
-/// Loads an event and extends its lease. `state || ''` keeps the planner from using the index of
+/// The size from which a payload is read by a statement of its own, with more time, in bytes.
+const LARGE_PAYLOAD_BYTES: i64 = 1 << 20;
+
+/// Loads an event, with its payload unless that is large, and extends its lease, for
+/// a large one by the time to read it. `state || ''` keeps the planner from using the index of
 /// pending deliveries: a server without statistics would scan all of them.
 const LOAD: &str = "
 WITH loaded AS (
     UPDATE hookstile.deliveries SET begun = true,
-        lease_ends_ms = (SELECT now FROM hookstile.clock) + $3
+        lease_ends_ms = (SELECT now FROM hookstile.clock) + $3 + payload_bytes / $6 * 1000
     WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2 AND route = $4
-    RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms, identity)
+    RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms, identity,
+        payload_bytes)
 SELECT event_id, event_type, tried, possibly_delivered, received_ms,
-    (SELECT now FROM hookstile.clock) - queued_ms, head, body, identity
-FROM loaded LEFT JOIN hookstile.payloads ON delivery = id";
+    (SELECT now FROM hookstile.clock) - queued_ms, head, body, identity, payload_bytes
+FROM loaded LEFT JOIN hookstile.payloads ON delivery = id AND payload_bytes < $5";
+
+const LOAD_PAYLOAD: &str = "SELECT head, body FROM hookstile.payloads WHERE delivery = $1";
 
 pub(super) async fn lease_due_events(
     connection: &PooledConnection,
@@ -72,37 +86,42 @@ pub(super) async fn lease_due_events(
     let floor = shared.floors(route, |floors| floors.due.begin(began));
     let in_flight: Vec<_> = in_flight.iter().map(|id| id.0).collect();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let (rows, next) = with_timeout(async {
-        let lease_due = connection.prepare_cached(LEASE_DUE).await?;
-        let next_due = connection.prepare_cached(NEXT_DUE).await?;
-        // Queried first, so that leased events are always returned.
-        let next = connection.query_opt(&next_due, &[&name]).await?;
-        Ok((
-            connection
-                .query(
-                    &lease_due,
-                    &[
-                        &name,
-                        &in_flight,
-                        &limit,
-                        &owner,
-                        &millis(FETCH_LEASE),
-                        &floor,
-                    ],
-                )
-                .await?,
-            next,
-        ))
-    })
-    .await?;
+    // Queried first, so that leased events are always returned.
+    let next = connection.query_opt_cached(NEXT_DUE, &[&name]).await?;
+    let leased = connection
+        .query_cached(
+            LEASE_DUE,
+            &[
+                &name,
+                &in_flight,
+                &limit,
+                &owner,
+                &millis(FETCH_LEASE),
+                &floor,
+            ],
+        )
+        .await;
+    let search = Search {
+        from: floor,
+        took: began.elapsed(),
+        ended: Instant::now(),
+        is_alone: true,
+        recent: shared.recently_due_ms(),
+    };
+    if let Err(QueryError::TimedOut(_) | QueryError::Unanswered(_)) = &leased {
+        // Otherwise each later search would begin at the beginning too, and fail.
+        shared.floors(route, |floors| floors.due.failed(&search));
+    }
+    let rows = leased?;
     let first_due: Option<i64> = rows.first().map(|first| first.try_get(2)).transpose()?;
     shared.floors(route, |floors| {
         let found = first_due.map(|due_ms| due_ms.saturating_sub(OVERLAP_MS));
-        floors
-            .due
-            .searched(floor, found, began.elapsed(), Instant::now());
+        floors.due.searched(&search, found);
+        if let Some(found) = found {
+            floors.woken.raise(found);
+        }
     });
-    let event = |row: &tokio_postgres::Row| {
+    let event = |row: &Row| {
         let bytes: i64 = row.try_get(1)?;
         Ok(DueEvent {
             id: DeliveryId(row.try_get(0)?),
@@ -140,15 +159,32 @@ pub(super) async fn load_event(
     attempt_timeout: Duration,
 ) -> Result<Option<QueuedEvent>, QueryError> {
     let lease = attempt_timeout.saturating_add(RECORD_MARGIN);
-    let deadline = LeaseDeadline(Instant::now().checked_add(lease));
+    let began = Instant::now();
     let Some(row) = connection
-        .query_opt_cached(LOAD, &[&id.0, &owner, &millis(lease), &route])
+        .query_opt_cached(
+            LOAD,
+            &[
+                &id.0,
+                &owner,
+                &millis(lease),
+                &route,
+                &LARGE_PAYLOAD_BYTES,
+                &BYTES_PER_SECOND.cast_signed(),
+            ],
+        )
         .await?
     else {
         return Ok(None);
     };
     let (attempts, age): (i32, Option<i64>) = (row.try_get(2)?, row.try_get(5)?);
-    let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get(6)?, row.try_get(7)?);
+    let payload_bytes: i64 = row.try_get(9)?;
+    let longer = time_for_bytes(usize::try_from(payload_bytes).unwrap_or(0));
+    let deadline = LeaseDeadline(began.checked_add(lease.saturating_add(longer)));
+    let payload = if payload_bytes < LARGE_PAYLOAD_BYTES {
+        payload(&row, 6)?
+    } else {
+        load_large_payload(connection, id, longer).await?
+    };
     Ok(Some(QueuedEvent {
         identity: identity(row.try_get(8)?),
         event_id: row.try_get::<_, &str>(0)?.into(),
@@ -159,10 +195,38 @@ pub(super) async fn load_event(
         },
         received_at: timestamp(row.try_get(4)?),
         age: Duration::from_millis(u64::try_from(age.unwrap_or(0)).unwrap_or(0)),
-        payload: head.zip(body).map(|(head, body)| Payload {
-            head: head.into(),
-            body: body.into(),
-        }),
+        payload,
         deadline,
+    }))
+}
+
+/// Loads a payload that may take so much `longer` than other statements, for its size.
+async fn load_large_payload(
+    connection: &PooledConnection,
+    id: DeliveryId,
+    longer: Duration,
+) -> Result<Option<Payload>, QueryError> {
+    let begin = format!(
+        "BEGIN; SET LOCAL statement_timeout = {}",
+        SERVER_STATEMENT_TIMEOUT_MS + longer.as_millis()
+    );
+    with_timeout(connection.batch_execute(&begin)).await?;
+    let row = within(STATEMENT_TIMEOUT + longer, async {
+        let load = connection.prepare_cached(LOAD_PAYLOAD).await?;
+        connection.query_opt(&load, &[&id.0]).await
+    })
+    .await?;
+    with_timeout(connection.batch_execute("COMMIT")).await?;
+    let loaded = row.map(|row| payload(&row, 0)).transpose()?;
+    Ok(loaded.flatten())
+}
+
+/// Returns the payload whose head is in this column, and whose body is in the next one.
+fn payload(row: &Row, column: usize) -> Result<Option<Payload>, QueryError> {
+    let head: Option<Vec<u8>> = row.try_get(column)?;
+    let body: Option<Vec<u8>> = row.try_get(column + 1)?;
+    Ok(head.zip(body).map(|(head, body)| Payload {
+        head: head.into(),
+        body: body.into(),
     }))
 }

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError};
-use super::upkeep::RouteCounts;
+use super::route_watch::RouteCounts;
 use crate::store::{DeliveryState, RECORD_BYTES, RecordLimits, RemovedRoute, Retain, StoreRoute};
 
 /// The time for which a gateway counts as running after it was last seen.

@@ -4,6 +4,9 @@
 //! All times in the tables are the store's own, counted by the server. The gateways' clocks play no
 //! part.
 
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
@@ -176,8 +179,6 @@ pub(super) async fn read_or_create(
         tracing::info!("an empty store is created in the database");
         create(&transaction).await?;
     }
-    add_columns(&transaction).await?;
-    add_tables(&transaction).await?;
     let row = transaction
         .query_one("SELECT version, hash_key FROM hookstile.store", &[])
         .await?;
@@ -186,7 +187,9 @@ pub(super) async fn read_or_create(
         return Err(SchemaError::Later { found });
     }
     let key: Uuid = row.get(1);
+    add_tables(&transaction).await?;
     transaction.commit().await?;
+    add_columns(client).await?;
     Ok(*key.as_bytes())
 }
 
@@ -200,23 +203,55 @@ const ADDED_COLUMNS: [(&str, &str, &str, &str); 4] = [
     ("store", "timeline", "bigint", ""),
 ];
 
-/// Adds the columns to tables that were created without them.
-async fn add_columns(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
+/// The time for which adding a column waits for the table's lock. Meanwhile, all others wait behind it.
+const COLUMN_LOCK_TIMEOUT: &str = "500ms";
+/// The pause before it is tried again, in which the others continue.
+const COLUMN_PAUSE: Duration = Duration::from_millis(700);
+/// The number of tries: somebody's dump may have the table for so long.
+const COLUMN_TRIES: u32 = 40;
+
+/// Adds the columns to tables that were created without them, each in a transaction of its own, because
+/// other gateways lock the tables in another order. Several gateways may do so at once.
+async fn add_columns(client: &Client) -> Result<(), SchemaError> {
     for (table, column, kind, default) in ADDED_COLUMNS {
         let exists = format!(
             "SELECT count(*) > 0 FROM pg_attribute WHERE attname = '{column}'
              AND attrelid = 'hookstile.{table}'::regclass"
         );
-        if transaction.query_one(&exists, &[]).await?.get(0) {
+        if client.query_one(&exists, &[]).await?.get(0) {
             continue;
         }
-        let mut add = format!("ALTER TABLE hookstile.{table} ADD COLUMN {column} {kind}");
+        let mut add = format!(
+            "BEGIN; SET LOCAL lock_timeout = '{COLUMN_LOCK_TIMEOUT}';
+             ALTER TABLE hookstile.{table} ADD COLUMN IF NOT EXISTS {column} {kind}"
+        );
         if !default.is_empty() {
             add = format!(
                 "{add}; ALTER TABLE hookstile.{table} ALTER COLUMN {column} SET DEFAULT {default}"
             );
         }
-        transaction.batch_execute(&add).await?;
+        add.push_str("; COMMIT");
+        let mut tries = 1;
+        while let Err(error) = client.batch_execute(&add).await {
+            let is_locked = [
+                Some(&SqlState::LOCK_NOT_AVAILABLE),
+                Some(&SqlState::T_R_DEADLOCK_DETECTED),
+            ]
+            .contains(&error.code());
+            if !is_locked || tries == COLUMN_TRIES {
+                return Err(error.into());
+            }
+            if tries == 1 {
+                tracing::warn!(
+                    table,
+                    column,
+                    "a column is added once the table is not locked"
+                );
+            }
+            tries += 1;
+            client.batch_execute("ROLLBACK").await?;
+            tokio::time::sleep(COLUMN_PAUSE).await;
+        }
     }
     Ok(())
 }

@@ -179,7 +179,10 @@ impl SessionManager {
                 continue;
             }
             match self.admit(&database, host, opened) {
-                Ok(session) => return Ok(session),
+                Ok(session) => {
+                    self.known().host = host;
+                    return Ok(session);
+                }
                 Err(reason) => failures.push(reason),
             }
         }
@@ -189,11 +192,13 @@ impl SessionManager {
         let mut chosen = None;
         for (host, opened) in candidates.into_iter().rev() {
             match self.admit(&database, host, opened) {
-                Ok(session) => chosen = chosen.or(Some(session)),
+                Ok(session) => chosen = chosen.or(Some((host, session))),
                 Err(reason) => failures.push(reason),
             }
         }
-        chosen.ok_or_else(|| failures.join("; "))
+        let (host, session) = chosen.ok_or_else(|| failures.join("; "))?;
+        self.known().host = host;
+        Ok(session)
     }
 
     /// Returns the hosts in the order in which they are tried.
@@ -300,23 +305,22 @@ impl SessionManager {
         let timeline = match server {
             Ok(messages) => timeline(&first_row(messages))?,
             // A service that is compatible with PostgreSQL need not have these functions.
-            Err(error) if error.code().is_some() => None,
+            Err(error) if error.code().is_some_and(has_no_timeline) => None,
             Err(error) => return Err(error_chain(&error)),
         };
-        let Some((position, stored_timeline)) = read_stored(stored)? else {
+        let Some(stored) = read_stored(stored)? else {
             return Ok(None);
         };
         let found = Position {
             timeline,
-            ..position
+            ..stored.position
         };
-        let Some(promoted) = timeline.filter(|timeline| stored_timeline != Some(*timeline)) else {
+        let Some(promoted) = timeline.filter(|timeline| stored.timeline != Some(*timeline)) else {
             return Ok(Some(found));
         };
-        if self.known().position.is_some_and(|seen| {
-            seen.store != found.store || seen.timeline.is_some_and(|seen| promoted < seen)
-        }) {
-            // It will be refused.
+        let seen = self.known().position;
+        if stored.is_later || seen.is_some_and(|seen| !seen.may_be_promoted_to(&found)) {
+            // It will be refused, or opening the store fails.
             return Ok(Some(found));
         }
         // The standbys of a server that was just promoted may not have followed it yet.
@@ -331,9 +335,9 @@ impl SessionManager {
             .await
             .map_err(|error| error_chain(&error))?;
         let stored = read_stored(client.simple_query(READ_STORE).await)?;
-        Ok(stored.map(|(position, _)| Position {
+        Ok(stored.map(|stored| Position {
             timeline,
-            ..position
+            ..stored.position
         }))
     }
 
@@ -434,12 +438,10 @@ impl SessionManager {
         }
     }
 
-    /// Stops using the sessions that exist, because their server has not answered. Other hosts are
-    /// tried before it.
-    pub(super) fn distrust(&self) {
-        let mut known = self.known();
-        known.epoch += 1;
-        known.suspect = Some(known.host);
+    /// Stops using the sessions of this epoch, because their server has not answered. Other hosts are
+    /// tried before it. An answer that an earlier server owes says nothing of the one in use.
+    pub(super) fn distrust(&self, epoch: u64) {
+        self.known().distrust(epoch);
     }
 
     /// Pauses the growth of the pool. Returns whether it could grow before.
@@ -454,8 +456,23 @@ impl SessionManager {
     }
 }
 
+impl Session {
+    /// Returns the epoch in which the session was made.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
 impl Known {
-    /// Takes the position of a server over, if it may be used.
+    fn distrust(&mut self, epoch: u64) {
+        if self.epoch == epoch {
+            self.epoch += 1;
+            self.suspect = Some(self.host);
+        }
+    }
+
+    /// Takes the position of a server over, if it may be used. One that was promoted is in use at once;
+    /// otherwise, the host is the one whose session is chosen.
     fn see(&mut self, name: &str, host: usize, found: Option<Position>) -> Result<(), Refusal> {
         match (self.position, found) {
             (None, found) => self.position = found,
@@ -472,11 +489,11 @@ impl Known {
                     );
                     self.position = Some(found);
                     self.epoch += 1;
+                    self.host = host;
                 }
                 Verdict::Refused(refusal) => return Err(refusal),
             },
         }
-        self.host = host;
         self.refused.remove(&host);
         if self.suspect == Some(host) {
             self.suspect = None;
@@ -498,6 +515,16 @@ fn first_row(messages: Vec<SimpleQueryMessage>) -> Vec<Option<String>> {
     })
 }
 
+/// Returns whether a server that refuses to tell its timeline with this error has none.
+fn has_no_timeline(error: &SqlState) -> bool {
+    [
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        SqlState::FEATURE_NOT_SUPPORTED,
+    ]
+    .contains(error)
+}
+
 /// Returns the timeline of a server that accepts writes.
 fn timeline(server: &[Option<String>]) -> Result<Option<i64>, String> {
     match server {
@@ -511,12 +538,21 @@ fn timeline(server: &[Option<String>]) -> Result<Option<i64>, String> {
     }
 }
 
-/// Parses the row of the store: its position, without the server's own timeline, and the timeline in
-/// the row. Returns `None` if there is none, or if it is of another version, which opening the store
-/// reports.
+/// The row of a store.
+struct Stored {
+    /// Its position, without the server's own timeline.
+    position: Position,
+    /// The timeline in the row.
+    timeline: Option<i64>,
+    /// The tables are of a later version, which opening the store reports.
+    is_later: bool,
+}
+
+/// Parses the row of the store. Returns `None` if there is none. A store of a later version is the same
+/// store.
 fn read_stored(
     reply: Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>,
-) -> Result<Option<(Position, Option<i64>)>, String> {
+) -> Result<Option<Stored>, String> {
     let messages = match reply {
         Ok(messages) => messages,
         Err(error)
@@ -533,9 +569,6 @@ fn read_stored(
     let row = first_row(messages);
     let column = |column: usize| row.get(column).and_then(Option::as_deref);
     let uuid = |text: Option<&str>| text.and_then(|text| Uuid::try_parse(text).ok());
-    if column(0).and_then(|version| version.parse().ok()) != Some(VERSION) {
-        return Ok(None);
-    }
     let Some(store) = uuid(column(1)) else {
         return Ok(None);
     };
@@ -546,5 +579,52 @@ fn read_stored(
         timeline: None,
         clock_ms: number(column(4)).unwrap_or(0),
     };
-    Ok(Some((position, number(column(3)))))
+    Ok(Some(Stored {
+        position,
+        timeline: number(column(3)),
+        is_later: number(column(0)).is_some_and(|version| version > i64::from(VERSION)),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Position = Position {
+        store: Uuid::from_u128(1),
+        incarnation: Uuid::from_u128(2),
+        timeline: Some(1),
+        clock_ms: 100_000,
+    };
+
+    #[test]
+    fn late_timeout_distrusts_no_new_server() {
+        let mut known = Known::default();
+        known.see("a", 0, Some(FIRST)).unwrap();
+        let epoch = known.epoch;
+        let promoted = Position {
+            incarnation: Uuid::from_u128(3),
+            timeline: Some(2),
+            ..FIRST
+        };
+        known.see("b", 1, Some(promoted)).unwrap();
+        assert_eq!(known.host, 1);
+        let in_use = known.epoch;
+        assert_ne!(in_use, epoch);
+        known.distrust(epoch);
+        assert_eq!((known.epoch, known.suspect), (in_use, None));
+        known.distrust(in_use);
+        assert_eq!((known.epoch, known.suspect), (in_use + 1, Some(1)));
+        // What else timed out on the same server counts once.
+        known.distrust(in_use);
+        assert_eq!(known.epoch, in_use + 1);
+    }
+
+    #[test]
+    fn host_that_is_only_seen_is_not_in_use() {
+        let mut known = Known::default();
+        known.see("a", 0, Some(FIRST)).unwrap();
+        known.see("same", 1, Some(FIRST)).unwrap();
+        assert_eq!(known.host, 0);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::connect::{CurrentDatabase, Database};
 use super::pool::ConnectionPool;
 use crate::backoff::DeadLetterReason;
@@ -12,7 +14,7 @@ use crate::store::tests::{
 };
 use crate::store::{
     AttemptHistory, AttemptId, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState,
-    EventKey, LedgerEntry, SeenIncident, Store, StoreError, Untold,
+    EventKey, LedgerEntry, Payload, SeenIncident, Store, StoreError, Untold,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -593,4 +595,51 @@ async fn defaults_of_the_database_do_not_apply() {
         let settings: String = connection.query_one(sql, &[]).await.unwrap().get(0);
         assert_eq!(settings, expected);
     }
+}
+
+#[tokio::test]
+async fn large_payload_is_loaded_whole() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    for (key, bytes) in [(1, 2 << 20), (2, 9 << 20)] {
+        let mut change = delivery_change("large", DeliveryState::Pending);
+        let body = Bytes::from(vec![7; bytes]);
+        change.payload = Some(Payload {
+            head: Bytes::from_static(b"head"),
+            body: body.clone(),
+        });
+        let id = settle(&store, key, completed(1), Some(change)).await;
+        assert_eq!(due_ids(&store).await, [id.unwrap()]);
+        let loaded = store.load_event("billing".into(), id.unwrap(), ATTEMPT_TIMEOUT);
+        let payload = loaded.await.unwrap().unwrap().payload.unwrap();
+        assert_eq!(&*payload.head, b"head");
+        assert!(payload.body == body);
+    }
+}
+
+#[tokio::test]
+async fn added_column_waits_for_a_dump() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    test_store.open().await.close(true).await;
+    test_store.sql("ALTER TABLE hookstile.ledger DROP COLUMN route");
+    let database = CurrentDatabase::new(Database::parse(&test_store.url()).unwrap());
+    let metrics = test_store.metrics.store().clone();
+    let pool = ConnectionPool::new(database, false, metrics).unwrap();
+    let dump = pool.acquire().await.unwrap();
+    let lock = "BEGIN; LOCK TABLE hookstile.ledger IN ACCESS SHARE MODE";
+    dump.batch_execute(lock).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+    let read = async {
+        wait_for_sql(&test_store, waits, "1").await;
+        // The others wait for a moment only.
+        wait_for_sql(&test_store, waits, "0").await;
+        dump.batch_execute("COMMIT").await.unwrap();
+    };
+    let (store, ()) = tokio::join!(test_store.open(), read);
+    settle(&store, 1, completed(1), None).await;
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }

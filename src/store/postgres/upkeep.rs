@@ -1,24 +1,20 @@
-//! Periodic work of each gateway: polls the clock, the changes of others and the due events, records
-//! that it runs, and deletes what has expired.
+//! Periodic work of each gateway: polls the clock and the changes of others, records that it runs, and
+//! deletes what has expired.
 
-use std::collections::HashMap;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError, on, with_timeout};
-use super::query::timestamp;
-use super::queue::OVERLAP_MS;
 use super::{Shared, lock, removed};
 use crate::store::RECORD_BYTES;
 use crate::store::domain::CREATIONS_MAX;
 
 /// The poll interval. All gateways see a change within a second.
-const POLL_INTERVAL: Duration = Duration::from_millis(400);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(400);
 /// The pause between two records that this gateway runs. Much shorter than the time after which it
 /// counts as gone.
 const SEEN_INTERVAL: Duration = Duration::from_secs(2);
@@ -36,16 +32,6 @@ const SAMPLE_IDS: u64 = 50_000;
 /// The advisory lock with which one gateway sweeps at a time.
 const SWEEP_LOCK: i64 = 0x686f_6f6b_7377_6565;
 
-/// The last polled counts of a route.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct RouteCounts {
-    pub pending: u64,
-    pub dead: u64,
-    /// The size of records and payloads, in bytes.
-    pub bytes: u64,
-    pub oldest_waiting: Option<Timestamp>,
-}
-
 /// Polls the database for as long as the store exists. Only this task decides that the server is
 /// unavailable.
 pub(super) async fn poll(shared: Weak<Shared>) {
@@ -61,17 +47,8 @@ pub(super) async fn poll(shared: Weak<Shared>) {
         match ticked {
             Ok(()) => shared.pool.mark_available(),
             Err(QueryError::Refused(_)) => {}
-            Err(error) => {
-                shared.pool.set_available(false, &error);
-                continue;
-            }
+            Err(error) => shared.pool.set_available(false, &error),
         }
-        let _ = shared
-            .run_once(on!(connection => read_route_counts(connection, shared)))
-            .await;
-        let _ = shared
-            .run_once(on!(connection => notify_due_routes(connection, shared)))
-            .await;
     }
 }
 
@@ -124,7 +101,10 @@ pub(super) async fn look_at_others(shared: Weak<Shared>) {
 
 impl Shared {
     /// Runs work on a connection, once, and logs a failure.
-    async fn run_once<F>(&self, work: impl FnOnce(PooledConnection) -> F) -> Result<(), QueryError>
+    pub(super) async fn run_once<F>(
+        &self,
+        work: impl FnOnce(PooledConnection) -> F,
+    ) -> Result<(), QueryError>
     where
         F: Future<Output = Result<(), QueryError>>,
     {
@@ -176,103 +156,6 @@ pub(super) async fn tick(connection: &PooledConnection, shared: &Shared) -> Resu
     shared
         .revision
         .send_if_modified(|known| std::mem::replace(known, revision) != revision);
-    Ok(())
-}
-
-async fn read_route_counts(
-    connection: &PooledConnection,
-    shared: &Shared,
-) -> Result<(), QueryError> {
-    let sql = "
-        SELECT c.route, pending, dead, oldest.received_ms, bytes, oldest.id
-        FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead,
-                sum(kept_bytes + waiting_bytes)::bigint AS bytes
-            FROM hookstile.route_counts GROUP BY route) AS c
-        LEFT JOIN unnest($1::text[], $2::bigint[]) AS f (route, floor) ON f.route = c.route
-        LEFT JOIN LATERAL (SELECT id, received_ms FROM hookstile.deliveries d
-            WHERE c.pending > 0 AND d.route = c.route AND state = 'pending' AND state <> 'success'
-                AND id >= coalesce(f.floor, $3)
-            ORDER BY id LIMIT 1) AS oldest ON true
-        WHERE pending <> 0 OR dead <> 0 OR bytes <> 0";
-    let began = Instant::now();
-    let (routes, floors) = shared.all_floors(|floors| floors.oldest.begin(began));
-    let rows = connection
-        .query_cached(sql, &[&routes, &floors, &i64::MIN])
-        .await?;
-    let mut all = HashMap::new();
-    for row in rows {
-        let number = |column| {
-            Ok::<_, QueryError>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
-        };
-        let oldest = row.try_get::<_, Option<i64>>(3)?.map(timestamp);
-        let route: &str = row.try_get(0)?;
-        let began_at = routes.iter().position(|known| known == route);
-        let began_at = began_at.and_then(|index| floors.get(index).copied());
-        let oldest_id: Option<i64> = row.try_get(5)?;
-        shared.floors(route, |floors| {
-            floors.oldest.searched(
-                began_at.unwrap_or(i64::MIN),
-                oldest_id,
-                began.elapsed(),
-                Instant::now(),
-            );
-        });
-        all.insert(
-            route.into(),
-            RouteCounts {
-                pending: number(1)?,
-                dead: number(2)?,
-                bytes: number(4)?,
-                oldest_waiting: oldest,
-            },
-        );
-    }
-    shared.set_route_counts(all);
-    Ok(())
-}
-
-/// Notifies the workers of routes with due events that no gateway has leased. Probes the index once
-/// per route.
-async fn notify_due_routes(
-    connection: &PooledConnection,
-    shared: &Shared,
-) -> Result<(), QueryError> {
-    let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock)
-        SELECT r.route, due.due_ms FROM unnest($1::text[], $2::bigint[]) AS r (route, floor)
-            LEFT JOIN LATERAL (SELECT due_ms FROM hookstile.deliveries d
-            WHERE d.route = r.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
-            AND due_ms >= r.floor
-            AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM clock))
-            ORDER BY due_ms LIMIT 1) AS due ON true";
-    let waiting = shared.waiting_routes();
-    if waiting.is_empty() {
-        return Ok(());
-    }
-    let began = Instant::now();
-    let floors: Vec<_> = waiting
-        .iter()
-        .map(|route| shared.floors(route, |floors| floors.woken.begin(began)))
-        .collect();
-    let rows = connection.query_cached(sql, &[&waiting, &floors]).await?;
-    let took = began.elapsed();
-    for row in rows {
-        let (route, due_ms): (&str, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
-        let began_at = waiting.iter().position(|known| known == route);
-        let began_at = began_at.and_then(|index| floors.get(index).copied());
-        shared.floors(route, |floors| {
-            let found = due_ms.map(|due_ms| due_ms.saturating_sub(OVERLAP_MS));
-            let now = Instant::now();
-            floors
-                .woken
-                .searched(began_at.unwrap_or(i64::MIN), found, took, now);
-            if due_ms.is_some_and(|due_ms| due_ms < floors.due.begin(now)) {
-                floors.due.reset();
-            }
-        });
-        if due_ms.is_some() {
-            shared.notify_route(route);
-        }
-    }
     Ok(())
 }
 

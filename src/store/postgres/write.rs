@@ -11,8 +11,8 @@ use tokio_postgres::{Row, Statement};
 
 use super::claims::{key, uuid};
 use super::pool::{
-    OnTimeout, PooledConnection, QueryError, SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on,
-    with_timeout, within,
+    IDLE_IN_TRANSACTION_TIMEOUT_MS, OnTimeout, PooledConnection, QueryError,
+    SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on, with_timeout, within,
 };
 use super::rows::{LockedDelivery, Ownership, Rows, column_ms};
 use super::{BacklogEntry, Shared};
@@ -27,7 +27,7 @@ use crate::store::{
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// The slowest rate at which a large payload is written.
-const BYTES_PER_SECOND: u64 = 8 << 20;
+pub(super) const BYTES_PER_SECOND: u64 = 8 << 20;
 
 /// The identity of a row that a job changes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,7 +144,7 @@ impl Shared {
 }
 
 /// Returns the time by which statements with payloads of this size may take longer than others.
-fn time_for_bytes(bytes: usize) -> Duration {
+pub(super) fn time_for_bytes(bytes: usize) -> Duration {
     Duration::from_secs(bytes as u64 / BYTES_PER_SECOND)
 }
 
@@ -177,8 +177,11 @@ async fn begin(
     let begin = match time_for_bytes(bytes).as_millis() {
         0 => "BEGIN".to_owned(),
         longer => format!(
-            "BEGIN; SET LOCAL statement_timeout = {}",
-            SERVER_STATEMENT_TIMEOUT_MS + longer
+            "BEGIN; SET LOCAL statement_timeout = {};
+             SET LOCAL idle_in_transaction_session_timeout = {}",
+            SERVER_STATEMENT_TIMEOUT_MS + longer,
+            // The server counts as idle the time in which it receives a statement.
+            IDLE_IN_TRANSACTION_TIMEOUT_MS + longer
         ),
     };
     let (mut keys, mut ids, mut settlements) = (Vec::new(), Vec::new(), 0_i32);
