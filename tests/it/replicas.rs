@@ -637,7 +637,7 @@ async fn open_transaction_does_not_slow_the_queue() {
     let [mut gateway] = replicas(&queued, &postgres).await;
     let _open = postgres.hold_transaction().await;
     // As if many events had been delivered since: their entries stay in the indexes.
-    let dead = 20_000;
+    let dead = 100_000;
     postgres.sql(&format!(
         "insert into hookstile.deliveries (id, route, event_id, event_type, received_ms, state,
             tried, possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, test)
@@ -668,5 +668,5 @@ async fn open_transaction_does_not_slow_the_queue() {
     })
     .await;
     let entries = (read() - before) / dead;
-    assert!(entries < 60, "each entry was read {entries} times");
+    assert!(entries < 100, "each entry was read {entries} times");
 }
