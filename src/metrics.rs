@@ -655,7 +655,7 @@ impl RouteSeries {
         }
         if counts.is_stored {
             start(&self.queue.dead_lettered[..DeadLetterReason::Unreadable as usize]);
-            // Whoever waits for an empty queue needs to see one.
+            // A client that waits for an empty queue needs to see one.
             self.queue.events[0].metric();
         }
     }
