@@ -108,16 +108,16 @@ impl Route {
         match outcome {
             // Only requests that match no route.
             Code::UnknownRoute | Code::HeadersTooLarge => false,
-            Code::Queued => self.delivery_mode != DeliveryMode::Proxy,
+            Code::Queued => self.delivery_mode.stores(),
             Code::Delivered
             | Code::UpstreamRejected
             | Code::UpstreamUnreachable
-            | Code::BudgetExceeded => self.delivery_mode != DeliveryMode::Queue,
+            | Code::BudgetExceeded => self.delivery_mode.forwards_at_once(),
             Code::Ignored => self.events.patterns().next().is_some(),
             Code::Challenge => self.handshake.is_some() || !self.probes.is_empty(),
             Code::ForbiddenAddress => self.admission.has_allow_list(),
             // A pause makes a route that only forwards inactive.
-            Code::Inactive => !self.active || self.delivery_mode == DeliveryMode::Proxy,
+            Code::Inactive => !self.active || !self.delivery_mode.stores(),
             _ => true,
         }
     }
@@ -169,6 +169,16 @@ pub enum DeliveryMode {
 }
 
 impl DeliveryMode {
+    /// Returns whether events are forwarded while their sender waits.
+    pub fn forwards_at_once(self) -> bool {
+        self != Self::Queue
+    }
+
+    /// Returns whether events are stored: all of them, or those that cannot be delivered.
+    pub fn stores(self) -> bool {
+        self != Self::Proxy
+    }
+
     /// Returns the mode as the configuration spells it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::gateway::{Gateway, Limits, RouteSnapshot};
 use crate::metrics::{Metrics, RouteCounts, RouteMetrics};
 use crate::queue::Queue;
-use crate::route::{DeliveryMode, Route, RouteTable};
+use crate::route::{Route, RouteTable};
 use crate::webhooks::RoutePublisher;
 
 /// The components that hold routes.
@@ -54,8 +54,8 @@ impl RouteUpdater {
                 let secrets = route.verifier.secret_names();
                 let counts = RouteCounts {
                     outcomes: |code| route.can_have(code),
-                    is_proxied: route.delivery_mode != DeliveryMode::Queue,
-                    is_stored: route.delivery_mode != DeliveryMode::Proxy,
+                    is_proxied: route.delivery_mode.forwards_at_once(),
+                    is_stored: route.delivery_mode.stores(),
                 };
                 let metrics = &self.metrics;
                 Arc::new(metrics.register_route(&route.name, secrets, &counts))

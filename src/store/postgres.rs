@@ -91,9 +91,9 @@ pub enum OpenError {
 /// because the cost of a transaction hardly grows with the number of its jobs.
 const CLAIM_WORKERS: usize = 1;
 const WRITE_WORKERS: usize = 1;
-/// The size from which a job is large, in bytes. The large ones are written beside the others, which
-/// would wait for them for seconds.
-const LARGE_JOB_BYTES: usize = 1 << 20;
+/// The size from which a job or a payload is large, in bytes. The large ones are written beside the
+/// others, which would wait for them for seconds, and are read with more time.
+const LARGE_BYTES: usize = 1 << 20;
 /// The limits of jobs that wait to be written, in bytes: of small ones, and of large ones, of which
 /// one may have the largest body. Without them, a server that hangs would fill the memory with jobs
 /// whose callers have long had an error.
@@ -186,7 +186,7 @@ struct BacklogEntry {
 impl Backlog {
     /// Returns the counter of the bytes of jobs of this size.
     fn bytes_like(&self, bytes: usize) -> &AtomicUsize {
-        if bytes < LARGE_JOB_BYTES {
+        if bytes < LARGE_BYTES {
             &self.bytes
         } else {
             &self.large_bytes
@@ -473,7 +473,7 @@ impl Store {
         let job = job(done);
         let bytes = job.bytes();
         let counted = BacklogEntry::new(&self.inner.backlog, bytes);
-        let writes = if bytes < LARGE_JOB_BYTES {
+        let writes = if bytes < LARGE_BYTES {
             &self.inner.writes
         } else {
             &self.inner.large_writes

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::*;
-use crate::replicas::shared_store_setup;
+use crate::replicas::{send_together, shared_store_setup};
 
 /// A primary and a standby, which follows it by way of a link.
 struct Pair {
@@ -240,14 +240,7 @@ async fn hung_primary_is_left_in_seconds() {
     let setup = shared_store_setup(Route::to(&upstream), &pair.url());
     let gateway = Gateway::start(setup.clone()).await;
     // Ten connections are open.
-    let many = (0..10).map(|number| {
-        let gateway = &gateway;
-        async move {
-            let event = Event::new(&format!("before_{number}"));
-            gateway.send(event).await.assert(200, "delivered");
-        }
-    });
-    futures_util::future::join_all(many).await;
+    send_together(&gateway, "before", 10, (200, "delivered")).await;
     pair.wait_for_standby().await;
     pair.primary.freeze().await;
     pair.standby.promote();
@@ -320,7 +313,7 @@ async fn replaced_primary_is_left_while_it_runs() {
         .await
         .assert(200, "delivered");
     pair.wait_for_standby().await;
-    // Nobody has told the primary.
+    // The primary does not know of it.
     pair.standby.promote();
     eventually("the promoted one is used alone", async || {
         connections(&pair.primary) == "0" && connections(&pair.standby) != "0"

@@ -137,7 +137,11 @@ async fn possible_outcomes_start_at_zero() {
 async fn idle_route_has_at_most_40_series() {
     let upstream = Upstream::ok();
     let modes = ["proxy", "queue", "spill"];
-    let routes = modes.map(|mode| Route::to(&upstream).named(mode).with("delivery", mode));
+    let secrets = "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]";
+    let routes = modes.map(|mode| {
+        let route = Route::to(&upstream).named(mode).with("delivery", mode);
+        route.with("secrets", secrets)
+    });
     let gateway = Gateway::start(Setup::new(routes)).await;
     let metrics = gateway.metrics().await;
     for mode in modes {

@@ -15,6 +15,20 @@ pub fn with_database(url: &str, setup: Setup) -> Setup {
         .env("DATABASE_URL", url)
 }
 
+/// Sends this many events at the same time.
+pub async fn send_together(
+    gateway: &Gateway,
+    prefix: &str,
+    count: usize,
+    (status, outcome): (u16, &str),
+) {
+    let sent = (0..count).map(|number| async move {
+        let event = Event::new(&format!("{prefix}_{number}"));
+        gateway.send(event).await.assert(status, outcome);
+    });
+    futures_util::future::join_all(sent).await;
+}
+
 pub async fn replicas<const N: usize>(route: &Route, postgres: &Postgres) -> [Gateway; N] {
     let mut gateways = Vec::new();
     for _ in 0..N {
@@ -616,14 +630,7 @@ async fn pool_that_cannot_grow_is_told_and_shared() {
     gateway.wait_until_ready().await;
     assert_eq!(told(), 1, "{}", gateway.output());
     postgres.sql("alter role limited connection limit 100");
-    let more = (0..20).map(|number| {
-        let gateway = &gateway;
-        async move {
-            let event = Event::new(&format!("more_{number}"));
-            gateway.send(event).await.assert(202, "queued");
-        }
-    });
-    futures_util::future::join_all(more).await;
+    send_together(&gateway, "more", 20, (202, "queued")).await;
     eventually("all are delivered", async || upstream.count() == 120).await;
 }
 

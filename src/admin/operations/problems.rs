@@ -17,7 +17,6 @@ use crate::problems::{
     ProblemCode, RejectedKind, RemovedRoute, RouteFacts, RunningIncident, Undelivered,
 };
 use crate::providers;
-use crate::route::DeliveryMode;
 use crate::store::StoreError;
 
 /// The time between two looks at the problems when nobody asks.
@@ -125,7 +124,7 @@ fn facts(status: &RouteStatus) -> RouteFacts {
     let in_use = |secret: &&super::status::SecretUse| secret.verified > 0;
     RouteFacts {
         name: route.name.clone(),
-        stores_events: route.delivery_mode != DeliveryMode::Proxy,
+        stores_events: route.delivery_mode.stores(),
         upstream: without_query(&route.url),
         active: route.active,
         off_line: route.off_line.clone(),

@@ -18,7 +18,7 @@ impl Compiler<'_> {
     /// none; those in `defaults` may be for other routes.
     pub(super) fn delivery_mode(&self, raw: &Layered<'_>) -> DeliveryMode {
         let mode = facts::DELIVERY.value_of(raw.get(|route| &route.delivery));
-        if mode != DeliveryMode::Proxy {
+        if mode.stores() {
             return mode;
         }
         if let Some(status) = raw.own.accept_status.given() {

@@ -21,7 +21,7 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     Stream, TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 
 use super::read_ahead::ReadAhead;
 use crate::gateway::request_line::RequestLine;
@@ -133,15 +133,15 @@ impl FirstByte {
 const WRITE_BUFFER: usize = 2 << 10;
 
 /// A stream that reports its reads to a [`FirstByte`] and buffers its writes until they are
-/// flushed. Unlike the stream it wraps, it can be peeked into on top of TLS too.
+/// flushed.
 pub(super) struct FirstByteStream {
     stream: BufWriter<Stream>,
     first_byte: FirstByte,
-    /// The bytes that were read ahead or peeked at, and not yet read.
-    peeked: BytesMut,
-    /// The time since which they are there, until the first of them are read: later ones may begin
-    /// another request, which counts from the end of the one before.
-    peeked_at: Option<Instant>,
+    /// The bytes that were read ahead, and not yet by a session.
+    unread: BytesMut,
+    /// The time since which they are there, until the first of them are read. Later ones may begin
+    /// another request, whose time starts when they are read.
+    unread_since: Option<Instant>,
 }
 
 impl FirstByteStream {
@@ -154,8 +154,8 @@ impl FirstByteStream {
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, connection.stream),
             first_byte,
-            peeked: connection.unread.into(),
-            peeked_at: Some(connection.unread_since),
+            unread: connection.unread.into(),
+            unread_since: Some(connection.unread_since),
         }
     }
 }
@@ -171,15 +171,15 @@ impl AsyncRead for FirstByteStream {
             self.first_byte.0.too_large.store(true, Ordering::Relaxed);
             return Poll::Pending;
         }
-        if !self.peeked.is_empty() {
-            let copied = self.peeked.len().min(buf.remaining());
-            let at = self.peeked_at.take().unwrap_or_else(Instant::now);
+        if !self.unread.is_empty() {
+            let copied = self.unread.len().min(buf.remaining());
+            let at = self.unread_since.take().unwrap_or_else(Instant::now);
             // Not before: some of them may be of a later request.
-            self.first_byte.record_read(&self.peeked[..copied], at);
-            buf.put_slice(&self.peeked[..copied]);
-            self.peeked.advance(copied);
-            if self.peeked.is_empty() {
-                self.peeked = BytesMut::new();
+            self.first_byte.record_read(&self.unread[..copied], at);
+            buf.put_slice(&self.unread[..copied]);
+            self.unread.advance(copied);
+            if self.unread.is_empty() {
+                self.unread = BytesMut::new();
             }
             return Poll::Ready(Ok(()));
         }
@@ -232,22 +232,8 @@ impl Shutdown for FirstByteStream {
     }
 }
 
-#[async_trait]
-impl Peek for FirstByteStream {
-    /// Fills `buf` with the next bytes, which stay to be read. Cancel-safe: no byte is lost.
-    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        while self.peeked.len() < buf.len() {
-            let missing = buf.len() - self.peeked.len();
-            let read = self.stream.read(&mut buf[..missing]).await?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.peeked.extend_from_slice(&buf[..read]);
-        }
-        buf.copy_from_slice(&self.peeked[..buf.len()]);
-        Ok(true)
-    }
-}
+// The gateway peeks only before a session reads the connection.
+impl Peek for FirstByteStream {}
 
 // Everything else that Pingora asks of a connection is answered by the wrapped stream.
 

@@ -7,7 +7,6 @@ use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
 use crate::ledger::{Claim, ClaimDecision, ClaimOptions, EventIdentity};
 use crate::metrics::LedgerCheck;
-use crate::route::DeliveryMode;
 
 impl Gateway {
     /// Claims an event.
@@ -27,7 +26,7 @@ impl Gateway {
             window: route.replay.window,
             in_flight: route.replay.in_flight,
             deadline: exchange.deadline(route),
-            forwards: route.delivery_mode != DeliveryMode::Queue,
+            forwards: route.delivery_mode.forwards_at_once(),
         };
         let identity = EventIdentity::new(&route.identity, &event.event, &event.verified);
         let keys = self.ledger.keys(&route.name, identity);

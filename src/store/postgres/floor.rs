@@ -1,5 +1,5 @@
 //! Where a search of an index begins. Entries of deliveries that have ended stay in the indexes of
-//! the open ones for as long as somebody's transaction might see them, and each search from the
+//! the open ones for as long as another client's transaction might see them, and each search from the
 //! beginning passes all of them. So most searches begin where the last one found something, and only
 //! some at the beginning.
 

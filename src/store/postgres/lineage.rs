@@ -10,7 +10,7 @@ use uuid::Uuid;
 /// does not wait for its disk loses some seconds, an old copy of its files more.
 const CLOCK_SLACK_MS: i64 = 60_000;
 /// The time by which it may go back with a promotion. A standby may be behind, but a copy that is older
-/// is a backup that somebody started.
+/// is a restored backup.
 const PROMOTION_SLACK_MS: i64 = 15 * 60_000;
 
 /// What a server says about the store that it holds.

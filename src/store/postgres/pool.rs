@@ -32,8 +32,7 @@ pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// for it.
 pub(super) const SERVER_STATEMENT_TIMEOUT_MS: u128 = 3_500;
 
-/// The time after which the server ends a session that is idle in a transaction, in milliseconds, as
-/// the session's settings say.
+/// The time after which the server ends a session that is idle in a transaction, in milliseconds.
 pub(super) const IDLE_IN_TRANSACTION_TIMEOUT_MS: u128 = 5_000;
 
 /// The number of tries before the callers get an error.
@@ -207,7 +206,7 @@ impl ConnectionPool {
             if Instant::now() >= until {
                 return Err(no_free());
             }
-            // One that was released in between may have notified nobody.
+            // A connection that was released in between has notified no waiter.
             let _ = tokio::time::timeout(RELEASED_PAUSE, self.released.notified()).await;
         }
     }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
 
-use super::Shared;
 use super::claims::millis;
 use super::floor::Search;
 use super::pool::{
@@ -15,6 +14,7 @@ use super::pool::{
 use super::query::timestamp;
 use super::rows::identity;
 use super::write::{BYTES_PER_SECOND, time_for_bytes};
+use super::{LARGE_BYTES, Shared};
 use crate::store::{
     AttemptHistory, DeliveryId, DueEvent, DueEvents, LeaseDeadline, Payload, QueuedEvent,
 };
@@ -54,9 +54,6 @@ const NEXT_DUE: &str = "SELECT due_ms - (SELECT due FROM hookstile.clock) FROM h
 /// Releases leases whose attempt has not begun.
 const RELEASE: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
-
-/// The size from which a payload is read by a statement of its own, with more time, in bytes.
-const LARGE_PAYLOAD_BYTES: i64 = 1 << 20;
 
 /// Loads an event, with its payload unless that is large, and extends its lease, for
 /// a large one by the time to read it. `state || ''` keeps the planner from using the index of
@@ -159,6 +156,7 @@ pub(super) async fn load_event(
     attempt_timeout: Duration,
 ) -> Result<Option<QueuedEvent>, QueryError> {
     let lease = attempt_timeout.saturating_add(RECORD_MARGIN);
+    let large = i64::try_from(LARGE_BYTES).unwrap_or(i64::MAX);
     let began = Instant::now();
     let Some(row) = connection
         .query_opt_cached(
@@ -168,7 +166,7 @@ pub(super) async fn load_event(
                 &owner,
                 &millis(lease),
                 &route,
-                &LARGE_PAYLOAD_BYTES,
+                &large,
                 &BYTES_PER_SECOND.cast_signed(),
             ],
         )
@@ -180,7 +178,7 @@ pub(super) async fn load_event(
     let payload_bytes: i64 = row.try_get(9)?;
     let longer = time_for_bytes(usize::try_from(payload_bytes).unwrap_or(0));
     let deadline = LeaseDeadline(began.checked_add(lease.saturating_add(longer)));
-    let payload = if payload_bytes < LARGE_PAYLOAD_BYTES {
+    let payload = if payload_bytes < large {
         payload(&row, 6)?
     } else {
         load_large_payload(connection, id, longer).await?

@@ -1,5 +1,5 @@
 //! What a gateway looks at in the queue of each route: the counts, the event that has waited longest,
-//! and due events that a worker is woken for. A search may take seconds while somebody's transaction
+//! and due events that a worker is woken for. A search may take seconds while a client's transaction
 //! stays open, so the ticks do not wait for it, and a slow route delays no other.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use super::floor::{BEGINNING, Floor, Search};
 use super::pool::{PooledConnection, QueryError, on};
 use super::query::timestamp;
 use super::queue::OVERLAP_MS;
-use super::upkeep::POLL_INTERVAL;
+use super::upkeep::{POLL_INTERVAL, upgrade_after};
 use super::{Floors, Shared, lock};
 
 /// The last polled counts of a route.
@@ -37,11 +37,7 @@ enum Wanted {
 
 /// Polls the counts and searches all routes together, for as long as the store exists.
 pub(super) async fn watch_routes(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(POLL_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
+    while let Some(shared) = upgrade_after(POLL_INTERVAL, &shared).await {
         let shared = &*shared;
         if shared.pool.check_available().is_err() {
             continue;
@@ -68,11 +64,7 @@ pub(super) async fn watch_routes(shared: Weak<Shared>) {
 
 /// Searches the slow routes from the beginning, one after the other, for as long as the store exists.
 pub(super) async fn search_slow_routes(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(POLL_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
+    while let Some(shared) = upgrade_after(POLL_INTERVAL, &shared).await {
         let shared = &*shared;
         for wanted in [Wanted::Due, Wanted::Oldest] {
             for begin in wanted.routes(shared) {

@@ -207,7 +207,7 @@ const ADDED_COLUMNS: [(&str, &str, &str, &str); 4] = [
 const COLUMN_LOCK_TIMEOUT: &str = "500ms";
 /// The pause before it is tried again, in which the others continue.
 const COLUMN_PAUSE: Duration = Duration::from_millis(700);
-/// The number of tries: somebody's dump may have the table for so long.
+/// The number of tries: a `pg_dump` may have the table for so long.
 const COLUMN_TRIES: u32 = 40;
 
 /// Adds the columns to tables that were created without them, each in a transaction of its own, because

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::connect::{CurrentDatabase, Database};
 use super::lineage::{Position, Refusal, Verdict};
-use super::pool::error_chain;
+use super::pool::{IDLE_IN_TRANSACTION_TIMEOUT_MS, SERVER_STATEMENT_TIMEOUT_MS, error_chain};
 use super::schema::VERSION;
 
 /// The time-out for a connection to one of several hosts, with all that makes it a session.
@@ -36,10 +36,8 @@ const GROWTH_PAUSE: Duration = Duration::from_secs(1);
 /// the role has as defaults of its own must not change what the statements do. The server sends
 /// keepalives too: otherwise it would keep the sessions of an unreachable gateway, and their locks,
 /// for two hours.
-const SETTINGS: [(&str, &str); 15] = [
-    ("statement_timeout", "3500"),
+const SETTINGS: [(&str, &str); 13] = [
     ("lock_timeout", "2000"),
-    ("idle_in_transaction_session_timeout", "5000"),
     ("idle_session_timeout", "0"),
     ("transaction_timeout", "0"),
     ("default_transaction_isolation", "read committed"),
@@ -52,6 +50,15 @@ const SETTINGS: [(&str, &str); 15] = [
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "4"),
     ("tcp_user_timeout", "30000"),
+];
+
+/// The settings that a transaction with large payloads raises, in milliseconds.
+const TIMEOUTS: [(&str, u128); 2] = [
+    ("statement_timeout", SERVER_STATEMENT_TIMEOUT_MS),
+    (
+        "idle_in_transaction_session_timeout",
+        IDLE_IN_TRANSACTION_TIMEOUT_MS,
+    ),
 ];
 
 /// The setting by which a session knows that its statements reach one session of the server.
@@ -262,10 +269,10 @@ impl SessionManager {
             let text = text.replace('\\', "\\\\").replace('\'', "''");
             format!("E'{text}'")
         };
-        let rows: Vec<_> = SETTINGS
-            .iter()
-            .map(|(name, value)| format!("({}, {})", quoted(name), quoted(value)))
-            .collect();
+        let row = |name: &str, value: &str| format!("({}, {})", quoted(name), quoted(value));
+        let timeouts = TIMEOUTS.map(|(name, ms)| row(name, &ms.to_string()));
+        let settings = SETTINGS.map(|(name, value)| row(name, value));
+        let rows = [&timeouts[..], &settings].concat();
         let mut sql = format!(
             "SELECT set_config(name, value, false) FROM (VALUES {}) AS v (name, value)
              WHERE current_setting(name, true) IS NOT NULL",

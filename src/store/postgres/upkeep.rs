@@ -1,8 +1,8 @@
 //! Periodic work of each gateway: polls the clock and the changes of others, records that it runs, and
 //! deletes what has expired.
 
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -35,11 +35,7 @@ const SWEEP_LOCK: i64 = 0x686f_6f6b_7377_6565;
 /// Polls the database for as long as the store exists. Only this task decides that the server is
 /// unavailable.
 pub(super) async fn poll(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(POLL_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
+    while let Some(shared) = upgrade_after(POLL_INTERVAL, &shared).await {
         let shared = &*shared;
         let ticked = shared
             .run_once(on!(connection => tick_in_time(connection, shared)))
@@ -54,11 +50,7 @@ pub(super) async fn poll(shared: Weak<Shared>) {
 
 /// Deletes what has expired and polls the sizes, for as long as the store exists.
 pub(super) async fn sweep(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
+    while let Some(shared) = upgrade_after(SWEEP_INTERVAL, &shared).await {
         let shared = &*shared;
         if shared.pool.check_available().is_ok() {
             let _ = shared
@@ -74,11 +66,7 @@ pub(super) async fn sweep(shared: Weak<Shared>) {
 /// Records that this gateway runs, for as long as the store exists. A loop of its own: a sweep may
 /// take longer than the time after which a gateway counts as gone.
 pub(super) async fn report_running(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(SEEN_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
+    while let Some(shared) = upgrade_after(SEEN_INTERVAL, &shared).await {
         let shared = &*shared;
         if shared.pool.check_available().is_ok() {
             let _ = shared
@@ -90,13 +78,15 @@ pub(super) async fn report_running(shared: Weak<Shared>) {
 
 /// Looks at the hosts that are not in use, for as long as the store exists.
 pub(super) async fn look_at_others(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(OTHERS_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
+    while let Some(shared) = upgrade_after(OTHERS_INTERVAL, &shared).await {
         shared.pool.look_at_others().await;
     }
+}
+
+/// Returns the store after a pause; `None` once it is closed.
+pub(super) async fn upgrade_after(pause: Duration, shared: &Weak<Shared>) -> Option<Arc<Shared>> {
+    tokio::time::sleep(pause).await;
+    shared.upgrade()
 }
 
 impl Shared {

@@ -109,7 +109,7 @@ impl Postgres {
         self.cluster.sql(&self.url(), sql)
     }
 
-    /// Begins a transaction that stays open until the process is dropped, as somebody's `psql` does.
+    /// Begins a transaction that stays open until the process is dropped, as a forgotten `psql` does.
     pub async fn hold_transaction(&self) -> Process {
         let held = Process::spawn(self.cluster.program("psql").arg(self.url()).args([
             "-X",

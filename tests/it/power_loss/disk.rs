@@ -102,8 +102,7 @@ impl Disk {
     /// Gives the machine another boot ID.
     pub fn restart_machine(&mut self) {
         self.boots += 1;
-        let id = format!("00000000-0000-4000-8000-{:012x}\n", self.boots);
-        std::fs::write(self.boot_id(), id).expect("a writable folder");
+        write_boot_id(&self.boot_id(), self.boots);
     }
 
     /// Copies a folder of the disk, which no gateway uses any more.
@@ -130,6 +129,12 @@ impl Disk {
     fn boot_id(&self) -> PathBuf {
         self.folder.path().join("boot_id")
     }
+}
+
+/// Writes the boot ID that a machine has after this many starts.
+pub fn write_boot_id(file: &Path, starts: usize) {
+    let id = format!("00000000-0000-4000-8000-{starts:012x}\n");
+    std::fs::write(file, id).expect("a writable folder");
 }
 
 #[track_caller]

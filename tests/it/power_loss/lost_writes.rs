@@ -4,13 +4,15 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use super::disk::write_boot_id;
 use super::rounds;
-use super::writes::{Files, Kept, Random, Seen, Writes};
+use super::writes::{Files, Kept, Seen, Writes};
 use crate::harness::load_test::assert_store_is_intact;
 use crate::harness::programs::{is_root, program, tool};
 use crate::harness::strace::Strace;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
+use fastrand::Rng;
 use tempfile::TempDir;
 
 /// Every call that changes the store's files, and those that send.
@@ -168,7 +170,7 @@ async fn any_lost_writes_break_no_promise() {
     let boot = TempDir::new().expect("a folder");
     let rebooted = |boots: usize| {
         let file = boot.path().join("boot_id");
-        std::fs::write(&file, format!("00000000-0000-4000-8000-{boots:012x}\n")).expect("a folder");
+        write_boot_id(&file, boots);
         let command = [
             unshare.as_os_str(),
             "--mount".as_ref(),
@@ -193,9 +195,9 @@ async fn any_lost_writes_break_no_promise() {
     send_all(&gateway).await;
     let writes = writes_of(&mut gateway, &strace, Files::new()).await;
     for round in 0..rounds() {
-        let mut random = Random(round as u64);
+        let mut random = Rng::with_seed(round as u64);
         let kept = [Kept::Sectors, Kept::Nothing, Kept::Files, Kept::Everything][round % 4];
-        let moment = random.up_to(writes.len());
+        let moment = random.usize(..=writes.len());
         let _shown = Loss {
             round,
             moment,
@@ -213,7 +215,7 @@ async fn any_lost_writes_break_no_promise() {
             let setup = receivers.setup(&closed.url()).launched_by(launcher);
             gateway.restart_with(setup).await;
             let recovery = writes_of(&mut gateway, &strace, files).await;
-            let moment = random.up_to(recovery.len());
+            let moment = random.usize(..=recovery.len());
             files = recovery.left(moment, kept, &mut random);
             seen.add(recovery.seen(moment));
             boots += 1;

@@ -11,6 +11,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
+use fastrand::Rng;
+
 /// What a disk writes as a whole, in bytes.
 const SECTOR: usize = 512;
 
@@ -61,19 +63,6 @@ pub enum Kept {
     /// Each file as a whole, or nothing of it.
     Files,
     Sectors,
-}
-
-/// A number without a pattern, made from a seed (`SplitMix64`).
-pub struct Random(pub u64);
-
-impl Random {
-    /// Returns a number from 0 to `max`.
-    pub fn up_to(&mut self, max: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % (max as u64 + 1)).expect("not above `max`")
-    }
 }
 
 /// What senders and the receiver had seen at a moment.
@@ -131,7 +120,7 @@ impl Writes {
     }
 
     /// Returns what is left if the power is lost after this many steps.
-    pub fn left(&self, moment: usize, kept: Kept, random: &mut Random) -> Files {
+    pub fn left(&self, moment: usize, kept: Kept, random: &mut Rng) -> Files {
         let tracked = |(name, base): (&OsString, &Vec<u8>)| {
             let base = base.clone();
             (
@@ -179,18 +168,18 @@ impl Writes {
 }
 
 impl Tracked {
-    fn left(self, kept: Kept, random: &mut Random) -> Vec<u8> {
+    fn left(self, kept: Kept, random: &mut Rng) -> Vec<u8> {
         let mut content = self.base;
         let (flushed, pending) = self.changes.split_at(self.flushed);
         for change in flushed {
             change.apply(&mut content);
         }
-        let keeps_file = random.up_to(1) == 1;
-        let keep = |random: &mut Random, least: usize, most: usize| match kept {
+        let keeps_file = random.bool();
+        let keep = |random: &mut Rng, least: usize, most: usize| match kept {
             Kept::Everything => most,
             Kept::Files if keeps_file => most,
             Kept::Nothing | Kept::Files => least,
-            Kept::Sectors => least + random.up_to(most - least),
+            Kept::Sectors => least + random.usize(..=most - least),
         };
         let is_written = |change: usize| self.written.contains(&(self.flushed + change));
         let lasts = |index: usize, change: &Change| {
