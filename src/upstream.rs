@@ -42,6 +42,7 @@ pub(crate) use trust::TrustedCa;
 use crate::activity::FailedAttempt;
 use crate::backoff::AttemptFailure;
 use crate::cause::Cause;
+use crate::cores;
 use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
@@ -744,6 +745,8 @@ fn peer(target: &Target, address: &Address) -> Box<HttpPeer> {
         peer.group_key = connector.group_key(peer.group_key);
         peer.options.custom_l4 = Some(Arc::new(connector));
     }
+    // A connection stays on the core that opened it: another one would be woken by that one's driver.
+    peer.group_key = peer.group_key.wrapping_add(cores::number() as u64);
     peer
 }
 
