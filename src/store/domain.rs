@@ -328,6 +328,8 @@ pub struct StoreRoute {
     /// The number of concurrent attempts at the route's queued events. After a crash, that many may
     /// have an unknown outcome.
     pub concurrency: usize,
+    /// The longest time that an attempt at a queued event takes.
+    pub attempt_timeout: Duration,
 }
 
 /// The limits of a route's records. The store keeps the last ones of each route, so that the

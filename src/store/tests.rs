@@ -766,6 +766,7 @@ async fn retention_deletes_only_ended_records(test_store: &TestStore) {
             retain,
             horizon: WINDOW,
             concurrency: 1,
+            attempt_timeout: ATTEMPT_TIMEOUT,
         }]
     };
     // The limit holds three records without a payload.
@@ -902,6 +903,7 @@ pub(super) fn active(names: &[&str]) -> Vec<StoreRoute> {
             retain: RETAIN,
             horizon: WINDOW,
             concurrency: 1,
+            attempt_timeout: ATTEMPT_TIMEOUT,
         })
         .collect()
 }
