@@ -323,8 +323,7 @@ pub trait Engine: OperatorSettings {
     #[cfg(test)]
     fn reopen_after_error(&self) {}
 
-    /// Advances the store uptime, as the upkeep thread does. For tests with a manual clock, which
-    /// only the embedded engine has.
+    /// Takes note of the time, as the upkeep does regularly. For tests that set the clock.
     #[doc(hidden)]
     fn tick(&self) {}
 }

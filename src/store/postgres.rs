@@ -65,8 +65,8 @@ pub(super) use claims::LeaseRow;
 use connect::CurrentDatabase;
 pub use connect::Database;
 use floor::Floor;
-use queue_front::QueueFronts;
 pub(super) use import::Import;
+use queue_front::QueueFronts;
 
 /// The settings of a shared store.
 #[derive(Debug, Clone)]
@@ -835,8 +835,8 @@ impl Engine for Store {
     ) -> Result<Option<QueuedEvent>, StoreError> {
         self.check_open()?;
         let (shared, route) = (self.shared(), &route);
-        let lease = queue::attempt_lease(attempt_timeout);
-        if let Some(held) = shared.fronts.load(route, id, lease) {
+        let needed = queue::attempt_lease_min(attempt_timeout);
+        if let Some(held) = shared.fronts.load(route, id, needed) {
             return Ok(Some(held));
         }
         let owner = shared.owner;
@@ -930,6 +930,10 @@ impl Engine for Store {
 
     fn size_bytes(&self) -> u64 {
         self.shared().bytes.load(Ordering::Relaxed)
+    }
+
+    fn tick(&self) {
+        self.shared().fronts.mark_all_stored_elsewhere();
     }
 
     /// Writes the outstanding jobs, within the statement timeout, and closes the pool. Every later

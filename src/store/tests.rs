@@ -1232,7 +1232,7 @@ async fn run_steps(steps: Vec<Step>, test_store: &TestStore) {
     const TERMS: ClaimTerms = ClaimTerms {
         lease: Duration::from_secs(4),
         window: WINDOW,
-        forwards: false,
+        purpose: ClaimPurpose::Change,
     };
     let mut store = test_store.open().await;
     let mut model: HashMap<u128, (LedgerEntry, u64)> = HashMap::new();

@@ -19,11 +19,11 @@ use super::write::{BYTES_PER_SECOND, time_for_bytes};
 use super::{LARGE_BYTES, Shared, lock};
 use crate::store::{AttemptHistory, DeliveryId, DueEvents, LeaseDeadline, Payload, QueuedEvent};
 
-/// The time for which an event waits in memory until its attempt begins, before its lease has to be
-/// renewed.
-const HELD_FOR: Duration = Duration::from_secs(5);
-/// The time by which an attempt's lease exceeds the attempt timeout, for recording the outcome.
+/// The time by which a lease exceeds the attempt timeout, for recording the outcome.
 const RECORD_MARGIN: Duration = Duration::from_secs(10);
+/// The part of it that must be left when an attempt at an event in memory begins. Leases are renewed
+/// before.
+const RECORD_MARGIN_MIN: Duration = Duration::from_secs(5);
 /// The size from which a payload is not leased with its event but read before the attempt, in bytes.
 pub(super) const HELD_PAYLOAD_MAX: usize = 64 << 10;
 
@@ -90,14 +90,13 @@ FROM loaded LEFT JOIN hookstile.payloads ON delivery = id AND payload_bytes < $5
 const LOAD_PAYLOAD: &str = "SELECT head, body FROM hookstile.payloads WHERE delivery = $1";
 
 impl Shared {
-    /// Returns the lease that an attempt at an event of the route needs from now on, for an attempt
-    /// that may begin a moment later.
+    /// Returns the lease of an event of the route that waits in memory.
     pub(super) fn held_lease(&self, route: &str) -> Duration {
         let active = lock(&self.active);
         let attempt_timeout = active
             .get(route)
             .map_or(Duration::ZERO, |route| route.attempt_timeout);
-        attempt_lease(attempt_timeout).saturating_add(HELD_FOR)
+        attempt_lease(attempt_timeout)
     }
 
     /// Returns due events of a route, from memory if its front has any.
@@ -188,9 +187,14 @@ impl Shared {
     }
 }
 
-/// Returns the lease of an attempt that takes up to this time.
-pub(super) fn attempt_lease(attempt_timeout: Duration) -> Duration {
+/// Returns the lease for an attempt that takes up to this time.
+fn attempt_lease(attempt_timeout: Duration) -> Duration {
     attempt_timeout.saturating_add(RECORD_MARGIN)
+}
+
+/// Returns how much of a lease must be left when such an attempt begins.
+pub(super) fn attempt_lease_min(attempt_timeout: Duration) -> Duration {
+    attempt_timeout.saturating_add(RECORD_MARGIN_MIN)
 }
 
 /// Events that were leased, and the time until the next one is due, if that was looked up.

@@ -207,8 +207,14 @@ impl QueueFronts {
     /// Takes note that the database has due events of a route that are not held.
     pub(super) fn mark_stored_elsewhere(&self, route: &str) {
         if let Some(front) = self.lock().routes.get_mut(route) {
-            front.may_have_more = true;
-            front.stored_elsewhere += 1;
+            front.mark_stored_elsewhere();
+        }
+    }
+
+    /// Takes note that the database may have due events of any route.
+    pub(super) fn mark_all_stored_elsewhere(&self) {
+        for front in self.lock().routes.values_mut() {
+            front.mark_stored_elsewhere();
         }
     }
 
@@ -390,6 +396,11 @@ impl Front {
         }
     }
 
+    fn mark_stored_elsewhere(&mut self) {
+        self.may_have_more = true;
+        self.stored_elsewhere += 1;
+    }
+
     /// Returns the number of events that the front may hold beside those that it has.
     fn room(&mut self, now: Instant) -> usize {
         let free = self.concurrency.saturating_sub(self.busy);
@@ -402,13 +413,10 @@ impl Front {
         if !self.may_have_more || self.is_leasing {
             return None;
         }
-        let room = if waiting_bytes < WAITING_BYTES_MAX {
-            self.room(now)
-        } else {
-            0
-        };
+        let room = self.room(now);
         // A few at a time would cost a statement each. But a worker without any waits for the first.
-        let is_worth_it = self.waiting.is_empty() || room >= self.waiting.len();
+        let is_worth_it = self.waiting.is_empty()
+            || room >= self.waiting.len() && waiting_bytes < WAITING_BYTES_MAX;
         let limit = room.min(LEASED_AT_ONCE_MAX);
         if limit == 0 || !is_worth_it {
             return None;

@@ -171,8 +171,8 @@ struct PayloadColumns {
     bodies: Vec<Vec<u8>>,
 }
 
-/// Writes ledger rows. Does not overwrite a claim that another gateway has made since the row was
-/// looked up and not found, unless the row is `forced`, which is passed as `forwards`.
+/// Writes ledger rows. Does not overwrite what another gateway has claimed or completed since the row
+/// was looked up and not found, unless the row is `forced`, which is passed as `forwards`.
 const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
     (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered,
         digest, delivery, route)
@@ -185,7 +185,8 @@ const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
         possibly_delivered = excluded.possibly_delivered, digest = excluded.digest,
         delivery = excluded.delivery,
         route = coalesce(excluded.route, l.route)
-    WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
+    WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL AND l.digest IS NULL
+        OR excluded.forwards RETURNING key)
     SELECT hookstile.check_all(count(*), cardinality($1)) FROM written";
 
 const INSERT_DELIVERIES: &str = "

@@ -57,6 +57,8 @@ enum Reply {
     Settled(Option<DeliveryId>),
     /// The claim lapsed, and another gateway has taken the event over.
     ClaimLost,
+    /// Another gateway has stored or delivered the event, which was not claimed.
+    StoredElsewhere,
     AttemptRecorded,
     Requeued(Vec<RequeueResult>),
 }
@@ -76,6 +78,7 @@ enum SettleCheck {
     /// An earlier try, whose reply was lost, has already written it.
     AlreadyWritten(Option<DeliveryId>),
     ClaimLost,
+    StoredElsewhere,
 }
 
 impl Shared {
@@ -376,6 +379,7 @@ impl WriteTransaction {
                 return Reply::Settled(delivery);
             }
             SettleCheck::ClaimLost => return Reply::ClaimLost,
+            SettleCheck::StoredElsewhere => return Reply::StoredElsewhere,
             SettleCheck::Write => {}
         }
         let delivered = was_delivered(settlement);
@@ -415,6 +419,9 @@ impl WriteTransaction {
                     return SettleCheck::AlreadyWritten(row.delivery);
                 }
                 (false, _) if delivered => {}
+                (false, false) if row.completed && is_queued(settlement) => {
+                    return SettleCheck::StoredElsewhere;
+                }
                 (false, _) => return SettleCheck::ClaimLost,
             }
         }
@@ -588,6 +595,14 @@ impl WriteTransaction {
     }
 }
 
+/// Returns whether the event is queued.
+fn is_queued(settlement: &Settlement) -> bool {
+    settlement
+        .delivery
+        .as_ref()
+        .is_some_and(|delivery| delivery.state == DeliveryState::Pending)
+}
+
 /// Returns whether the event was delivered. That is recorded even if the claim has lapsed.
 fn was_delivered(settlement: &Settlement) -> bool {
     settlement
@@ -640,6 +655,7 @@ impl Job {
             (Self::Settle(_, done), Reply::Settled(id)) => drop(done.send(Ok(id))),
             (Self::RecordAttempt { done, .. }, Reply::AttemptRecorded) => drop(done.send(Ok(()))),
             (Self::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
+            (job, Reply::StoredElsewhere) => job.fail(StoreError::StoredElsewhere),
             (job, _) => job.fail(StoreError::Unavailable),
         }
     }
