@@ -4,7 +4,8 @@
 //!   of a session; `lineage` decides whether that server may be used; `pool` acquires and releases
 //!   the connections, and tells server failures from rejected statements;
 //! * `schema` has the tables, and warns when the server may lose acknowledged writes;
-//! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
+//! * `batch` combines concurrent jobs into one statement, for `claims` and `write`; `accept` writes the
+//!   new events to queue, which take no more than that;
 //! * `queue` leases queued events to one gateway; `queue_front` holds them until their attempts end;
 //!   `outcomes` records these; `floor` is where due events are searched for; `route_watch` polls the
 //!   counts and the due events of each route; `query` runs operators' queries;
@@ -17,6 +18,7 @@
 //! This module keeps no state in memory that another gateway would need. While the server does not
 //! respond, nothing is claimed, and so nothing is forwarded.
 
+mod accept;
 mod batch;
 mod claims;
 mod connect;

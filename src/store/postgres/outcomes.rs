@@ -8,18 +8,12 @@ use std::sync::Arc;
 use tokio_postgres::error::SqlState;
 
 use super::pool::{OnTimeout, PooledConnection, QueryError, on, with_timeout};
-use super::rows::{KnownRow, Ownership, Rows};
+use super::rows::{KnownRow, Ownership, RELATIVE_TIME, Rows};
 use super::write::{Done, Job};
 use super::{BacklogEntry, Shared};
-use crate::store::delivery_state::{StoreTime, StoredDelivery};
-use crate::store::uptime::Uptime;
+use crate::store::delivery_state::StoredDelivery;
 use crate::store::{AttemptId, AttemptOutcome, AttemptRecord};
 
-/// The time that the written times are relative to: the statement adds the server's.
-const NOW: StoreTime = StoreTime {
-    now: Uptime(0),
-    now_due: Uptime(0),
-};
 /// The parts of the counts that outcomes are added to: none that `write` uses, and few, because they
 /// are added up by each poll. Gateways that share one wait for each other's commits.
 const FIRST_PART: i16 = 33;
@@ -81,10 +75,10 @@ impl Shared {
     ) -> Result<bool, QueryError> {
         let began = std::time::Instant::now();
         let part = i16::try_from(self.owner.rem_euclid(PARTS)).unwrap_or(0);
-        let mut rows = Rows::new(NOW, FIRST_PART + part);
+        let mut rows = Rows::new(RELATIVE_TIME, FIRST_PART + part);
         for outcome in outcomes {
             let before = outcome.known.progress.clone();
-            let after = before.attempted(&outcome.attempt, outcome.next, NOW);
+            let after = before.attempted(&outcome.attempt, outcome.next, RELATIVE_TIME);
             let ownership = Ownership {
                 keeps_lease: false,
                 recorded_by: Some(self.owner),

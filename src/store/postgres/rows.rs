@@ -72,6 +72,12 @@ pub(super) fn read_stored(row: &Row) -> Result<StoredDelivery, tokio_postgres::E
     })
 }
 
+/// The time that written times are relative to, where the statement adds the server's.
+pub(super) const RELATIVE_TIME: StoreTime = StoreTime {
+    now: Uptime(0),
+    now_due: Uptime(0),
+};
+
 /// Returns the identity in a column. A delivery that an earlier version stored has none.
 pub(super) fn identity(column: Option<Uuid>) -> DeliveryIdentity {
     DeliveryIdentity(column.map_or(0, |identity| identity.as_u128()))

@@ -15,7 +15,6 @@ use super::pool::{
     IDLE_IN_TRANSACTION_TIMEOUT_MS, OnTimeout, PooledConnection, QueryError,
     SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on, with_timeout, within,
 };
-use super::queue::HELD_PAYLOAD_MAX;
 use super::queue_front::{Lease, LeasedEvent, Reservation};
 use super::rows::{LockedDelivery, Ownership, Rows, column_ms};
 use super::{BacklogEntry, Shared};
@@ -53,7 +52,7 @@ pub(super) enum Job {
 }
 
 /// The result of a job.
-enum Reply {
+pub(super) enum Reply {
     Settled(Option<DeliveryId>),
     /// The claim lapsed, and another gateway has taken the event over.
     ClaimLost,
@@ -103,6 +102,10 @@ impl Shared {
     }
 
     async fn write(self: &Arc<Self>, batch: Vec<Job>) {
+        let batch = self.accept(batch).await;
+        if batch.is_empty() {
+            return;
+        }
         let jobs = &batch;
         match self
             .pool
@@ -112,13 +115,9 @@ impl Shared {
             )
             .await
         {
-            Ok((replies, refused)) => {
+            Ok(replies) => {
                 for (job, result) in batch.into_iter().zip(replies) {
                     job.reply(result);
-                }
-                if !refused.is_empty() {
-                    let shared = Arc::clone(self);
-                    tokio::spawn(async move { shared.release(&refused).await });
                 }
             }
             Err(QueryError::Refused(_)) if batch.len() > 1 => {
@@ -136,12 +135,11 @@ impl Shared {
         }
     }
 
-    /// Writes a batch. Returns the replies, and the events that this gateway leased but does not hold.
     async fn transact(
         self: &Arc<Self>,
         connection: &PooledConnection,
         batch: &[Job],
-    ) -> Result<(Vec<Reply>, Vec<DeliveryId>), QueryError> {
+    ) -> Result<Vec<Reply>, QueryError> {
         let began = Instant::now();
         let bytes: usize = batch.iter().map(Job::bytes).sum();
         let timeout = STATEMENT_TIMEOUT + time_for_bytes(bytes);
@@ -150,19 +148,36 @@ impl Shared {
         let WriteTransaction {
             rows,
             held,
-            mut refused,
+            not_held,
             ..
         } = transaction;
         let identities = Box::pin(within(timeout, rows.write(connection, self.owner))).await?;
         self.pool.metrics().observe_commit(began.elapsed());
+        let held = held.into_iter().map(|event| {
+            let identity = identities.get(&event.id).copied().unwrap_or_default();
+            (event, identity)
+        });
+        self.announce(held.collect(), rows.counts.to_notify, began);
+        self.release_later(not_held);
+        Ok(replies)
+    }
+
+    /// Holds events that were stored just now and leased at `from`, and notifies the workers of all
+    /// routes of stored ones.
+    pub(super) fn announce(
+        self: &Arc<Self>,
+        held: Vec<(HeldEvent, DeliveryIdentity)>,
+        routes: Vec<Arc<str>>,
+        from: Instant,
+    ) {
         let mut held_by_route = HashMap::<_, usize>::new();
-        for event in held {
+        let mut refused = Vec::new();
+        for (event, identity) in held {
             let route = Arc::clone(&event.stored.route);
             *held_by_route.entry(route).or_default() += 1;
-            let identity = identities.get(&event.id).copied().unwrap_or_default();
-            refused.extend(event.hold(identity, began));
+            refused.extend(event.hold(identity, from));
         }
-        for route in rows.counts.to_notify {
+        for route in routes {
             match held_by_route.get_mut(&route) {
                 Some(held @ 1..) => {
                     *held -= 1;
@@ -171,11 +186,41 @@ impl Shared {
                 _ => self.wake_route(&route),
             }
         }
-        Ok((replies, refused))
+        self.release_later(refused);
+    }
+
+    fn release_later(self: &Arc<Self>, ids: Vec<DeliveryId>) {
+        if !ids.is_empty() {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move { shared.release(&ids).await });
+        }
     }
 }
 
 impl HeldEvent {
+    /// Returns a new event, for which there is room and a lease. Returns `None` if it has no payload.
+    pub(super) fn new(
+        id: DeliveryId,
+        change: &DeliveryChange,
+        progress: Progress,
+        (reservation, lease): (Reservation, Duration),
+    ) -> Option<Self> {
+        let event = &change.event;
+        Some(Self {
+            id,
+            stored: StoredDelivery {
+                route: Arc::clone(&event.route),
+                event_id: event.event_id.to_string(),
+                received_ms: event.received_at.as_millisecond(),
+                progress,
+            },
+            event_type: Arc::clone(&event.event_type),
+            payload: change.payload.clone()?,
+            lease,
+            reservation,
+        })
+    }
+
     /// Passes the event, which is stored now and was leased at `from`, to its route's front. Returns
     /// its number if that does not take it.
     fn hold(self, identity: DeliveryIdentity, from: Instant) -> Option<DeliveryId> {
@@ -226,11 +271,11 @@ struct WriteTransaction {
     /// The events that this gateway leases and holds, once they are stored.
     held: Vec<HeldEvent>,
     /// The events that an earlier try may have leased, and that are not held.
-    refused: Vec<DeliveryId>,
+    not_held: Vec<DeliveryId>,
 }
 
 /// A new event that this gateway is about to attempt.
-struct HeldEvent {
+pub(super) struct HeldEvent {
     id: DeliveryId,
     stored: StoredDelivery,
     event_type: Arc<str>,
@@ -334,7 +379,7 @@ async fn begin(
         next_ids,
         rows,
         held: Vec::new(),
-        refused: Vec::new(),
+        not_held: Vec::new(),
     })
 }
 
@@ -375,7 +420,7 @@ impl WriteTransaction {
         match self.check_claim(settlement) {
             SettleCheck::AlreadyWritten(delivery) => {
                 let leased = delivery.filter(|id| !self.shared.fronts.has(*id));
-                self.refused.extend(leased);
+                self.not_held.extend(leased);
                 return Reply::Settled(delivery);
             }
             SettleCheck::ClaimLost => return Reply::ClaimLost,
@@ -463,25 +508,11 @@ impl WriteTransaction {
         change: &DeliveryChange,
         after: &Progress,
     ) -> Option<HeldEvent> {
-        let payload = change.payload.clone()?;
-        let bytes = payload.head.len() + payload.body.len();
-        if after.due != Some(self.rows.time.now_due) || bytes >= HELD_PAYLOAD_MAX {
+        if after.due != Some(self.rows.time.now_due) {
             return None;
         }
-        let event = &change.event;
-        Some(HeldEvent {
-            id,
-            reservation: self.shared.fronts.reserve(&event.route, bytes)?,
-            stored: StoredDelivery {
-                route: Arc::clone(&event.route),
-                event_id: event.event_id.to_string(),
-                received_ms: event.received_at.as_millisecond(),
-                progress: after.clone(),
-            },
-            event_type: Arc::clone(&event.event_type),
-            payload,
-            lease: self.shared.held_lease(&event.route),
-        })
+        let reserved = self.shared.reserve(change)?;
+        HeldEvent::new(id, change, after.clone(), reserved)
     }
 
     /// Records an attempt. Recording the same attempt again changes nothing. If another gateway has
@@ -624,6 +655,19 @@ impl Job {
         payload.map_or(0, |payload| payload.head.len() + payload.body.len())
     }
 
+    /// Returns the settlement to write, if the job is one.
+    pub(super) fn settlement(&self) -> Option<&Settlement> {
+        match self {
+            Self::Settle(settlement, _) => Some(settlement),
+            Self::RecordAttempt { .. } | Self::Requeue(..) => None,
+        }
+    }
+
+    /// Returns the key of the event that the job settles.
+    pub(super) fn event_key(&self) -> Option<EventKey> {
+        Some(self.settlement()?.event?.row.key)
+    }
+
     /// Returns the rows that the job changes.
     fn row_keys(&self) -> HashSet<RowKey> {
         let event = |name: &EventRow| RowKey::Event(name.key);
@@ -650,7 +694,7 @@ impl Job {
     }
 
     /// Sends the result to the caller. The caller may be gone; the write stays committed.
-    fn reply(self, result: Reply) {
+    pub(super) fn reply(self, result: Reply) {
         match (self, result) {
             (Self::Settle(_, done), Reply::Settled(id)) => drop(done.send(Ok(id))),
             (Self::RecordAttempt { done, .. }, Reply::AttemptRecorded) => drop(done.send(Ok(()))),
@@ -660,7 +704,7 @@ impl Job {
         }
     }
 
-    fn fail(self, error: StoreError) {
+    pub(super) fn fail(self, error: StoreError) {
         match self {
             Self::Settle(_, done) => drop(done.send(Err(error))),
             Self::RecordAttempt { done, .. } => drop(done.send(Err(error))),
