@@ -442,14 +442,7 @@ impl Store {
             });
             writes
         });
-        let (outcomes, incoming) = mpsc::unbounded_channel();
-        let batch_shared = Arc::clone(&shared);
-        batch::start(
-            incoming,
-            WRITE_WORKERS,
-            |_| 0,
-            move |batch| Arc::clone(&batch_shared).record_outcomes(batch),
-        );
+        let outcomes = start_recording(&shared);
         start_periodic_work(&shared);
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
@@ -544,6 +537,17 @@ impl Store {
             .await
             .map_err(|error| pool.log_failure(operation, &error))
     }
+}
+
+/// Starts to record outcomes beside the other writes.
+fn start_recording(
+    shared: &Arc<Shared>,
+) -> mpsc::UnboundedSender<(outcomes::Outcome, BacklogEntry)> {
+    let (outcomes, incoming) = mpsc::unbounded_channel();
+    let shared = Arc::clone(shared);
+    let record = move |batch| Arc::clone(&shared).record_outcomes(batch);
+    batch::start(incoming, WRITE_WORKERS, |_| 0, record);
+    outcomes
 }
 
 /// Starts the work that is done for as long as the store exists.

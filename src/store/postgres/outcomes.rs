@@ -85,7 +85,7 @@ impl Shared {
             };
             let id = outcome.id.delivery;
             rows.change(id, &outcome.known, after, ownership);
-            rows.expect(KnownRow {
+            rows.expect(&KnownRow {
                 identity: outcome.id.identity,
                 tried: outcome.known.progress.tried,
                 queued: outcome.known.progress.queued,

@@ -358,7 +358,7 @@ impl Rows {
     }
 
     /// Requires that the delivery which was changed last is as this gateway knows it.
-    pub(super) fn expect(&mut self, known: KnownRow) {
+    pub(super) fn expect(&mut self, known: &KnownRow) {
         let columns = &mut self.changed.known;
         columns.identities.push(Uuid::from_u128(known.identity.0));
         columns.tried.push(known.tried.cast_signed());
@@ -385,7 +385,7 @@ impl Rows {
         owner: i64,
     ) -> Result<HashMap<DeliveryId, DeliveryIdentity>, tokio_postgres::Error> {
         let statements = Statements::prepare(connection).await?;
-        let (_, identities, ..) = tokio::try_join!(
+        let ((), identities, ..) = tokio::try_join!(
             biased;
             self.write_ledger(connection, &statements.ledger),
             self.write_new(connection, &statements.insert, owner),
