@@ -22,10 +22,10 @@ use hookstile::clock::{Clock, ManualClock};
 use hookstile::metrics::Metrics;
 use hookstile::signature::PayloadDigest;
 use hookstile::store::{
-    AttemptHistory, AttemptId, AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms,
-    DeliveryChange, DeliveryIdentity, DeliveryState, Durability, EmbeddedSettings, EventKey,
-    EventMetadata, EventRow, LedgerEntry, Payload, RESPONSE_BODY_MAX, ResponseRecord, SettledRow,
-    Settlement, Store,
+    AttemptHistory, AttemptId, AttemptOutcome, AttemptRecord, ClaimPurpose, ClaimResult,
+    ClaimTerms, DeliveryChange, DeliveryIdentity, DeliveryState, Durability, EmbeddedSettings,
+    EventKey, EventMetadata, EventRow, LedgerEntry, Payload, RESPONSE_BODY_MAX, ResponseRecord,
+    SettledRow, Settlement, Store,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -444,7 +444,7 @@ async fn is_known(store: &Store, key: EventKey) -> bool {
     let terms = ClaimTerms {
         lease: Duration::ZERO,
         window: Duration::ZERO,
-        forwards: true,
+        purpose: ClaimPurpose::Forward,
     };
     matches!(
         store.claim(key, terms).await.expect("a disk"),

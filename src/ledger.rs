@@ -31,8 +31,8 @@ use tokio::time::timeout_at;
 
 use crate::signature::PayloadDigest;
 use crate::store::{
-    AttemptHistory, ClaimLease, ClaimResult, ClaimTerms, EventKey, KnownEvent, LedgerEntry, Store,
-    StoreError,
+    AttemptHistory, ClaimLease, ClaimPurpose, ClaimResult, ClaimTerms, EventKey, KnownEvent,
+    LedgerEntry, Store, StoreError,
 };
 use claim_table::ClaimTable;
 use claimed_names::{ClaimedName, ClaimedNames};
@@ -66,8 +66,7 @@ pub struct ClaimOptions {
     pub in_flight: InFlightPolicy,
     /// The time until which a copy waits at most.
     pub deadline: Instant,
-    /// `true` if the event is sent while it is claimed, `false` if it is stored instead.
-    pub forwards: bool,
+    pub purpose: ClaimPurpose,
 }
 
 /// Returns the time for which attempts without success are remembered, on a route that remembers
@@ -138,13 +137,17 @@ impl Ledger {
         route: &str,
         keys: EventKeys,
         digest: PayloadDigest,
-        options: ClaimOptions,
+        mut options: ClaimOptions,
     ) -> Result<ClaimDecision, StoreError> {
         let mut names = ClaimedNames::default();
         let mut copies = None;
         let mut before_delivery = None;
         // The body's key comes first, so that no two events wait for each other.
         if let Some(key) = keys.copies {
+            if options.purpose == ClaimPurpose::Queue {
+                // Only a claim makes the count of copies exact among gateways.
+                options.purpose = ClaimPurpose::Change;
+            }
             let Some((held, known)) = self.claim_key(route, key, options).await? else {
                 return Ok(ClaimDecision::InFlight);
             };
@@ -246,7 +249,7 @@ impl Ledger {
             let terms = ClaimTerms {
                 lease,
                 window: failed_window(options.window),
-                forwards: options.forwards,
+                purpose: options.purpose,
             };
             match self.store.claim(key, terms).await? {
                 ClaimResult::Acquired(lease, known) => return Ok(Some((lease, known))),

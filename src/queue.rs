@@ -181,6 +181,7 @@ impl Queue {
                 retain: route.retain,
                 horizon: route.retry.horizon,
                 concurrency: route.queue_concurrency,
+                attempt_timeout: route.attempt_timeout,
             });
             let paused = queues.paused.contains(&route.name);
             route.set_paused(paused);

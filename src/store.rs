@@ -28,10 +28,11 @@ use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
-    AttemptHistory, AttemptId, AttemptOutcome, ClaimTerms, Creation, CreationKey, DeliveryChange,
-    DeliveryId, DeliveryIdentity, DeliveryKeys, DeliveryState, DueAt, Durability, EventKey,
-    EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload, Payloads, RemovedRoute,
-    Requeue, RequeueResult, Retain, Revision, RowId, SettledRow, Settlement, StoreRoute,
+    AttemptHistory, AttemptId, AttemptOutcome, ClaimPurpose, ClaimTerms, Creation, CreationKey,
+    DeliveryChange, DeliveryId, DeliveryIdentity, DeliveryKeys, DeliveryState, DueAt, Durability,
+    EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload, Payloads,
+    RemovedRoute, Requeue, RequeueResult, Retain, Revision, RowId, SettledRow, Settlement,
+    StoreRoute,
 };
 pub use embedded::{
     Backup, BackupError, CheckedRoute, OfflineStore, OpenError, RestoreError, Restored,
@@ -108,6 +109,8 @@ pub enum StoreError {
         "the store is not available; it is being reopened, and an earlier log entry has the cause"
     )]
     Unavailable,
+    #[error("another gateway has stored a copy of the event meanwhile")]
+    StoredElsewhere,
 }
 
 impl StoreError {
@@ -117,6 +120,7 @@ impl StoreError {
             Self::Full => "store_full",
             Self::ShareFull => "store_share_full",
             Self::Unavailable => "store_closed",
+            Self::StoredElsewhere => "stored_elsewhere",
         }
     }
 }

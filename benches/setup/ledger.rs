@@ -14,7 +14,7 @@ use hookstile::ledger::{
 use hookstile::metrics::Metrics;
 use hookstile::secret::Secret;
 use hookstile::signature::{NamedSecret, PayloadDigest, Verifier, presets};
-use hookstile::store::{Durability, EmbeddedSettings, EventMetadata, Store};
+use hookstile::store::{ClaimPurpose, Durability, EmbeddedSettings, EventMetadata, Store};
 use jiff::Timestamp;
 
 const WINDOW: Duration = Duration::from_secs(96 * 3600);
@@ -27,7 +27,7 @@ pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> 
         window: WINDOW,
         in_flight: InFlightPolicy::Wait,
         deadline,
-        forwards: true,
+        purpose: ClaimPurpose::Forward,
     };
     ledger
         .claim("bench", keys, digest, claiming)

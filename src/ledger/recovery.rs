@@ -9,8 +9,8 @@ use super::claimed_names::ClaimedName;
 use super::copies::{BodyCopies, Minute};
 use super::{ClaimOptions, EventKeys, InFlightPolicy, LEASE_MARGIN, Ledger};
 use crate::store::{
-    DeliveryId, DeliveryState, DueAt, EventKey, EventRow, KnownEvent, LedgerEntry, Requeue,
-    StoreError,
+    ClaimPurpose, DeliveryId, DeliveryState, DueAt, EventKey, EventRow, KnownEvent, LedgerEntry,
+    Requeue, StoreError,
 };
 
 pub use crate::store::RequeueResult as RedeliveryResult;
@@ -150,7 +150,7 @@ impl Ledger {
             window,
             in_flight: InFlightPolicy::Reject,
             deadline: now + LEASE_MARGIN,
-            forwards: false,
+            purpose: ClaimPurpose::Change,
         };
         let Some((lease, known)) = self.claim_in_store(key, options).await? else {
             return Ok(None);

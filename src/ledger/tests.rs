@@ -30,7 +30,7 @@ fn claiming(policy: InFlightPolicy, deadline: Instant) -> ClaimOptions {
         window: WINDOW,
         in_flight: policy,
         deadline,
-        forwards: true,
+        purpose: ClaimPurpose::Forward,
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) enum AttemptStage {
     Begun,
     /// The request is written, or writing it failed.
     Sent,
+    /// The response is there, or it is certain that none comes.
+    Answered,
 }
 
 impl DeliveryAttempt {
@@ -97,6 +99,7 @@ impl DeliveryAttempt {
                 (report, Some(started))
             }
         };
+        self.stage.send_replace(AttemptStage::Answered);
         // The payload of an event that is not delivered is always kept.
         let record = report.to_record(at, &request, &self.route.upstream, true);
         if let (Some(cause), Some(sender)) = (report.cause, &self.activity.sender) {

@@ -64,24 +64,16 @@ impl InFlight {
         let Some(mut latest) = self.latest.take() else {
             return;
         };
-        if keeps_up
-            && timeout(ANSWERED_WITHIN, wait_until_over(&mut latest))
-                .await
-                .is_ok()
-        {
-            return;
+        // Both end as well when the attempt is over.
+        if keeps_up {
+            let answered = latest.wait_for(|stage| *stage == AttemptStage::Answered);
+            if timeout(ANSWERED_WITHIN, answered).await.is_ok() {
+                return;
+            }
         }
-        let _ = timeout(
-            SENT_WITHIN,
-            latest.wait_for(|stage| *stage == AttemptStage::Sent),
-        )
-        .await;
+        let sent = latest.wait_for(|stage| *stage != AttemptStage::Begun);
+        let _ = timeout(SENT_WITHIN, sent).await;
     }
-}
-
-/// Returns when the attempt is over.
-async fn wait_until_over(stage: &mut watch::Receiver<AttemptStage>) {
-    while stage.changed().await.is_ok() {}
 }
 
 impl RouteWorker {
@@ -91,8 +83,8 @@ impl RouteWorker {
         let _ = self.phase.wait_for(|phase| *phase != Phase::Waiting).await;
         while *self.phase.borrow_and_update() == Phase::Running {
             let current = self.route.borrow_and_update().clone();
-            let wake_at = match &current.route {
-                Some(_) if current.paused => None,
+            let active = current.route.as_ref().filter(|_| !current.paused);
+            let wake_at = match active {
                 Some(route) => self
                     .start_attempts(&mut in_flight, route, &current)
                     .await
@@ -100,7 +92,11 @@ impl RouteWorker {
                         // The store has logged the reason.
                         Some(Instant::now() + STORE_RETRY)
                     }),
-                None => None,
+                None => {
+                    // Another gateway may have the route.
+                    self.store.release_route(&self.name).await;
+                    None
+                }
             };
             tokio::select! {
                 () = self.woken.notified() => {}
@@ -117,6 +113,7 @@ impl RouteWorker {
                 changed = self.phase.changed() => if changed.is_err() { break },
             }
         }
+        self.store.release_route(&self.name).await;
         while let Some(ended) = in_flight.attempts.join_next().await {
             self.remove_ended(&mut in_flight, ended);
         }

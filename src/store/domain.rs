@@ -139,8 +139,19 @@ pub struct ClaimTerms {
     pub lease: Duration,
     /// The time for which the outcome will be remembered.
     pub window: Duration,
+    pub purpose: ClaimPurpose,
+}
+
+/// The purpose of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimPurpose {
     /// The event is sent while it is claimed. If the lease lapses, the outcome is then unknown.
-    pub forwards: bool,
+    Forward,
+    /// The event is queued by the settlement, and not sent before. So an event of which nothing is
+    /// known may stay free: a settlement fails if another gateway has queued the event before it.
+    Queue,
+    /// The event's row is changed, and nothing is sent.
+    Change,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,6 +339,8 @@ pub struct StoreRoute {
     /// The number of concurrent attempts at the route's queued events. After a crash, that many may
     /// have an unknown outcome.
     pub concurrency: usize,
+    /// The longest time that an attempt at a queued event takes.
+    pub attempt_timeout: Duration,
 }
 
 /// The limits of a route's records. The store keeps the last ones of each route, so that the

@@ -246,6 +246,12 @@ pub trait Engine: OperatorSettings {
         let _ = ids;
     }
 
+    /// Releases all events of a route that this gateway has leased and is not attempting, because it
+    /// attempts none for now.
+    async fn release_route(&self, route: &str) {
+        let _ = route;
+    }
+
     /// Loads a queued event of a route with its payload, for an attempt that takes up to
     /// `attempt_timeout`. Returns `None` when the event is no longer pending on this route, or is
     /// leased by another gateway.
@@ -317,8 +323,7 @@ pub trait Engine: OperatorSettings {
     #[cfg(test)]
     fn reopen_after_error(&self) {}
 
-    /// Advances the store uptime, as the upkeep thread does. For tests with a manual clock, which
-    /// only the embedded engine has.
+    /// Takes note of the time, as the upkeep does regularly. For tests that set the clock.
     #[doc(hidden)]
     fn tick(&self) {}
 }

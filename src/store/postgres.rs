@@ -4,9 +4,11 @@
 //!   of a session; `lineage` decides whether that server may be used; `pool` acquires and releases
 //!   the connections, and tells server failures from rejected statements;
 //! * `schema` has the tables, and warns when the server may lose acknowledged writes;
-//! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
-//! * `queue` leases queued events to one gateway; `floor` is where it searches for them; `route_watch`
-//!   polls the counts and the due events of each route; `query` runs operators' queries;
+//! * `batch` combines concurrent jobs into one statement, for `claims` and `write`; `accept` writes the
+//!   new events to queue, which take no more than that;
+//! * `queue` leases queued events to one gateway; `queue_front` holds them until their attempts end;
+//!   `outcomes` records these; `floor` is where due events are searched for; `route_watch` polls the
+//!   counts and the due events of each route; `query` runs operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
 //! * `incidents` remembers which problems somebody was notified of;
@@ -16,6 +18,7 @@
 //! This module keeps no state in memory that another gateway would need. While the server does not
 //! respond, nothing is claimed, and so nothing is forwarded.
 
+mod accept;
 mod batch;
 mod claims;
 mod connect;
@@ -24,9 +27,11 @@ mod import;
 mod incidents;
 mod lineage;
 mod operator_settings;
+mod outcomes;
 mod pool;
 mod query;
 mod queue;
+mod queue_front;
 mod removed;
 mod route_watch;
 mod rows;
@@ -63,6 +68,7 @@ use connect::CurrentDatabase;
 pub use connect::Database;
 use floor::Floor;
 pub(super) use import::Import;
+use queue_front::QueueFronts;
 
 /// The settings of a shared store.
 #[derive(Debug, Clone)]
@@ -127,6 +133,7 @@ struct Inner {
     claims: claims::ClaimQueue,
     writes: mpsc::UnboundedSender<(write::Job, BacklogEntry)>,
     large_writes: mpsc::UnboundedSender<(write::Job, BacklogEntry)>,
+    outcomes: mpsc::UnboundedSender<(outcomes::Outcome, BacklogEntry)>,
     backlog: Arc<Backlog>,
     operator_reads: Semaphore,
     /// The next claim token. Tokens start at a random number and increase by one for each claim.
@@ -151,6 +158,7 @@ struct Shared {
     route_ids: Mutex<HashMap<Box<str>, u64>>,
     notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
     floors: Mutex<HashMap<Box<str>, Floors>>,
+    fronts: Arc<QueueFronts>,
     /// The routes that this gateway has configured.
     active: Mutex<HashMap<Arc<str>, StoreRoute>>,
     ids: AtomicU64,
@@ -223,6 +231,12 @@ impl Shared {
         if let Some(notifier) = lock(&self.notifiers).get(route) {
             notifier.notify_one();
         }
+    }
+
+    /// Notifies a route's worker of due events that this gateway has not leased.
+    fn wake_route(&self, route: &str) {
+        self.fronts.mark_stored_elsewhere(route);
+        self.notify_route(route);
     }
 
     /// Returns the routes with a worker in this gateway that have pending events.
@@ -402,6 +416,7 @@ impl Store {
             route_ids: Mutex::default(),
             notifiers: Mutex::default(),
             floors: Mutex::default(),
+            fronts: Arc::default(),
             active: Mutex::default(),
             ids: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -427,6 +442,7 @@ impl Store {
             });
             writes
         });
+        let outcomes = start_recording(&shared);
         start_periodic_work(&shared);
         tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
@@ -440,6 +456,7 @@ impl Store {
                 },
                 writes,
                 large_writes,
+                outcomes,
                 backlog,
                 operator_reads: Semaphore::new(OPERATOR_READ_CONCURRENCY),
                 tokens: AtomicI64::new(token),
@@ -522,6 +539,17 @@ impl Store {
     }
 }
 
+/// Starts to record outcomes beside the other writes.
+fn start_recording(
+    shared: &Arc<Shared>,
+) -> mpsc::UnboundedSender<(outcomes::Outcome, BacklogEntry)> {
+    let (outcomes, incoming) = mpsc::unbounded_channel();
+    let shared = Arc::clone(shared);
+    let record = move |batch| Arc::clone(&shared).record_outcomes(batch);
+    batch::start(incoming, WRITE_WORKERS, |_| 0, record);
+    outcomes
+}
+
 /// Starts the work that is done for as long as the store exists.
 fn start_periodic_work(shared: &Arc<Shared>) {
     tokio::spawn(upkeep::poll(Arc::downgrade(shared)));
@@ -529,6 +557,7 @@ fn start_periodic_work(shared: &Arc<Shared>) {
     tokio::spawn(route_watch::search_slow_routes(Arc::downgrade(shared)));
     tokio::spawn(upkeep::report_running(Arc::downgrade(shared)));
     tokio::spawn(upkeep::look_at_others(Arc::downgrade(shared)));
+    tokio::spawn(upkeep::renew_leases(Arc::downgrade(shared)));
     tokio::spawn(upkeep::sweep(Arc::downgrade(shared)));
 }
 
@@ -630,13 +659,40 @@ impl Engine for Store {
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError> {
-        self.write(|done| write::Job::RecordAttempt {
-            id,
-            attempt,
-            next,
-            done,
-        })
-        .await
+        let after = match next {
+            AttemptOutcome::Retry { after, .. } => Some(after),
+            AttemptOutcome::Delivered { .. } | AttemptOutcome::Dead(_) => None,
+        };
+        let fronts = &self.shared().fronts;
+        match fronts.row(id.delivery, id.identity) {
+            Some(known) => {
+                let (done, result) = oneshot::channel();
+                let outcome = outcomes::Outcome {
+                    id,
+                    attempt,
+                    next,
+                    known,
+                    done,
+                };
+                let counted = BacklogEntry::new(&self.inner.backlog, 0);
+                self.inner
+                    .outcomes
+                    .send((outcome, counted))
+                    .map_err(|_| StoreError::Unavailable)?;
+                result.await.unwrap_or(Err(StoreError::Unavailable))?;
+            }
+            None => {
+                self.write(|done| write::Job::RecordAttempt {
+                    id,
+                    attempt,
+                    next,
+                    done,
+                })
+                .await?;
+            }
+        }
+        fronts.end(id.delivery, after);
+        Ok(())
     }
 
     async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
@@ -723,13 +779,14 @@ impl Engine for Store {
         state: DeliveryState,
         limit: usize,
     ) -> Result<usize, StoreError> {
+        self.release_route(&from).await;
         let (route_names, owner) = ((&*from, &*to), self.shared().owner);
         let work = on!(connection =>
             removed::move_events(connection, owner, route_names, state, limit));
         // Not repeated after a timeout, because its events would be missing in the count.
         let moved = self.run("commit", OnTimeout::Fail, work).await?;
         if moved > 0 && state == DeliveryState::Pending {
-            self.shared().notify_route(&to);
+            self.shared().wake_route(&to);
         }
         Ok(moved)
     }
@@ -759,26 +816,21 @@ impl Engine for Store {
         in_flight: &[DeliveryId],
         limit: usize,
     ) -> Result<DueEvents, StoreError> {
-        let (route, shared) = (&route, self.shared());
-        self.run(
-            "read",
-            OnTimeout::Fail,
-            on!(connection =>
-                queue::lease_due_events(connection, shared, route, in_flight, limit)),
-        )
-        .await
+        self.check_open()?;
+        let shared = &self.inner.shared;
+        let due = shared.due_events(&route, in_flight, limit).await;
+        due.map_err(|error| shared.pool.log_failure("read", &error))
     }
 
     async fn release_events(&self, ids: &[DeliveryId]) {
-        let owner = self.shared().owner;
-        // On failure, the events become free when their leases lapse.
-        let _ = self
-            .run(
-                "commit",
-                OnTimeout::Fail,
-                on!(connection => queue::release_events(connection, ids, owner)),
-            )
-            .await;
+        let shared = self.shared();
+        shared.fronts.forget(ids);
+        shared.release(ids).await;
+    }
+
+    async fn release_route(&self, route: &str) {
+        let shared = self.shared();
+        shared.release(&shared.fronts.close(route)).await;
     }
 
     async fn load_event(
@@ -787,13 +839,24 @@ impl Engine for Store {
         id: DeliveryId,
         attempt_timeout: Duration,
     ) -> Result<Option<QueuedEvent>, StoreError> {
-        let (route, owner) = (&*route, self.shared().owner);
-        self.run(
-            "read",
-            OnTimeout::Fail,
-            on!(connection => queue::load_event(connection, route, id, owner, attempt_timeout)),
-        )
-        .await
+        self.check_open()?;
+        let (shared, route) = (self.shared(), &route);
+        let needed = queue::attempt_lease_min(attempt_timeout);
+        if let Some(held) = shared.fronts.load(route, id, needed) {
+            return Ok(Some(held));
+        }
+        let owner = shared.owner;
+        let loaded = self
+            .run(
+                "read",
+                OnTimeout::Fail,
+                on!(connection => queue::load_event(connection, route, id, owner, attempt_timeout)),
+            )
+            .await?;
+        if loaded.is_some() {
+            shared.fronts.begin(route, id);
+        }
+        Ok(loaded)
     }
 
     async fn event_keys(
@@ -873,6 +936,10 @@ impl Engine for Store {
 
     fn size_bytes(&self) -> u64 {
         self.shared().bytes.load(Ordering::Relaxed)
+    }
+
+    fn tick(&self) {
+        self.shared().fronts.mark_all_stored_elsewhere();
     }
 
     /// Writes the outstanding jobs, within the statement timeout, and closes the pool. Every later

@@ -766,6 +766,7 @@ async fn retention_deletes_only_ended_records(test_store: &TestStore) {
             retain,
             horizon: WINDOW,
             concurrency: 1,
+            attempt_timeout: ATTEMPT_TIMEOUT,
         }]
     };
     // The limit holds three records without a payload.
@@ -902,6 +903,7 @@ pub(super) fn active(names: &[&str]) -> Vec<StoreRoute> {
             retain: RETAIN,
             horizon: WINDOW,
             concurrency: 1,
+            attempt_timeout: ATTEMPT_TIMEOUT,
         })
         .collect()
 }
@@ -1230,7 +1232,7 @@ async fn run_steps(steps: Vec<Step>, test_store: &TestStore) {
     const TERMS: ClaimTerms = ClaimTerms {
         lease: Duration::from_secs(4),
         window: WINDOW,
-        forwards: false,
+        purpose: ClaimPurpose::Change,
     };
     let mut store = test_store.open().await;
     let mut model: HashMap<u128, (LedgerEntry, u64)> = HashMap::new();

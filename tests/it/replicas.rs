@@ -211,6 +211,39 @@ async fn killed_replica_delivery_is_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_killed_replica_all_arrive() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let gate = Gate::shut();
+    let held = gate.clone();
+    let upstream = Upstream::deciding(move |_, _| Reply::ok().after(&held));
+    let route = Route::to(&upstream)
+        .with("delivery", "queue")
+        .with("concurrency", "4")
+        .with("attempt_timeout", "2s");
+    let [mut one] = replicas(&route, &postgres).await;
+    let ids: Vec<_> = (0..6).map(|number| format!("evt_{number}")).collect();
+    for id in &ids {
+        one.send(Event::new(id)).await.assert(202, "queued");
+    }
+    eventually("four attempts", async || upstream.count() == 4).await;
+    one.kill().await;
+    gate.open();
+    let [_two] = replicas(&route, &postgres).await;
+    eventually("all arrive", async || upstream.count() == 10).await;
+    let (begun, free) = ids.split_at(4);
+    for id in begun {
+        upstream.requests_for(id)[1].assert_header("Hookstile-Possible-Duplicate", "true");
+    }
+    for id in free {
+        let requests = upstream.requests_for(id);
+        assert_eq!(requests.len(), 1, "{id}");
+        assert_eq!(requests[0].header("Hookstile-Possible-Duplicate"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_database_costs_503_but_no_restart() {
     let Some(mut postgres) = Postgres::start().await else {
         return;

@@ -7,6 +7,7 @@ use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
 use crate::ledger::{Claim, ClaimDecision, ClaimOptions, EventIdentity};
 use crate::metrics::LedgerCheck;
+use crate::store::ClaimPurpose;
 
 impl Gateway {
     /// Claims an event.
@@ -26,7 +27,11 @@ impl Gateway {
             window: route.replay.window,
             in_flight: route.replay.in_flight,
             deadline: exchange.deadline(route),
-            forwards: route.delivery_mode.forwards_at_once(),
+            purpose: if route.delivery_mode.forwards_at_once() {
+                ClaimPurpose::Forward
+            } else {
+                ClaimPurpose::Queue
+            },
         };
         let identity = EventIdentity::new(&route.identity, &event.event, &event.verified);
         let keys = self.ledger.keys(&route.name, identity);

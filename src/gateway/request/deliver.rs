@@ -133,8 +133,13 @@ impl Gateway {
         outcome: ClaimOutcome,
         attempt: Option<AttemptRecord>,
     ) -> Result<Outcome, Rejection> {
-        self.settle(route, claimed, outcome, attempt).await?;
-        Ok(Outcome::Queued(route.accept_status))
+        match self.settle(route, claimed, outcome, attempt).await {
+            Ok(()) => Ok(Outcome::Queued(route.accept_status)),
+            Err(StoreError::StoredElsewhere) => {
+                Err(Rejection::Duplicate(route.replay.on_duplicate))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes how the claim ended, with the record and the payload that the route retains.
@@ -161,7 +166,7 @@ impl Gateway {
             payload: retains_payload(route, &request, outcome).then(|| payload(&request)),
         };
         let settled = claim.settle(outcome, report, settle_deadline).await;
-        if settled.is_err() {
+        if settled.is_err_and(|error| error != StoreError::StoredElsewhere) {
             self.metrics.store().count_error("complete");
         }
         settled

@@ -221,6 +221,7 @@ async fn crash_marks_only_possibly_interrupted_attempts() {
             retain: RETAIN,
             horizon: WINDOW,
             concurrency: 2,
+            attempt_timeout: ATTEMPT_TIMEOUT,
         }]);
         let ids = [
             queued(&store, 1, "a").await,

@@ -1,5 +1,6 @@
 //! Claims on events among gateways: acquired, released, and taken over after their lease lapsed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use super::pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
 use super::{Backlog, BacklogEntry};
 use crate::signature::PayloadDigest;
 use crate::store::{
-    AttemptHistory, ClaimLease, ClaimResult, ClaimTerms, DeliveryId, EventKey, KnownEvent,
-    LedgerEntry, RowId, StoreError,
+    AttemptHistory, ClaimLease, ClaimPurpose, ClaimResult, ClaimTerms, DeliveryId, EventKey,
+    KnownEvent, LedgerEntry, RowId, StoreError,
 };
 
 /// A job for the claims task.
@@ -169,6 +170,7 @@ pub(super) async fn run_batch(pool: Arc<ConnectionPool>, batch: Vec<Job>) {
     {
         pool.log_failure("claim", &error);
     }
+    let claims = leave_unknown_free(&pool, claims).await;
     if claims.is_empty() {
         return;
     }
@@ -203,6 +205,50 @@ pub(super) async fn run_batch(pool: Arc<ConnectionPool>, batch: Vec<Job>) {
     }
 }
 
+/// Returns the keys of which something is known.
+const KNOWN: &str = "SELECT key FROM hookstile.ledger WHERE key = ANY($1)";
+
+/// Replies to the claims that need no row: of events to queue of which nothing is known. Returns the
+/// others, also if that cannot be looked up.
+async fn leave_unknown_free(pool: &ConnectionPool, claims: Vec<Claim>) -> Vec<Claim> {
+    let (queued, mut others): (Vec<_>, Vec<_>) = claims
+        .into_iter()
+        .partition(|claim| claim.terms.purpose == ClaimPurpose::Queue);
+    if queued.is_empty() {
+        return others;
+    }
+    let keys: Vec<_> = queued.iter().map(|claim| uuid(claim.key)).collect();
+    let keys = &keys;
+    let rows = pool
+        .run(
+            OnTimeout::Fail,
+            on!(connection => async {
+                let rows = connection.query_cached(KNOWN, &[keys]).await?;
+                let known = rows.iter().map(|row| Ok(key(row.try_get(0)?)));
+                Ok(known.collect::<Result<HashSet<_>, tokio_postgres::Error>>()?)
+            }),
+        )
+        .await;
+    let Ok(known) = rows else {
+        others.extend(queued);
+        return others;
+    };
+    for claim in queued {
+        if known.contains(&claim.key) {
+            others.push(claim);
+            continue;
+        }
+        let free = ClaimLease {
+            row: Some(RowId(claim.token)),
+            lease: None,
+        };
+        let result = ClaimReply::Known(ClaimResult::Acquired(free, None));
+        // The caller may be gone.
+        let _ = claim.done.send(Ok(result));
+    }
+    others
+}
+
 /// A row of the result of [`CLAIM`].
 struct ClaimedRow {
     key: EventKey,
@@ -227,7 +273,10 @@ async fn acquire(
         .iter()
         .map(|claim| millis(claim.terms.window))
         .collect();
-    let forwards: Vec<_> = claims.iter().map(|claim| claim.terms.forwards).collect();
+    let forwards: Vec<_> = claims
+        .iter()
+        .map(|claim| claim.terms.purpose == ClaimPurpose::Forward)
+        .collect();
     let rows = connection
         .query_cached(CLAIM, &[&keys, &tokens, &leases, &windows, &forwards])
         .await?;

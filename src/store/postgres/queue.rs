@@ -4,46 +4,56 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::claims::millis;
 use super::floor::Search;
 use super::pool::{
-    PooledConnection, QueryError, SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, with_timeout,
-    within,
+    OnTimeout, PooledConnection, QueryError, SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on,
+    with_timeout, within,
 };
 use super::query::timestamp;
-use super::rows::identity;
+use super::queue_front::{Lease, LeasedEvent, Leasing};
+use super::rows::{identity, read_stored};
 use super::write::{BYTES_PER_SECOND, time_for_bytes};
-use super::{LARGE_BYTES, Shared};
-use crate::store::{
-    AttemptHistory, DeliveryId, DueEvent, DueEvents, LeaseDeadline, Payload, QueuedEvent,
-};
+use super::{LARGE_BYTES, Shared, lock};
+use crate::store::{AttemptHistory, DeliveryId, DueEvents, LeaseDeadline, Payload, QueuedEvent};
 
-/// The lease of a due event until its attempt begins.
-const FETCH_LEASE: Duration = Duration::from_secs(15);
-/// The time by which an attempt's lease exceeds the attempt timeout, for recording the outcome.
+/// The time by which a lease exceeds the attempt timeout, for recording the outcome.
 const RECORD_MARGIN: Duration = Duration::from_secs(10);
+/// The part of it that must be left when an attempt at an event in memory begins. Leases are renewed
+/// before.
+const RECORD_MARGIN_MIN: Duration = Duration::from_secs(5);
+/// The size from which a payload is not leased with its event but read before the attempt, in bytes.
+pub(super) const HELD_PAYLOAD_MAX: usize = 64 << 10;
 
 /// The time by which a search of due events begins before the first one found: transactions that ran
 /// at the same time may have stored earlier ones.
 pub(super) const OVERLAP_MS: i64 = 1_000;
 
-/// Leases due events from a floor on. If a lease lapsed after its attempt had begun, the outcome is
-/// unknown. The current time is a subquery and not a joined table, because the index cannot use a
-/// joined value as a bound.
+/// Leases due events from a floor on, and reads them with their payloads unless these are large. From
+/// then on their attempts may begin, so if the lease lapses, the outcome is unknown; one with a large
+/// payload begins when that is read. The current time is a subquery and not a joined table, because the
+/// index cannot use a joined value as a bound.
 const LEASE_DUE: &str = "
 WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock),
 available AS MATERIALIZED (
-    SELECT d.id FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
+    SELECT d.id, d.begun FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
         AND d.due_ms <= (SELECT due FROM clock) AND d.due_ms >= $6
         AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
         AND d.id <> ALL($2)
     ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
 leased AS (
     UPDATE hookstile.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
-        possibly_delivered = d.possibly_delivered OR d.begun, begun = false
-    FROM available, clock WHERE d.id = available.id RETURNING d.id, d.payload_bytes, d.due_ms)
-SELECT id, payload_bytes, due_ms FROM leased ORDER BY due_ms, id";
+        possibly_delivered = d.possibly_delivered OR available.begun,
+        begun = d.payload_bytes < $7
+    FROM available, clock WHERE d.id = available.id
+    RETURNING d.id, d.route, d.event_id, d.received_ms, d.state, d.reason, d.tried,
+        d.possibly_delivered, d.due_ms, d.queued_ms, d.ended_ms, d.keys, d.payload_bytes,
+        d.attempts::text, d.identity, d.event_type, clock.now - d.queued_ms)
+SELECT leased.*, head, body
+FROM leased LEFT JOIN hookstile.payloads ON delivery = id AND payload_bytes < $7
+ORDER BY due_ms, id";
 
 /// Returns the time until the next event is due. The order is that of the index, so that any plan
 /// uses it.
@@ -51,9 +61,17 @@ const NEXT_DUE: &str = "SELECT due_ms - (SELECT due FROM hookstile.clock) FROM h
     WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT due FROM hookstile.clock)
         ORDER BY due_ms, id LIMIT 1";
 
-/// Releases leases whose attempt has not begun.
-const RELEASE: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
-    WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
+/// Releases the leases of events that this gateway does not attempt.
+const RELEASE: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL,
+        begun = false
+    WHERE id = ANY($1) AND lease_owner = $2 AND state || '' = 'pending'";
+
+/// Renews leases, each for its own time.
+const RENEW: &str = "UPDATE hookstile.deliveries d
+    SET lease_ends_ms = (SELECT now FROM hookstile.clock) + r.lasts
+    FROM unnest($1::bigint[], $2::bigint[]) AS r (id, lasts)
+    WHERE d.id = r.id AND d.id = ANY($1) AND d.lease_owner = $3 AND d.state || '' = 'pending'
+    RETURNING d.id";
 
 /// Loads an event, with its payload unless that is large, and extends its lease, for
 /// a large one by the time to read it. `state || ''` keeps the planner from using the index of
@@ -71,20 +89,137 @@ FROM loaded LEFT JOIN hookstile.payloads ON delivery = id AND payload_bytes < $5
 
 const LOAD_PAYLOAD: &str = "SELECT head, body FROM hookstile.payloads WHERE delivery = $1";
 
-pub(super) async fn lease_due_events(
+impl Shared {
+    /// Returns the lease of an event of the route that waits in memory.
+    pub(super) fn held_lease(&self, route: &str) -> Duration {
+        let active = lock(&self.active);
+        let attempt_timeout = active
+            .get(route)
+            .map_or(Duration::ZERO, |route| route.attempt_timeout);
+        attempt_lease(attempt_timeout)
+    }
+
+    /// Returns due events of a route, from memory if its front has any.
+    pub(super) async fn due_events(
+        self: &Arc<Self>,
+        route: &Arc<str>,
+        in_flight: &[DeliveryId],
+        limit: usize,
+    ) -> Result<DueEvents, QueryError> {
+        let handed_out = self.fronts.hand_out(route, in_flight, limit);
+        let Some(leasing) = handed_out.to_lease else {
+            return Ok(handed_out.due);
+        };
+        if handed_out.due.events.is_empty() {
+            self.lease(route, in_flight, leasing).await?;
+            return Ok(self.fronts.hand_out(route, in_flight, limit).due);
+        }
+        // The worker goes on with those that it has.
+        let (shared, route) = (Arc::clone(self), Arc::clone(route));
+        let mut in_flight = in_flight.to_vec();
+        in_flight.extend(handed_out.due.events.iter().map(|event| event.id));
+        tokio::spawn(async move {
+            if let Err(error) = shared.lease(&route, &in_flight, leasing).await {
+                shared.pool.log_failure("read", &error);
+            }
+            shared.notify_route(&route);
+        });
+        Ok(handed_out.due)
+    }
+
+    /// Leases due events for the front of a route.
+    async fn lease(
+        &self,
+        route: &Arc<str>,
+        in_flight: &[DeliveryId],
+        leasing: Leasing,
+    ) -> Result<(), QueryError> {
+        let limit = leasing.limit;
+        let leased = self
+            .pool
+            .run(
+                OnTimeout::Fail,
+                on!(connection => lease_due_events(connection, self, route, in_flight, limit)),
+            )
+            .await?;
+        let refused = leasing.add(leased.events, leased.next_in);
+        self.release(&refused).await;
+        Ok(())
+    }
+
+    /// Releases the leases of events that are not attempted. On failure, the events become free when
+    /// their leases lapse.
+    pub(super) async fn release(&self, ids: &[DeliveryId]) {
+        if ids.is_empty() {
+            return;
+        }
+        let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+        let params: [&(dyn ToSql + Sync); 2] = [&ids, &self.owner];
+        let params = &params;
+        let work = on!(connection => connection.execute_cached(RELEASE, params));
+        if let Err(error) = self.pool.run(OnTimeout::Fail, work).await {
+            self.pool.log_failure("commit", &error);
+        }
+    }
+
+    /// Renews the leases of the events that wait in memory.
+    pub(super) async fn renew_leases(&self) {
+        let (asked, lasts): (Vec<_>, Vec<_>) = self.fronts.to_renew().into_iter().unzip();
+        if asked.is_empty() {
+            return;
+        }
+        let from = Instant::now();
+        let ids: Vec<_> = asked.iter().map(|id| id.0).collect();
+        let lasts: Vec<_> = lasts.into_iter().map(millis).collect();
+        let params: [&(dyn ToSql + Sync); 3] = [&ids, &lasts, &self.owner];
+        let params = &params;
+        let renewed = self
+            .run_once(on!(connection => async {
+                let rows = connection.query_cached(RENEW, params).await?;
+                let ids = rows.iter().map(|row| Ok(DeliveryId(row.try_get(0)?)));
+                let renewed = ids.collect::<Result<_, tokio_postgres::Error>>()?;
+                self.fronts.renew(&asked, &renewed, from);
+                Ok(())
+            }))
+            .await;
+        // The next renewal tries again; a lease that lapses ends the wait.
+        drop(renewed);
+    }
+}
+
+/// Returns the lease for an attempt that takes up to this time.
+fn attempt_lease(attempt_timeout: Duration) -> Duration {
+    attempt_timeout.saturating_add(RECORD_MARGIN)
+}
+
+/// Returns how much of a lease must be left when such an attempt begins.
+pub(super) fn attempt_lease_min(attempt_timeout: Duration) -> Duration {
+    attempt_timeout.saturating_add(RECORD_MARGIN_MIN)
+}
+
+/// Events that were leased, and the time until the next one is due, if that was looked up.
+struct LeasedEvents {
+    events: Vec<LeasedEvent>,
+    next_in: Option<Duration>,
+}
+
+async fn lease_due_events(
     connection: &PooledConnection,
     shared: &Shared,
     route: &Arc<str>,
     in_flight: &[DeliveryId],
     limit: usize,
-) -> Result<DueEvents, QueryError> {
+) -> Result<LeasedEvents, QueryError> {
     let (owner, name) = (shared.owner, &**route);
     let began = Instant::now();
     let floor = shared.floors(route, |floors| floors.due.begin(began));
     let in_flight: Vec<_> = in_flight.iter().map(|id| id.0).collect();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    // Queried first, so that leased events are always returned.
-    let next = connection.query_opt_cached(NEXT_DUE, &[&name]).await?;
+    let lease = Lease {
+        from: began,
+        lasts: shared.held_lease(route),
+    };
+    let held_max = i64::try_from(HELD_PAYLOAD_MAX).unwrap_or(i64::MAX);
     let leased = connection
         .query_cached(
             LEASE_DUE,
@@ -93,8 +228,9 @@ pub(super) async fn lease_due_events(
                 &in_flight,
                 &limit,
                 &owner,
-                &millis(FETCH_LEASE),
+                &millis(lease.lasts),
                 &floor,
+                &held_max,
             ],
         )
         .await;
@@ -110,7 +246,11 @@ pub(super) async fn lease_due_events(
         shared.floors(route, |floors| floors.due.failed(&search));
     }
     let rows = leased?;
-    let first_due: Option<i64> = rows.first().map(|first| first.try_get(2)).transpose()?;
+    let events: Vec<_> = rows
+        .iter()
+        .map(|row| leased_event(row, lease))
+        .collect::<Result<_, _>>()?;
+    let first_due = events.first().map(|event| event.place.0);
     shared.floors(route, |floors| {
         let found = first_due.map(|due_ms| due_ms.saturating_sub(OVERLAP_MS));
         floors.due.searched(&search, found);
@@ -118,34 +258,31 @@ pub(super) async fn lease_due_events(
             floors.woken.raise(found);
         }
     });
-    let event = |row: &Row| {
-        let bytes: i64 = row.try_get(1)?;
-        Ok(DueEvent {
-            id: DeliveryId(row.try_get(0)?),
-            payload_bytes: usize::try_from(bytes).unwrap_or(0),
-        })
-    };
-    let next: Option<i64> = next.map(|row| row.try_get(0)).transpose()?;
-    Ok(DueEvents {
-        is_complete: i64::try_from(rows.len()).is_ok_and(|leased| leased < limit),
-        events: rows
-            .iter()
-            .map(event)
-            .collect::<Result<_, tokio_postgres::Error>>()?,
-        next_in: next.map(|next| Duration::from_millis(u64::try_from(next).unwrap_or(0))),
-    })
+    let mut next_in = None;
+    if i64::try_from(events.len()).is_ok_and(|leased| leased < limit) {
+        // If this fails, the events become free when their leases lapse.
+        let next = connection.query_opt_cached(NEXT_DUE, &[&name]).await?;
+        let next: Option<i64> = next.map(|row| row.try_get(0)).transpose()?;
+        next_in = next.map(|next| Duration::from_millis(u64::try_from(next).unwrap_or(0)));
+    }
+    Ok(LeasedEvents { events, next_in })
 }
 
-pub(super) async fn release_events(
-    connection: &PooledConnection,
-    ids: &[DeliveryId],
-    owner: i64,
-) -> Result<(), QueryError> {
-    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
-    connection
-        .execute_cached(RELEASE, &[&ids, &owner])
-        .await
-        .map(drop)
+fn leased_event(row: &Row, lease: Lease) -> Result<LeasedEvent, QueryError> {
+    let stored = read_stored(row)?;
+    let age: Option<i64> = row.try_get(16)?;
+    let payload = payload(row, 17)?;
+    let due_ms: Option<i64> = row.try_get(8)?;
+    Ok(LeasedEvent {
+        place: (due_ms.unwrap_or(0), DeliveryId(row.try_get(0)?)),
+        identity: identity(row.try_get(14)?),
+        event_type: row.try_get::<_, &str>(15)?.into(),
+        age: Duration::from_millis(u64::try_from(age.unwrap_or(0)).unwrap_or(0)),
+        payload_bytes: usize::try_from(stored.progress.stored_bytes).unwrap_or(0),
+        payload,
+        stored,
+        lease,
+    })
 }
 
 pub(super) async fn load_event(
@@ -155,7 +292,7 @@ pub(super) async fn load_event(
     owner: i64,
     attempt_timeout: Duration,
 ) -> Result<Option<QueuedEvent>, QueryError> {
-    let lease = attempt_timeout.saturating_add(RECORD_MARGIN);
+    let lease = attempt_lease(attempt_timeout);
     let large = i64::try_from(LARGE_BYTES).unwrap_or(i64::MAX);
     let began = Instant::now();
     let Some(row) = connection

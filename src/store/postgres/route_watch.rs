@@ -184,7 +184,7 @@ fn note_due(shared: &Shared, route: &str, search: &Search, due_ms: Option<i64>) 
         }
     });
     if due_ms.is_some() {
-        shared.notify_route(route);
+        shared.wake_route(route);
     }
 }
 

@@ -1,5 +1,8 @@
 //! The rows of one transaction, collected by column as `unnest` needs them, and written together.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
@@ -30,38 +33,50 @@ impl LockedDelivery {
         FROM hookstile.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        let uptime = |column| {
-            let ms = row.try_get::<_, Option<i64>>(column)?;
-            Ok::<_, tokio_postgres::Error>(ms.map(|ms| Uptime(ms.unsigned_abs())))
-        };
-        let progress = Progress {
-            // The gateway only writes states of this set.
-            state: DeliveryState::parse(row.try_get(4)?).unwrap_or(DeliveryState::Dead),
-            reason: row
-                .try_get::<_, Option<&str>>(5)?
-                .and_then(StateReason::parse),
-            tried: row.try_get::<_, i32>(6)?.unsigned_abs(),
-            possibly_delivered: row.try_get(7)?,
-            due: uptime(8)?,
-            queued: uptime(9)?,
-            ended: uptime(10)?,
-            keys: row.try_get(11)?,
-            stored_bytes: row.try_get(12)?,
-            attempts: AttemptLog::parse(row.try_get(13)?),
-        };
         Ok(Self {
             identity: identity(row.try_get(16)?),
-            stored: StoredDelivery {
-                route: row.try_get::<_, &str>(1)?.into(),
-                event_id: row.try_get(2)?,
-                received_ms: row.try_get(3)?,
-                progress,
-            },
+            stored: read_stored(row)?,
             lease_owner: row.try_get(14)?,
             recorded_by: row.try_get(15)?,
         })
     }
 }
+
+/// Reads a delivery from the first columns of a row: its number, and then those of
+/// [`LockedDelivery::SELECT`] up to the attempts.
+pub(super) fn read_stored(row: &Row) -> Result<StoredDelivery, tokio_postgres::Error> {
+    let uptime = |column| {
+        let ms = row.try_get::<_, Option<i64>>(column)?;
+        Ok::<_, tokio_postgres::Error>(ms.map(|ms| Uptime(ms.unsigned_abs())))
+    };
+    let progress = Progress {
+        // The gateway only writes states of this set.
+        state: DeliveryState::parse(row.try_get(4)?).unwrap_or(DeliveryState::Dead),
+        reason: row
+            .try_get::<_, Option<&str>>(5)?
+            .and_then(StateReason::parse),
+        tried: row.try_get::<_, i32>(6)?.unsigned_abs(),
+        possibly_delivered: row.try_get(7)?,
+        due: uptime(8)?,
+        queued: uptime(9)?,
+        ended: uptime(10)?,
+        keys: row.try_get(11)?,
+        stored_bytes: row.try_get(12)?,
+        attempts: AttemptLog::parse(row.try_get(13)?),
+    };
+    Ok(StoredDelivery {
+        route: row.try_get::<_, &str>(1)?.into(),
+        event_id: row.try_get(2)?,
+        received_ms: row.try_get(3)?,
+        progress,
+    })
+}
+
+/// The time that written times are relative to, where the statement adds the server's.
+pub(super) const RELATIVE_TIME: StoreTime = StoreTime {
+    now: Uptime(0),
+    now_due: Uptime(0),
+};
 
 /// Returns the identity in a column. A delivery that an earlier version stored has none.
 pub(super) fn identity(column: Option<Uuid>) -> DeliveryIdentity {
@@ -77,10 +92,16 @@ pub(super) struct Ownership {
     pub recorded_by: Option<i64>,
 }
 
+/// What must not have changed in a row that this gateway has leased.
+pub(super) struct KnownRow {
+    pub identity: DeliveryIdentity,
+    pub tried: u32,
+    pub queued: Option<Uptime>,
+}
+
 /// All rows that a transaction writes.
 pub(super) struct Rows {
     pub time: StoreTime,
-    wall_ms: i64,
     /// The part of the counts that this transaction updates.
     part: i16,
     pub counts: CountChanges,
@@ -114,6 +135,7 @@ struct NewDeliveries {
     secrets: Vec<String>,
     tests: Vec<bool>,
     progress: ProgressColumns,
+    lease_ends: Vec<Option<i64>>,
 }
 
 #[derive(Default)]
@@ -122,6 +144,15 @@ struct ChangedDeliveries {
     progress: ProgressColumns,
     keeps_lease: Vec<bool>,
     recorded_by: Vec<Option<i64>>,
+    known: KnownColumns,
+}
+
+/// The columns of [`KnownRow`].
+#[derive(Default)]
+struct KnownColumns {
+    identities: Vec<Uuid>,
+    tried: Vec<i32>,
+    queued: Vec<Option<i64>>,
 }
 
 /// The columns of [`Progress`].
@@ -146,8 +177,8 @@ struct PayloadColumns {
     bodies: Vec<Vec<u8>>,
 }
 
-/// Writes ledger rows. Does not overwrite a claim that another gateway has made since the row was
-/// looked up and not found, unless the row is `forced`, which is passed as `forwards`.
+/// Writes ledger rows. Does not overwrite what another gateway has claimed or completed since the row
+/// was looked up and not found, unless the row is `forced`, which is passed as `forwards`.
 const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
     (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered,
         digest, delivery, route)
@@ -160,20 +191,43 @@ const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
         possibly_delivered = excluded.possibly_delivered, digest = excluded.digest,
         delivery = excluded.delivery,
         route = coalesce(excluded.route, l.route)
-    WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
+    WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL AND l.digest IS NULL
+        OR excluded.forwards RETURNING key)
     SELECT hookstile.check_all(count(*), cardinality($1)) FROM written";
 
 const INSERT_DELIVERIES: &str = "
     INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
         secret, test, state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys,
-        payload_bytes)
+        payload_bytes, lease_owner, lease_ends_ms, begun)
     SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, state, reason,
-        tried, possibly, due, queued, ended, keys, bytes
+        tried, possibly, due, queued, ended, keys, bytes,
+        CASE WHEN lease_ends IS NOT NULL THEN $19::bigint END, lease_ends, lease_ends IS NOT NULL
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
         $7::text[], $8::boolean[], $9::text[], $10::text[], $11::integer[], $12::boolean[],
-        $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bigint[])
+        $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bigint[], $18::bigint[])
         AS r (id, route, event_id, event_type, received, attempts, secret, test, state, reason,
-            tried, possibly, due, queued, ended, keys, bytes)";
+            tried, possibly, due, queued, ended, keys, bytes, lease_ends)
+    RETURNING id, identity";
+
+/// Changes leased deliveries that are as this gateway knows them. The times are relative.
+const UPDATE_KNOWN_DELIVERIES: &str = "WITH clock AS MATERIALIZED (SELECT * FROM hookstile.clock),
+changed AS (
+    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
+        reason = r.reason,
+        possibly_delivered = r.possibly, due_ms = clock.due + r.due, ended_ms = clock.now + r.ended,
+        keys = r.keys, payload_bytes = r.bytes,
+        lease_owner = NULL, lease_ends_ms = NULL, begun = false, recorded_by = $11,
+        attempts = r.attempts::jsonb
+    FROM clock, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[],
+        $6::boolean[], $7::bigint[], $8::bigint[], $9::bytea[], $10::bigint[], $12::uuid[],
+        $13::integer[], $14::bigint[])
+        AS r (id, attempts, state, reason, tried, possibly, due, ended, keys, bytes, identity,
+            tried_before, queued)
+    WHERE d.id = r.id AND d.id = ANY($1) AND d.state || '' = 'pending' AND d.lease_owner = $11
+        AND d.tried = r.tried_before AND d.queued_ms IS NOT DISTINCT FROM r.queued
+        AND coalesce(d.identity, '00000000-0000-0000-0000-000000000000') = r.identity
+    RETURNING d.id)
+SELECT hookstile.check_all(count(*), cardinality($1)) FROM changed";
 
 const UPDATE_DELIVERIES: &str = "
     UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
@@ -197,9 +251,9 @@ const STORE_PAYLOADS: &str =
 const DROP_PAYLOADS: &str = "DELETE FROM hookstile.payloads WHERE delivery = ANY($1)";
 
 const ADD_ROUTE_COUNTS: &str = "INSERT INTO hookstile.route_counts AS c
-    SELECT route, $9::smallint, pending, dead, kept, waiting,
-        CASE WHEN succeeded THEN $8::bigint END, CASE WHEN failed THEN $8::bigint END
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[],
+    SELECT route, $8::smallint, pending, dead, kept, waiting,
+        CASE WHEN succeeded THEN clock.ms END, CASE WHEN failed THEN clock.ms END
+    FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS clock, unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[],
         $7::boolean[])
         AS r (route, pending, dead, kept, waiting, succeeded, failed) ORDER BY route
     ON CONFLICT (route, part) DO UPDATE SET pending = c.pending + excluded.pending,
@@ -216,11 +270,9 @@ const ADD_DAY_COUNTS: &str = "INSERT INTO hookstile.days AS d
         failed = d.failed + excluded.failed, total_ms = d.total_ms + excluded.total_ms";
 
 impl Rows {
-    /// Creates an empty set of rows. `wall_ms` is the server's time.
-    pub(super) fn new(time: StoreTime, wall_ms: i64, part: i16) -> Self {
+    pub(super) fn new(time: StoreTime, part: i16) -> Self {
         Self {
             time,
-            wall_ms,
             part,
             counts: CountChanges::default(),
             ledger: LedgerColumns::default(),
@@ -265,8 +317,17 @@ impl Rows {
             .push(delivery.map(|(_, route)| route.to_owned()));
     }
 
-    pub(super) fn insert(&mut self, id: DeliveryId, event: &EventMetadata, after: Progress) {
+    /// Adds a new delivery. `lease` is for how long this gateway leases it.
+    pub(super) fn insert(
+        &mut self,
+        id: DeliveryId,
+        event: &EventMetadata,
+        after: Progress,
+        lease: Option<Duration>,
+    ) {
         self.counts.add(event, &after);
+        let lease_ends = lease.map(|lease| column_ms(self.time.now.after(lease)));
+        self.new_deliveries.lease_ends.push(lease_ends);
         let new = &mut self.new_deliveries;
         new.ids.push(id.0);
         new.routes.push(event.route.to_string());
@@ -296,6 +357,14 @@ impl Rows {
         self.changed.progress.push(after);
     }
 
+    /// Requires that the delivery which was changed last is as this gateway knows it.
+    pub(super) fn expect(&mut self, known: &KnownRow) {
+        let columns = &mut self.changed.known;
+        columns.identities.push(Uuid::from_u128(known.identity.0));
+        columns.tried.push(known.tried.cast_signed());
+        columns.queued.push(known.queued.map(column_ms));
+    }
+
     /// Returns whether a delivery is already changed in this transaction.
     pub(super) fn is_changed(&self, id: DeliveryId) -> bool {
         self.changed.ids.contains(&id.0)
@@ -308,21 +377,46 @@ impl Rows {
     }
 
     /// Writes all rows and commits, in one round trip: the statements are sent in this order
-    /// without waiting for each other. If one fails, nothing is committed.
+    /// without waiting for each other. If one fails, nothing is committed. Returns the identities of
+    /// the new deliveries.
     pub(super) async fn write(
         &self,
         connection: &PooledConnection,
-    ) -> Result<(), tokio_postgres::Error> {
+        owner: i64,
+    ) -> Result<HashMap<DeliveryId, DeliveryIdentity>, tokio_postgres::Error> {
         let statements = Statements::prepare(connection).await?;
-        tokio::try_join!(
+        let ((), identities, ..) = tokio::try_join!(
             biased;
             self.write_ledger(connection, &statements.ledger),
-            self.write_new(connection, &statements.insert),
+            self.write_new(connection, &statements.insert, owner),
             self.write_changes(connection, &statements.change),
             self.write_payloads(connection, &statements.store_payloads),
             self.write_dropped(connection, &statements.drop_payloads),
             self.write_route_counts(connection, &statements.route_counts),
             self.write_days(connection, &statements.days),
+            connection.batch_execute("COMMIT"),
+        )?;
+        Ok(identities)
+    }
+
+    /// Writes changes of deliveries that are as expected, in a transaction of their own and one round
+    /// trip. Fails with a serialization failure, and changes nothing, if one is not.
+    pub(super) async fn write_known(
+        &self,
+        connection: &PooledConnection,
+        owner: i64,
+    ) -> Result<(), tokio_postgres::Error> {
+        let change = connection.prepare_cached(UPDATE_KNOWN_DELIVERIES).await?;
+        let drop_payloads = connection.prepare_cached(DROP_PAYLOADS).await?;
+        let route_counts = connection.prepare_cached(ADD_ROUTE_COUNTS).await?;
+        let days = connection.prepare_cached(ADD_DAY_COUNTS).await?;
+        tokio::try_join!(
+            biased;
+            connection.batch_execute("BEGIN"),
+            self.write_known_changes(connection, &change, owner),
+            self.write_dropped(connection, &drop_payloads),
+            self.write_route_counts(connection, &route_counts),
+            self.write_days(connection, &days),
             connection.batch_execute("COMMIT"),
         )?;
         Ok(())
@@ -360,13 +454,14 @@ impl Rows {
         &self,
         connection: &PooledConnection,
         insert: &Statement,
-    ) -> Result<(), tokio_postgres::Error> {
+        owner: i64,
+    ) -> Result<HashMap<DeliveryId, DeliveryIdentity>, tokio_postgres::Error> {
         let (rows, progress) = (&self.new_deliveries, &self.new_deliveries.progress);
         if rows.ids.is_empty() {
-            return Ok(());
+            return Ok(HashMap::new());
         }
-        connection
-            .execute(
+        let inserted = connection
+            .query(
                 insert,
                 &[
                     &rows.ids,
@@ -386,10 +481,15 @@ impl Rows {
                     &progress.ended,
                     &progress.keys,
                     &progress.payload_bytes,
+                    &rows.lease_ends,
+                    &owner,
                 ],
             )
-            .await
-            .map(drop)
+            .await?;
+        let identities = inserted
+            .iter()
+            .map(|row| Ok((DeliveryId(row.try_get(0)?), identity(row.try_get(1)?))));
+        identities.collect()
     }
 
     async fn write_changes(
@@ -418,6 +518,37 @@ impl Rows {
                     &progress.payload_bytes,
                     &rows.keeps_lease,
                     &rows.recorded_by,
+                ],
+            )
+            .await
+            .map(drop)
+    }
+
+    async fn write_known_changes(
+        &self,
+        connection: &PooledConnection,
+        change: &Statement,
+        owner: i64,
+    ) -> Result<(), tokio_postgres::Error> {
+        let (rows, progress) = (&self.changed, &self.changed.progress);
+        connection
+            .execute(
+                change,
+                &[
+                    &rows.ids,
+                    &progress.attempts,
+                    &progress.states,
+                    &progress.reasons,
+                    &progress.tried,
+                    &progress.possibly_delivered,
+                    &progress.due,
+                    &progress.ended,
+                    &progress.keys,
+                    &progress.payload_bytes,
+                    &owner,
+                    &rows.known.identities,
+                    &rows.known.tried,
+                    &rows.known.queued,
                 ],
             )
             .await
@@ -475,15 +606,7 @@ impl Rows {
             .execute(
                 stand,
                 &[
-                    &routes,
-                    &pending,
-                    &dead,
-                    &kept,
-                    &waiting,
-                    &succeeded,
-                    &failed,
-                    &self.wall_ms,
-                    &self.part,
+                    &routes, &pending, &dead, &kept, &waiting, &succeeded, &failed, &self.part,
                 ],
             )
             .await

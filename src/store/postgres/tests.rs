@@ -8,13 +8,14 @@ use super::connect::{CurrentDatabase, Database};
 use super::pool::ConnectionPool;
 use crate::backoff::DeadLetterReason;
 use crate::store::tests::{
-    ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, completed, creation_key,
+    ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, claim_with, completed, creation_key,
     delivery_change, due_ids, ledger_entry, queued, settle, settlement, tried, wait_for_counts,
     wait_for_removed, wait_until_registered,
 };
 use crate::store::{
-    AttemptHistory, AttemptId, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState,
-    EventKey, LedgerEntry, Payload, SeenIncident, Store, StoreError, Untold,
+    AttemptHistory, AttemptId, AttemptOutcome, ClaimLease, ClaimPurpose, ClaimResult, ClaimTerms,
+    DeliveryId, DeliveryState, EventKey, LedgerEntry, Payload, SeenIncident, Store, StoreError,
+    Untold,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -151,7 +152,6 @@ async fn queued_event_is_leased_to_one_gateway() {
             .unwrap()
             .is_none()
     );
-    // The attempt had not begun, so nothing was sent.
     test_store.advance(&one, SECOND * 15);
     assert_eq!(due_ids(&two).await, [id]);
     assert!(
@@ -161,7 +161,8 @@ async fn queued_event_is_leased_to_one_gateway() {
             .is_none(),
         "too late"
     );
-    assert!(!possibly_delivered(&two, id).await);
+    // The event was in the memory of the other one, so an attempt may have begun.
+    assert!(possibly_delivered(&two, id).await);
     test_store.advance(&one, ATTEMPT_TIMEOUT + SECOND * 5);
     assert!(
         due_ids(&one).await.is_empty(),
@@ -265,11 +266,180 @@ async fn released_event_is_free_at_once() {
     assert_eq!(due_ids(&one).await, [id]);
     one.release_events(&[id]).await;
     assert_eq!(due_ids(&two).await, [id]);
+    assert!(!possibly_delivered(&two, id).await, "nothing was sent");
     one.release_events(&[id]).await;
     assert!(
         due_ids(&one).await.is_empty(),
         "the lease belongs to the other gateway"
     );
+}
+
+/// Opens a route's front in a gateway whose worker makes up to so many attempts at once.
+async fn open_front(store: &Store, concurrency: usize) {
+    store.update_routes(active(&["billing"]));
+    let due = store.due_events("billing".into(), &[], concurrency);
+    assert!(due.await.unwrap().events.is_empty());
+}
+
+#[tokio::test]
+async fn stored_event_is_attempted_from_memory() {
+    two!(test_store, one, two);
+    open_front(&one, 1).await;
+    let id = queued(&one, 1, "a").await;
+    assert!(due_ids(&two).await.is_empty(), "it is leased");
+    let due = one.due_events("billing".into(), &[], 1).await.unwrap();
+    assert_eq!(due.events[0].id, id);
+    // What the database has does not matter any more.
+    test_store.sql("UPDATE hookstile.payloads SET body = 'other'");
+    let event = one.load_event("billing".into(), id, ATTEMPT_TIMEOUT);
+    let event = event.await.unwrap().unwrap();
+    assert_eq!(event.payload.unwrap().body, "body");
+    assert_eq!(event.history, AttemptHistory::default());
+    let first = AttemptId {
+        delivery: id,
+        identity: event.identity,
+        number: 1,
+    };
+    let retry = AttemptOutcome::Retry {
+        after: Duration::ZERO,
+        possibly_delivered: false,
+    };
+    one.record_attempt(first, attempt(500), retry)
+        .await
+        .unwrap();
+    let view = one.delivery(id).await.unwrap().unwrap();
+    assert_eq!(
+        (view.state, view.attempt_count),
+        (DeliveryState::Pending, 1)
+    );
+    assert_eq!(due_ids(&two).await, [id], "it is free");
+    let second = AttemptId {
+        number: 2,
+        ..begun(&two, id).await
+    };
+    two.record_attempt(second, attempt(200), DELIVERED)
+        .await
+        .unwrap();
+    let view = one.delivery(id).await.unwrap().unwrap();
+    assert_eq!(
+        (view.state, view.attempt_count),
+        (DeliveryState::Success, 2)
+    );
+}
+
+#[tokio::test]
+async fn events_in_memory_pass_on_when_their_gateway_dies() {
+    two!(test_store, one, two);
+    open_front(&one, 2).await;
+    let ids = [queued(&one, 1, "a").await, queued(&one, 2, "b").await];
+    one.close(false).await;
+    test_store.advance(&two, ATTEMPT_TIMEOUT + SECOND * 5);
+    assert!(due_ids(&two).await.is_empty());
+    test_store.advance(&two, SECOND * 5);
+    assert_eq!(due_ids(&two).await, ids);
+    for id in ids {
+        assert!(possibly_delivered(&two, id).await);
+    }
+}
+
+#[tokio::test]
+async fn renewed_lease_outlasts_its_first_end() {
+    two!(test_store, one, two);
+    open_front(&one, 1).await;
+    let id = queued(&one, 1, "a").await;
+    let ends = "SELECT lease_ends_ms FROM hookstile.deliveries";
+    let first = test_store.sql(ends);
+    while test_store.sql(ends) == first {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    test_store.advance(&two, ATTEMPT_TIMEOUT + SECOND * 17 / 2);
+    assert!(due_ids(&two).await.is_empty());
+    assert_eq!(due_ids(&one).await, [id]);
+}
+
+#[tokio::test]
+async fn resting_route_leaves_its_events_unmarked() {
+    two!(test_store, one, two);
+    open_front(&one, 1).await;
+    let id = queued(&one, 1, "a").await;
+    one.release_route("billing").await;
+    assert_eq!(due_ids(&two).await, [id]);
+    assert!(!possibly_delivered(&two, id).await, "nothing was sent");
+    // Nobody attempts the next one here either.
+    let next = queued(&one, 2, "b").await;
+    assert_eq!(due_ids(&two).await, [next]);
+}
+
+#[tokio::test]
+async fn events_beyond_the_free_places_keep_their_order() {
+    two!(test_store, one, two);
+    open_front(&one, 2).await;
+    let mut ids = Vec::new();
+    for (number, name) in (1..).zip(["a", "b", "c", "d", "e"]) {
+        ids.push(queued(&one, number, name).await);
+    }
+    let free = "SELECT count(*) FROM hookstile.deliveries WHERE lease_owner IS NULL";
+    assert_eq!(
+        test_store.sql(free).trim(),
+        "3",
+        "another gateway may attempt those"
+    );
+    let mut found = Vec::new();
+    while found.len() < ids.len() {
+        let due = one.due_events("billing".into(), &found, 2).await.unwrap();
+        found.extend(due.events.iter().map(|event| event.id));
+    }
+    assert_eq!(found, ids);
+    assert!(due_ids(&two).await.is_empty());
+}
+
+#[tokio::test]
+async fn outcome_respects_a_row_that_was_changed() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    open_front(&store, 1).await;
+    let id = queued(&store, 1, "a").await;
+    assert_eq!(due_ids(&store).await, [id]);
+    let attempted = begun(&store, id).await;
+    // An operator changes when the retry horizon begins.
+    test_store.sql("UPDATE hookstile.deliveries SET queued_ms = 1000000, reason = 'automatic'");
+    let retry = AttemptOutcome::Retry {
+        after: SECOND * 60,
+        possibly_delivered: false,
+    };
+    store
+        .record_attempt(attempted, attempt(500), retry)
+        .await
+        .unwrap();
+    let row = "SELECT queued_ms, reason, tried, lease_owner FROM hookstile.deliveries";
+    assert_eq!(test_store.sql(row).trim(), "1000000|automatic|1|");
+}
+
+#[tokio::test]
+async fn event_is_queued_by_one_of_two_gateways() {
+    two!(test_store, one, two);
+    let terms = ClaimTerms {
+        purpose: ClaimPurpose::Queue,
+        ..TERMS
+    };
+    let (first, known) = claim_with(&one, 1, terms).await;
+    assert!(known.is_none());
+    let (second, known) = claim_with(&two, 1, terms).await;
+    assert!(known.is_none(), "nothing is written before the event");
+    let store = async |gateway: &Store, lease: ClaimLease| {
+        let change = Some(delivery_change("a", DeliveryState::Pending));
+        let settlement = settlement(1, lease.row(), completed(1), change);
+        gateway.settle(settlement).await
+    };
+    let id = store(&one, first).await.unwrap();
+    assert_eq!(store(&two, second).await, Err(StoreError::StoredElsewhere));
+    let (_, known) = claim_with(&two, 1, terms).await;
+    let known = known.unwrap();
+    assert_eq!((known.entry, known.delivery), (completed(1), id));
+    let count = "SELECT count(*) FROM hookstile.deliveries";
+    assert_eq!(test_store.sql(count).trim(), "1");
 }
 
 #[tokio::test]

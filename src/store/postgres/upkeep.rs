@@ -76,6 +76,15 @@ pub(super) async fn report_running(shared: Weak<Shared>) {
     }
 }
 
+/// Renews the leases of events that wait in memory, for as long as the store exists.
+pub(super) async fn renew_leases(shared: Weak<Shared>) {
+    while let Some(shared) = upgrade_after(POLL_INTERVAL, &shared).await {
+        if shared.pool.check_available().is_ok() {
+            shared.renew_leases().await;
+        }
+    }
+}
+
 /// Looks at the hosts that are not in use, for as long as the store exists.
 pub(super) async fn look_at_others(shared: Weak<Shared>) {
     while let Some(shared) = upgrade_after(OTHERS_INTERVAL, &shared).await {

@@ -3,8 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
@@ -14,14 +15,16 @@ use super::pool::{
     IDLE_IN_TRANSACTION_TIMEOUT_MS, OnTimeout, PooledConnection, QueryError,
     SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on, with_timeout, within,
 };
+use super::queue_front::{Lease, LeasedEvent, Reservation};
 use super::rows::{LockedDelivery, Ownership, Rows, column_ms};
 use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
-use crate::store::delivery_state::{Progress, StoreTime};
+use crate::store::delivery_state::{Progress, StoreTime, StoredDelivery};
 use crate::store::uptime::Uptime;
 use crate::store::{
-    AttemptId, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey,
-    EventRow, LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
+    AttemptId, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryIdentity,
+    DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult, RowId,
+    Settlement, StoreError,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -49,10 +52,12 @@ pub(super) enum Job {
 }
 
 /// The result of a job.
-enum Reply {
+pub(super) enum Reply {
     Settled(Option<DeliveryId>),
     /// The claim lapsed, and another gateway has taken the event over.
     ClaimLost,
+    /// Another gateway has stored or delivered the event, which was not claimed.
+    StoredElsewhere,
     AttemptRecorded,
     Requeued(Vec<RequeueResult>),
 }
@@ -72,12 +77,17 @@ enum SettleCheck {
     /// An earlier try, whose reply was lost, has already written it.
     AlreadyWritten(Option<DeliveryId>),
     ClaimLost,
+    StoredElsewhere,
 }
 
 impl Shared {
     /// Writes all jobs. Jobs that change the same row are written one after the other.
     pub(super) async fn write_all(self: Arc<Self>, batch: Vec<(Job, BacklogEntry)>) {
-        let (mut remaining, _backlog): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let (jobs, _backlog): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        self.write_jobs(jobs).await;
+    }
+
+    pub(super) async fn write_jobs(self: &Arc<Self>, mut remaining: Vec<Job>) {
         while !remaining.is_empty() {
             let mut used_keys = HashSet::new();
             let (now, later): (Vec<_>, Vec<_>) = remaining.into_iter().partition(|job| {
@@ -91,7 +101,11 @@ impl Shared {
         }
     }
 
-    async fn write(&self, batch: Vec<Job>) {
+    async fn write(self: &Arc<Self>, batch: Vec<Job>) {
+        let batch = self.accept(batch).await;
+        if batch.is_empty() {
+            return;
+        }
         let jobs = &batch;
         match self
             .pool
@@ -101,10 +115,7 @@ impl Shared {
             )
             .await
         {
-            Ok((replies, routes)) => {
-                for route in routes {
-                    self.notify_route(&route);
-                }
+            Ok(replies) => {
                 for (job, result) in batch.into_iter().zip(replies) {
                     job.reply(result);
                 }
@@ -125,21 +136,112 @@ impl Shared {
     }
 
     async fn transact(
-        &self,
+        self: &Arc<Self>,
         connection: &PooledConnection,
         batch: &[Job],
-    ) -> Result<(Vec<Reply>, Vec<Arc<str>>), QueryError> {
-        let began = std::time::Instant::now();
+    ) -> Result<Vec<Reply>, QueryError> {
+        let began = Instant::now();
         let bytes: usize = batch.iter().map(Job::bytes).sum();
         let timeout = STATEMENT_TIMEOUT + time_for_bytes(bytes);
-        let mut transaction = with_timeout(begin(connection, batch)).await?;
-        let replies: Vec<_> = batch
-            .iter()
-            .map(|job| transaction.apply(job, self.owner))
-            .collect();
-        Box::pin(within(timeout, transaction.rows.write(connection))).await?;
+        let mut transaction = with_timeout(begin(self, connection, batch)).await?;
+        let replies: Vec<_> = batch.iter().map(|job| transaction.apply(job)).collect();
+        let WriteTransaction {
+            rows,
+            held,
+            not_held,
+            ..
+        } = transaction;
+        let identities = Box::pin(within(timeout, rows.write(connection, self.owner))).await?;
         self.pool.metrics().observe_commit(began.elapsed());
-        Ok((replies, transaction.rows.counts.to_notify))
+        let held = held.into_iter().map(|event| {
+            let identity = identities.get(&event.id).copied().unwrap_or_default();
+            (event, identity)
+        });
+        self.announce(held.collect(), rows.counts.to_notify, began);
+        self.release_later(not_held);
+        Ok(replies)
+    }
+
+    /// Holds events that were stored just now and leased at `from`, and notifies the workers of all
+    /// routes of stored ones.
+    pub(super) fn announce(
+        self: &Arc<Self>,
+        held: Vec<(HeldEvent, DeliveryIdentity)>,
+        routes: Vec<Arc<str>>,
+        from: Instant,
+    ) {
+        let mut held_by_route = HashMap::<_, usize>::new();
+        let mut refused = Vec::new();
+        for (event, identity) in held {
+            let route = Arc::clone(&event.stored.route);
+            *held_by_route.entry(route).or_default() += 1;
+            refused.extend(event.hold(identity, from));
+        }
+        for route in routes {
+            match held_by_route.get_mut(&route) {
+                Some(held @ 1..) => {
+                    *held -= 1;
+                    self.notify_route(&route);
+                }
+                _ => self.wake_route(&route),
+            }
+        }
+        self.release_later(refused);
+    }
+
+    fn release_later(self: &Arc<Self>, ids: Vec<DeliveryId>) {
+        if !ids.is_empty() {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move { shared.release(&ids).await });
+        }
+    }
+}
+
+impl HeldEvent {
+    /// Returns a new event, for which there is room and a lease. Returns `None` if it has no payload.
+    pub(super) fn new(
+        id: DeliveryId,
+        change: &DeliveryChange,
+        progress: Progress,
+        (reservation, lease): (Reservation, Duration),
+    ) -> Option<Self> {
+        let event = &change.event;
+        Some(Self {
+            id,
+            stored: StoredDelivery {
+                route: Arc::clone(&event.route),
+                event_id: event.event_id.to_string(),
+                received_ms: event.received_at.as_millisecond(),
+                progress,
+            },
+            event_type: Arc::clone(&event.event_type),
+            payload: change.payload.clone()?,
+            lease,
+            reservation,
+        })
+    }
+
+    /// Passes the event, which is stored now and was leased at `from`, to its route's front. Returns
+    /// its number if that does not take it.
+    fn hold(self, identity: DeliveryIdentity, from: Instant) -> Option<DeliveryId> {
+        let progress = &self.stored.progress;
+        self.reservation.fill(LeasedEvent {
+            place: (progress.due.map_or(0, column_ms), self.id),
+            identity,
+            event_type: self.event_type,
+            age: Duration::ZERO,
+            payload_bytes: self.payload.head.len() + self.payload.body.len(),
+            payload: Some(Payload {
+                head: self.payload.head,
+                // It may be a part of a larger buffer.
+                body: Bytes::copy_from_slice(&self.payload.body),
+            }),
+            lease: Lease {
+                from,
+                lasts: self.lease,
+            },
+            stored: self.stored,
+        })
     }
 }
 
@@ -156,20 +258,35 @@ const NEXT_DELIVERY_IDS: &str =
     "SELECT nextval('hookstile.delivery_numbers') FROM generate_series(1, $1::integer)";
 /// Reads the clock, and picks a part of the counts that no other transaction uses at the moment,
 /// unless there are more transactions than parts.
-const CLOCK: &str = "SELECT now, due, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-    coalesce((SELECT part FROM generate_series(1, 32) AS part
+const CLOCK: &str = "SELECT now, due, coalesce((SELECT part FROM generate_series(1, 32) AS part
         WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
         ::smallint FROM hookstile.clock";
 
 struct WriteTransaction {
+    shared: Arc<Shared>,
     ledger: HashMap<EventKey, LedgerRow>,
     locked: HashMap<DeliveryId, LockedDelivery>,
     next_ids: Vec<i64>,
     rows: Rows,
+    /// The events that this gateway leases and holds, once they are stored.
+    held: Vec<HeldEvent>,
+    /// The events that an earlier try may have leased, and that are not held.
+    not_held: Vec<DeliveryId>,
+}
+
+/// A new event that this gateway is about to attempt.
+pub(super) struct HeldEvent {
+    id: DeliveryId,
+    stored: StoredDelivery,
+    event_type: Arc<str>,
+    payload: Payload,
+    lease: Duration,
+    reservation: Reservation,
 }
 
 /// Begins the transaction, and locks and reads all rows that the jobs name.
 async fn begin(
+    shared: &Arc<Shared>,
     connection: &PooledConnection,
     batch: &[Job],
 ) -> Result<WriteTransaction, tokio_postgres::Error> {
@@ -249,17 +366,20 @@ async fn begin(
         now: uptime(0)?,
         now_due: uptime(1)?,
     };
-    let rows = Rows::new(time, clock.try_get(2)?, clock.try_get(3)?);
+    let rows = Rows::new(time, clock.try_get(2)?);
     let mut next_ids: Vec<i64> = id_rows
         .iter()
         .map(|row| row.try_get(0))
         .collect::<Result<_, _>>()?;
     next_ids.reverse();
     Ok(WriteTransaction {
+        shared: Arc::clone(shared),
         ledger,
         locked: locked.collect::<Result<_, tokio_postgres::Error>>()?,
         next_ids,
         rows,
+        held: Vec::new(),
+        not_held: Vec::new(),
     })
 }
 
@@ -278,13 +398,13 @@ async fn query_unless_empty(
 }
 
 impl WriteTransaction {
-    fn apply(&mut self, job: &Job, owner: i64) -> Reply {
+    fn apply(&mut self, job: &Job) -> Reply {
         match job {
             Job::Settle(settlement, _) => self.settle(settlement),
             Job::RecordAttempt {
                 id, attempt, next, ..
             } => {
-                self.record_attempt(*id, attempt, *next, owner);
+                self.record_attempt(*id, attempt, *next);
                 Reply::AttemptRecorded
             }
             Job::Requeue(requeues, _) => Reply::Requeued(
@@ -298,8 +418,13 @@ impl WriteTransaction {
 
     fn settle(&mut self, settlement: &Settlement) -> Reply {
         match self.check_claim(settlement) {
-            SettleCheck::AlreadyWritten(delivery) => return Reply::Settled(delivery),
+            SettleCheck::AlreadyWritten(delivery) => {
+                let leased = delivery.filter(|id| !self.shared.fronts.has(*id));
+                self.not_held.extend(leased);
+                return Reply::Settled(delivery);
+            }
             SettleCheck::ClaimLost => return Reply::ClaimLost,
+            SettleCheck::StoredElsewhere => return Reply::StoredElsewhere,
             SettleCheck::Write => {}
         }
         let delivered = was_delivered(settlement);
@@ -339,6 +464,9 @@ impl WriteTransaction {
                     return SettleCheck::AlreadyWritten(row.delivery);
                 }
                 (false, _) if delivered => {}
+                (false, false) if row.completed && is_queued(settlement) => {
+                    return SettleCheck::StoredElsewhere;
+                }
                 (false, _) => return SettleCheck::ClaimLost,
             }
         }
@@ -360,7 +488,10 @@ impl WriteTransaction {
             }
             None => {
                 let id = DeliveryId(self.next_ids.pop().unwrap_or_default());
-                self.rows.insert(id, &change.event, after);
+                let held = self.held_event(id, change, &after);
+                let lease = held.as_ref().map(|event| event.lease);
+                self.held.extend(held);
+                self.rows.insert(id, &change.event, after, lease);
                 id
             }
         };
@@ -368,6 +499,20 @@ impl WriteTransaction {
             self.rows.keep_payload(id, payload);
         }
         id
+    }
+
+    /// Returns a new event to hold, if it is due and its route's worker is about to attempt it.
+    fn held_event(
+        &self,
+        id: DeliveryId,
+        change: &DeliveryChange,
+        after: &Progress,
+    ) -> Option<HeldEvent> {
+        if after.due != Some(self.rows.time.now_due) {
+            return None;
+        }
+        let reserved = self.shared.reserve(change)?;
+        HeldEvent::new(id, change, after.clone(), reserved)
     }
 
     /// Records an attempt. Recording the same attempt again changes nothing. If another gateway has
@@ -383,8 +528,8 @@ impl WriteTransaction {
         }: AttemptId,
         attempt: &AttemptRecord,
         outcome: AttemptOutcome,
-        owner: i64,
     ) {
+        let owner = self.shared.owner;
         let is_done = matches!(outcome, AttemptOutcome::Delivered { .. });
         let is_recordable = |locked: &LockedDelivery| {
             let before = &locked.stored.progress;
@@ -481,6 +626,14 @@ impl WriteTransaction {
     }
 }
 
+/// Returns whether the event is queued.
+fn is_queued(settlement: &Settlement) -> bool {
+    settlement
+        .delivery
+        .as_ref()
+        .is_some_and(|delivery| delivery.state == DeliveryState::Pending)
+}
+
 /// Returns whether the event was delivered. That is recorded even if the claim has lapsed.
 fn was_delivered(settlement: &Settlement) -> bool {
     settlement
@@ -500,6 +653,19 @@ impl Job {
             .as_ref()
             .and_then(|delivery| delivery.payload.as_ref());
         payload.map_or(0, |payload| payload.head.len() + payload.body.len())
+    }
+
+    /// Returns the settlement to write, if the job is one.
+    pub(super) fn settlement(&self) -> Option<&Settlement> {
+        match self {
+            Self::Settle(settlement, _) => Some(settlement),
+            Self::RecordAttempt { .. } | Self::Requeue(..) => None,
+        }
+    }
+
+    /// Returns the key of the event that the job settles.
+    pub(super) fn event_key(&self) -> Option<EventKey> {
+        Some(self.settlement()?.event?.row.key)
     }
 
     /// Returns the rows that the job changes.
@@ -528,16 +694,17 @@ impl Job {
     }
 
     /// Sends the result to the caller. The caller may be gone; the write stays committed.
-    fn reply(self, result: Reply) {
+    pub(super) fn reply(self, result: Reply) {
         match (self, result) {
             (Self::Settle(_, done), Reply::Settled(id)) => drop(done.send(Ok(id))),
             (Self::RecordAttempt { done, .. }, Reply::AttemptRecorded) => drop(done.send(Ok(()))),
             (Self::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
+            (job, Reply::StoredElsewhere) => job.fail(StoreError::StoredElsewhere),
             (job, _) => job.fail(StoreError::Unavailable),
         }
     }
 
-    fn fail(self, error: StoreError) {
+    pub(super) fn fail(self, error: StoreError) {
         match self {
             Self::Settle(_, done) => drop(done.send(Err(error))),
             Self::RecordAttempt { done, .. } => drop(done.send(Err(error))),

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 
 use crate::signature::PayloadDigest;
 use crate::store::{
-    AttemptHistory, AttemptId, AttemptOutcome, AttemptRecord, ClaimLease, ClaimResult, ClaimTerms,
-    CreationKey, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow,
-    KnownEvent, LedgerEntry, Payload, Payloads, QueuedEvent, Requeue, Retain, RowId, SettledRow,
-    Settlement, Store,
+    AttemptHistory, AttemptId, AttemptOutcome, AttemptRecord, ClaimLease, ClaimPurpose,
+    ClaimResult, ClaimTerms, CreationKey, DeliveryChange, DeliveryId, DeliveryState, EventKey,
+    EventMetadata, EventRow, KnownEvent, LedgerEntry, Payload, Payloads, QueuedEvent, Requeue,
+    Retain, RowId, SettledRow, Settlement, Store,
 };
 
 pub(in crate::store) const WINDOW: Duration = Duration::from_secs(96 * 3600);
@@ -118,7 +118,7 @@ pub(in crate::store) fn settlement(
 pub(in crate::store) const TERMS: ClaimTerms = ClaimTerms {
     lease: Duration::from_secs(10),
     window: WINDOW,
-    forwards: true,
+    purpose: ClaimPurpose::Forward,
 };
 
 /// Claims an event. Waits while another claim on it is being released.
@@ -173,6 +173,8 @@ pub(in crate::store) async fn queued(store: &Store, key: u128, event: &str) -> D
 
 /// Leases and returns the due events.
 pub(in crate::store) async fn due_ids(store: &Store) -> Vec<DeliveryId> {
+    // What another gateway has stored is otherwise found by a poll.
+    store.tick();
     let due = store.due_events("billing".into(), &[], 10).await.unwrap();
     due.events.into_iter().map(|event| event.id).collect()
 }

@@ -104,6 +104,7 @@ impl TestStore {
                 server.sql(&format!(
                     "UPDATE hookstile.store SET uptime_ms = uptime_ms + {ms}"
                 ));
+                store.tick();
             }
         }
     }
