@@ -31,6 +31,7 @@ use super::{
     Durability, EventKey, OpenError, Requeue, RequeueResult, RowId, Settlement, StoreError,
     StoreRoute, opening, schema,
 };
+use crate::store::StoredRedelivery;
 use crate::store::uptime::Uptime;
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -64,6 +65,11 @@ pub(super) enum Job {
     SetPaused {
         route: Arc<str>,
         paused: bool,
+        done: Done<()>,
+    },
+    /// Stores a bulk redelivery, in place of the one before.
+    SetRedelivery {
+        redelivery: StoredRedelivery,
         done: Done<()>,
     },
     /// Moves up to `limit` events in this state to another route. The reply is their number.
@@ -503,6 +509,7 @@ impl Writer {
                 Job::ForgetEvent { done, .. }
                 | Job::SetWebhook { done, .. }
                 | Job::SetPaused { done, .. }
+                | Job::SetRedelivery { done, .. }
                 | Job::ReadFront { done, .. }
                 | Job::ApplyDeferred(done) => {
                     let _ = done.send(Err(StoreError::Unavailable));
@@ -777,6 +784,10 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, StoreFileError
             batch.set_paused(route, *paused)?;
             Reply::Nothing
         }
+        Job::SetRedelivery { redelivery, .. } => {
+            batch.set_redelivery(redelivery)?;
+            Reply::Nothing
+        }
         Job::MoveEvents {
             from,
             to,
@@ -819,6 +830,7 @@ fn reply(shared: &Shared, job: Job, result: Reply) {
             Job::ForgetEvent { done, .. }
             | Job::SetWebhook { done, .. }
             | Job::SetPaused { done, .. }
+            | Job::SetRedelivery { done, .. }
             | Job::ReadFront { done, .. }
             | Job::ApplyDeferred(done),
             _,
