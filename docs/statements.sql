@@ -218,28 +218,34 @@ ANALYZE hookstile.ledger, hookstile.deliveries;
 
 -- src/store/postgres/incidents.rs
 
-WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
-r AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
-    AS r (key, document, severity, lasting)),
-known AS MATERIALIZED (SELECT key, ended_ms, seen_ms, lease_ends_ms FROM hookstile.incidents
-    WHERE key = ANY($1) OR seen_ms <= (SELECT now FROM clock) - $5
-    ORDER BY key FOR UPDATE),
-continued AS (UPDATE hookstile.incidents i SET seen_ms = now,
-        ended_ms = CASE WHEN lasting > 0 THEN NULL ELSE i.ended_ms END,
-        document = CASE WHEN least(lasting, r.severity) > i.severity
-            THEN r.document ELSE i.document END,
-        severity = greatest(i.severity, least(lasting, r.severity))
-    FROM r, clock WHERE i.key = r.key AND i.key IN (SELECT key FROM known)),
-begun AS (INSERT INTO hookstile.incidents (key, document, severity, seen_ms)
-    SELECT key, document, severity, now FROM r, clock WHERE lasting > 0 ORDER BY key
-    ON CONFLICT DO NOTHING),
-ended AS (UPDATE hookstile.incidents i SET ended_ms = now FROM clock
-    WHERE i.ended_ms IS NULL AND i.seen_ms <= now - $5
-    AND i.key IN (SELECT key FROM known) AND i.key <> ALL($1)),
-given_up AS (DELETE FROM hookstile.incidents i USING clock
-    WHERE i.ended_ms <= now - $6 AND (i.lease_ends_ms IS NULL OR i.lease_ends_ms <= now)
-    AND i.key IN (SELECT key FROM known) AND i.key <> ALL($1) RETURNING 1)
-SELECT count(*) FROM given_up;
+WITH known AS MATERIALIZED (SELECT key FROM hookstile.incidents WHERE key = ANY($1)
+    ORDER BY key FOR UPDATE)
+UPDATE hookstile.incidents i SET seen_ms = (SELECT now FROM hookstile.clock),
+    ended_ms = CASE WHEN lasting > 0 THEN NULL ELSE i.ended_ms END,
+    document = CASE WHEN least(lasting, r.severity) > i.severity
+        THEN r.document ELSE i.document END,
+    severity = greatest(i.severity, least(lasting, r.severity))
+FROM known, unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
+    AS r (key, document, severity, lasting)
+WHERE i.key = known.key AND r.key = known.key;
+
+INSERT INTO hookstile.incidents (key, document, severity, seen_ms)
+SELECT key, document, severity, (SELECT now FROM hookstile.clock)
+FROM unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
+    AS r (key, document, severity, lasting)
+WHERE lasting > 0 ORDER BY key ON CONFLICT DO NOTHING;
+
+WITH known AS MATERIALIZED (SELECT key FROM hookstile.incidents
+    WHERE ended_ms IS NULL AND seen_ms <= (SELECT now FROM hookstile.clock) - $2
+    AND key <> ALL($1) ORDER BY key FOR UPDATE)
+UPDATE hookstile.incidents i SET ended_ms = (SELECT now FROM hookstile.clock)
+FROM known WHERE i.key = known.key;
+
+WITH known AS MATERIALIZED (SELECT key FROM hookstile.incidents
+    WHERE ended_ms <= (SELECT now FROM hookstile.clock) - $2 AND key <> ALL($1)
+    AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
+    ORDER BY key FOR UPDATE)
+DELETE FROM hookstile.incidents i USING known WHERE i.key = known.key;
 
 WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
 due AS (SELECT key FROM hookstile.incidents
@@ -252,8 +258,10 @@ RETURNING i.id, i.document, i.severity, i.told < i.severity, i.lease_ends_ms;
 UPDATE hookstile.incidents
                 SET told = greatest(told, $2), lease_ends_ms = NULL WHERE id = $1;
 
-WITH over AS (DELETE FROM hookstile.incidents WHERE id = $1 AND ended_ms IS NOT NULL)
-                UPDATE hookstile.incidents SET id = DEFAULT, told = 0, lease_ends_ms = NULL
+DELETE FROM hookstile.incidents WHERE id = $1 AND ended_ms IS NOT NULL;
+
+UPDATE hookstile.incidents
+                SET id = DEFAULT, told = 0, lease_ends_ms = NULL
                 WHERE id = $1 AND ended_ms IS NULL;
 
 UPDATE hookstile.incidents SET lease_ends_ms = now FROM hookstile.clock

@@ -3,6 +3,7 @@
 //!
 //! `HOOKSTILE_REGENERATE=1 cargo test --test it -- statements::` rewrites the file.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -68,9 +69,9 @@ fn documentation_lists_every_statement() {
          -- (HOOKSTILE_REGENERATE=1 cargo test --test it -- statements::).\n",
     );
     for (file, statements) in statements() {
-        now += &format!("\n-- {file}\n");
+        let _ = write!(now, "\n-- {file}\n");
         for statement in statements {
-            now += &format!("\n{statement};\n");
+            let _ = write!(now, "\n{statement};\n");
         }
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/statements.sql");
