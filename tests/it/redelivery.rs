@@ -117,11 +117,12 @@ async fn redelivery_continues_after_restart() {
     assert_eq!(gateway.admin_post(REDELIVER, &first).await.status, 202);
     upstream.wait_for_requests(4).await;
     gateway.stop().await;
-    // As if it had been killed after the first of three.
+    // As if it had been killed after the first of three, before it saved that.
     let store = rusqlite::Connection::open(gateway.databases().remove(0)).expect("the store");
     let interrupted = "UPDATE redelivery SET running = 1, document = json_set(document,
         '$.query.ids', json('[]'), '$.query.filter.state', 'failed', '$.newest', 3,
-        '$.report.matched', 3)";
+        '$.selected', 3, '$.done', 0, '$.position', 0, '$.report.matched', 3,
+        '$.report.accepted', 0)";
     assert_eq!(store.execute(interrupted, []).expect("a row"), 1);
     drop(store);
     gateway.restart().await;

@@ -64,6 +64,8 @@ struct Job {
     first_due: DueAt,
     /// The newest of the selected deliveries. Newer ones that match later are not selected.
     newest: DeliveryId,
+    /// The number of deliveries that were selected and have a payload.
+    selected: u32,
     /// The last delivery that was redelivered or refused; those before it were, too.
     done: DeliveryId,
     /// The number of deliveries that were redelivered or refused by the store: the place of the next
@@ -86,8 +88,7 @@ const PAGE: usize = 1_000;
 /// wait for that long.
 const BATCH: usize = 64;
 
-/// The pause between two saves of the progress. What was redelivered since the last one is not
-/// counted if the gateway is killed.
+/// The pause between two saves of the progress.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time after its last save at which another gateway continues a redelivery.
@@ -239,6 +240,7 @@ impl BulkRedelivery {
             begun_at: Timestamp::now(),
             first_due: self.store.now_due(),
             newest: *newest,
+            selected: u32::try_from(matches.redeliverable.len()).unwrap_or(u32::MAX),
             done: DeliveryId(0),
             position: 0,
             report: matches.report(),
@@ -338,7 +340,10 @@ impl BulkRedelivery {
                 if !self.save(job, true).await? {
                     return Ok(false);
                 }
-                Matches::find(&self.store, &job.query, job.done).await?
+                let mut left = Matches::find(&self.store, &job.query, job.done).await?;
+                left.redeliverable.retain(|(id, _)| *id <= job.newest);
+                job.count_unsaved(left.redeliverable.len());
+                left
             }
         };
         let mut saved_at = Instant::now();
@@ -397,11 +402,22 @@ impl Job {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Counts the deliveries that are done and no longer match, although the progress that was saved
+    /// last does not have them: they were redelivered after it. `left` still match.
+    fn count_unsaved(&mut self, left: usize) {
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let unsaved = self
+            .selected
+            .saturating_sub(self.position)
+            .saturating_sub(left);
+        self.position += unsaved;
+        self.report.accepted += usize::try_from(unsaved).unwrap_or(usize::MAX);
+    }
+
     /// Returns the redeliveries of a batch. The due times are stored, so the pace outlives a restart.
     fn redeliveries(&self, batch: &[(DeliveryId, Option<DeliveryState>)]) -> Vec<Redelivery> {
-        let selected = batch.iter().filter(|(id, _)| *id <= self.newest);
         (self.position..)
-            .zip(selected)
+            .zip(batch)
             .map(|(position, (id, state))| Redelivery {
                 id: *id,
                 expected_state: *state,
