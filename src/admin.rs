@@ -110,6 +110,8 @@ pub(crate) fn start(
     let (others, moves) = mpsc::channel(1);
     let reporting = Arc::clone(&authenticator);
     runtime.spawn(async move { reporting.report_failed_logins().await });
+    let resuming = Arc::clone(&operations);
+    runtime.spawn(async move { resuming.continue_redeliveries().await });
     runtime.spawn(async move { operations.follow_problems().await });
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {

@@ -1,12 +1,13 @@
 //! The runtimes of the data plane: a thread with a runtime of its own for each core.
 //!
 //! A connection is given to a core and stays there, with its requests and with the connections that
-//! these open to upstreams. So a request changes no thread, and cores share no queue of tasks and no
+//! these open to upstreams. A core without an idle one borrows another core's. So a request changes no thread, and cores share no queue of tasks and no
 //! I/O driver. The queues of routes are given to cores in the same way. Everything else runs beside
 //! them, on the runtime of the process.
 
 use std::cell::Cell;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{io, thread};
 
 use tokio::runtime::{Builder, Handle};
@@ -18,6 +19,16 @@ const BLOCKING_THREADS_MAX: usize = 16;
 
 thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The number of cores that were started.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns the number of this thread's core, as [`number`], and then those of all others.
+pub(crate) fn numbers_from_own() -> impl Iterator<Item = usize> {
+    let own = number();
+    let others = (0..=COUNT.load(Ordering::Relaxed)).filter(move |other| *other != own);
+    std::iter::once(own).chain(others)
 }
 
 /// Returns the number of the core that this thread runs, from 1; 0 on any other thread.
@@ -46,6 +57,7 @@ impl Cores {
     pub(crate) fn start() -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, NonZero::get);
         let cores = (1..=count).map(Core::start).collect::<io::Result<_>>()?;
+        COUNT.fetch_max(count, Ordering::Relaxed);
         Ok(Self { cores })
     }
 

@@ -40,8 +40,10 @@ pub use embedded::{
 };
 pub use engine::Engine;
 pub use migration::{MoveError, MoveSummary, move_into_shared};
-pub use operator_settings::OperatorSettings;
-pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
+pub use operator_settings::{OperatorSettings, StoredRedelivery};
+pub use postgres::{
+    Database, OpenError as SharedOpenError, Settings as SharedSettings, SharedStoreCheck,
+};
 pub use records::{
     AttemptRecord, DeliveryFilter, DeliveryRecord, DueEvent, DueEvents, LISTED_BODY_MAX,
     QueuedEvent, RESPONSE_BODY_MAX, ResponseRecord, RouteDeliveryStats,
@@ -181,6 +183,17 @@ impl Store {
             engine: Arc::new(embedded::Store::open(settings, clock, metrics)?),
         })
     }
+}
+
+/// Checks the store in a database, while gateways use it, and changes nothing.
+///
+/// # Errors
+/// Fails when the server cannot be reached, or has no store that this version knows.
+pub async fn check_shared(
+    settings: &SharedSettings,
+    metrics: StoreMetrics,
+) -> Result<SharedStoreCheck, SharedOpenError> {
+    postgres::check(settings, metrics).await
 }
 
 #[cfg(test)]

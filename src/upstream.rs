@@ -403,29 +403,42 @@ impl Client {
         }
     }
 
-    /// Returns an idle connection to one of the addresses.
+    /// Returns an idle connection to one of the addresses, of this core if it has one. That of another
+    /// core goes back to it: its driver wakes who waits for it.
     async fn pooled(&self, upstream: &Upstream, addresses: &[Address]) -> Option<Connection> {
-        for address in addresses {
-            let verified = peer(&upstream.target, address);
-            for peer in own_peer(&upstream.target, &verified)
-                .into_iter()
-                .chain([verified])
-            {
-                if let Some(stream) = self.connector.reused_stream(&*peer).await
-                    && (peer.verify_cert() || shows_own(&upstream.target, &stream))
-                {
-                    tracing::debug!(
-                        upstream = %upstream.target.authority,
-                        %address,
-                        "idle connection to upstream chosen"
-                    );
-                    return Some(Connection {
-                        peer,
-                        stream,
-                        address: address.clone(),
-                        reused: true,
-                    });
+        for core in cores::numbers_from_own() {
+            for address in addresses {
+                let connection = self.pooled_on(core, &upstream.target, address).await;
+                if connection.is_some() {
+                    return connection;
                 }
+            }
+        }
+        None
+    }
+
+    async fn pooled_on(
+        &self,
+        core: usize,
+        target: &Target,
+        address: &Address,
+    ) -> Option<Connection> {
+        let verified = peer(target, address, core);
+        for peer in own_peer(target, &verified).into_iter().chain([verified]) {
+            if let Some(stream) = self.connector.reused_stream(&*peer).await
+                && (peer.verify_cert() || shows_own(target, &stream))
+            {
+                tracing::debug!(
+                    upstream = %target.authority,
+                    %address,
+                    "idle connection to upstream chosen"
+                );
+                return Some(Connection {
+                    peer,
+                    stream,
+                    address: address.clone(),
+                    reused: true,
+                });
             }
         }
         None
@@ -442,7 +455,7 @@ impl Client {
     ) -> Option<Connection> {
         let target = &upstream.target;
         progress.connecting(&address);
-        let verified = peer(target, &address);
+        let verified = peer(target, &address, cores::number());
         if let Some(own) = own_peer(target, &verified) {
             let connection = self
                 .connect_peer(target, address.clone(), own, progress)
@@ -728,7 +741,8 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
     })
 }
 
-fn peer(target: &Target, address: &Address) -> Box<HttpPeer> {
+/// Returns the peer of a connection that `core` opens: Pingora's pool keeps those of each core apart.
+fn peer(target: &Target, address: &Address, core: usize) -> Box<HttpPeer> {
     let inet = match address {
         Address::Inet(address) => *address,
         Address::Unix(_) => ANY_PEER,
@@ -745,8 +759,7 @@ fn peer(target: &Target, address: &Address) -> Box<HttpPeer> {
         peer.group_key = connector.group_key(peer.group_key);
         peer.options.custom_l4 = Some(Arc::new(connector));
     }
-    // A connection stays on the core that opened it: another one would be woken by that one's driver.
-    peer.group_key = peer.group_key.wrapping_add(cores::number() as u64);
+    peer.group_key = peer.group_key.wrapping_add(core as u64);
     peer
 }
 

@@ -31,7 +31,7 @@ use super::operations::Operations;
 use super::parameters;
 use super::query::{self, DeliveryQuery, DeliverySelection, IdPrefix, RedeliveryQuery, TestEvent};
 use super::shape::captures::{Capture, Captures, OneCapture};
-use super::shape::deliveries::Redelivered;
+use super::shape::deliveries::{Redelivered, Redelivery};
 use super::shape::gateway::Reloaded;
 use super::shape::problems::{GatewayProblem, Problems};
 use super::shape::removed::{MovedEvents, RemovedRoute};
@@ -258,6 +258,15 @@ impl Query {
             Ok(page.map_err(failed)?.into())
         })
         .await
+    }
+
+    /// Shows the bulk redelivery that was requested last, with its progress as of at most a second
+    /// ago; null if none was requested yet.
+    #[graphql(complexity = "DELIVERY_COST + child_complexity")]
+    async fn redelivery(&self, context: &Context<'_>) -> Nullable<Redelivery> {
+        let last = operations(context).last_redelivery().await;
+        let last = last.map_err(failed).transpose()?;
+        Some(last.map(Into::into))
     }
 
     /// Lists the problems of the gateway and its routes, the worst first.

@@ -3,12 +3,13 @@
 mod announcements;
 pub(super) mod captures;
 pub(super) mod deliveries;
+mod forget;
 pub(super) mod gateway;
 mod incidents;
 pub(super) mod numbers;
 pub(super) mod obstacle;
 pub(super) mod problems;
-pub(super) mod recovery;
+pub(super) mod redelivery;
 pub(super) mod rejections;
 pub(super) mod removed;
 pub(super) mod routes;
@@ -19,8 +20,6 @@ pub(super) mod webhooks;
 
 use std::sync::{Arc, Mutex as StdMutex};
 
-use tokio::sync::Mutex;
-
 use super::error::OperationError;
 use super::state::AdminState;
 use crate::notifications;
@@ -28,13 +27,13 @@ use crate::problems::ProblemTracker;
 use crate::store::DeliveryFilter;
 use crate::webhooks::ActiveRoute;
 use announcements::Announcer;
+use redelivery::BulkRedelivery;
 use stored_facts::StoreReader;
 
 /// The operations on a running gateway.
 pub(super) struct Operations {
     state: AdminState,
-    /// Held while a bulk redelivery runs.
-    redelivery: Mutex<()>,
+    redelivery: BulkRedelivery,
     /// The problems that were there a short time ago.
     tracker: StdMutex<ProblemTracker>,
     /// `None` if nobody is notified of problems.
@@ -49,8 +48,8 @@ impl Operations {
         Self {
             announcer: notify.map(|settings| Announcer::start(settings, state.store.clone())),
             stored: Arc::new(StoreReader::new(state.clone())),
+            redelivery: BulkRedelivery::new(&state),
             state,
-            redelivery: Mutex::default(),
             tracker: StdMutex::new(ProblemTracker::new(delays.unwrap_or_default())),
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -69,7 +69,7 @@ pub(crate) struct DeliveryPage {
 }
 
 /// A bulk redelivery.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct RedeliveryQuery {
     /// The deliveries to redeliver; without a state, the failed and the dead ones.
     pub filter: DeliveryFilter,
@@ -83,7 +83,7 @@ pub(super) struct RedeliveryQuery {
 }
 
 /// A number of events per second: above 0, and at most [`Pace::MAX`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pace(f64);
 
 /// A test event.

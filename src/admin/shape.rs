@@ -14,7 +14,9 @@ pub(crate) mod removed;
 pub(crate) mod webhooks;
 
 pub(crate) use super::webhook_id::{route_of, webhook_id};
-pub(crate) use deliveries::{Attempt, Deliveries, Delivery, OneDelivery, Redelivered};
+pub(crate) use deliveries::{
+    Attempt, Deliveries, Delivery, OneDelivery, OneRedelivery, Redelivered,
+};
 pub(crate) use gateway::{Done, Reloaded, Status};
 pub(crate) use problem::Problem;
 pub(crate) use rejections::Rejected;

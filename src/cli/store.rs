@@ -1,4 +1,6 @@
-//! `hookstile store`: checks, backs up and restores the embedded store.
+//! `hookstile store`: checks the store; backs up and restores the embedded one.
+
+mod shared_check;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,9 +15,11 @@ use super::config_file::ConfigArgs;
 use super::{FAILED, terminal};
 use crate::admin::shape::Problem;
 use crate::config::{self, STANDARD_INPUT, StoreFolder};
-use crate::store::{self, BackupError, OpenError, RestoreError, StoreCheck};
+use crate::store::{
+    self, BackupError, CheckedRoute, OpenError, RestoreError, StoreCheck, StoreFault, StoreProblem,
+};
 
-/// Check, back up and restore the embedded store
+/// Check the store; back up and restore the embedded one
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     #[command(aliases = ["verify", "fsck"])]
@@ -25,10 +29,13 @@ pub enum Command {
     Restore(RestoreArgs),
 }
 
-/// Check the files of a store that no gateway uses, or a backup, and change nothing
+/// Check a store or a backup, and change nothing
 ///
-/// Reads the whole database: its structure, every relation that the gateway relies on, and the
-/// commit log. Prints what the store holds, each problem with what to do, and `ok` if there is none.
+/// The files of an embedded store are checked while no gateway uses them, a store in PostgreSQL while
+/// gateways run: it is read a table at a time, with a minute for each relation between rows.
+///
+/// Reads the whole database: every relation that the gateway relies on, and of files also their
+/// structure and the commit log. Prints what the store holds, each problem with what to do, and `ok` if there is none.
 /// Exit status: 0 if there is no problem; 1 if there is one, or if the store cannot be checked; 78 if
 /// the configuration is invalid.
 #[derive(Debug, clap::Args)]
@@ -104,12 +111,15 @@ pub(super) fn run(command: &Command) -> ExitCode {
     result.unwrap_or_else(|error| error.exit_with(json))
 }
 
+fn configured_folder(config: &ConfigArgs) -> Result<StoreFolder, CommandError> {
+    let env = |name: &str| std::env::var(name).ok();
+    config::store_folder(&config.path(), &env)
+        .map_err(|report| CommandError::Configuration(Box::new(report)))
+}
+
 /// Returns the folder of the configured store. `instead` says what does the same for PostgreSQL.
 fn folder(config: &ConfigArgs, instead: &str) -> Result<PathBuf, CommandError> {
-    let env = |name: &str| std::env::var(name).ok();
-    let folder = config::store_folder(&config.path(), &env)
-        .map_err(|report| CommandError::Configuration(Box::new(report)))?;
-    match folder {
+    match configured_folder(config)? {
         StoreFolder::Embedded(folder) => Ok(folder),
         StoreFolder::Shared => Err(CommandError::Usage(format!(
             "the store is in PostgreSQL, not in files of the gateway: {instead} (docs/replicas.md)"
@@ -120,10 +130,10 @@ fn folder(config: &ConfigArgs, instead: &str) -> Result<PathBuf, CommandError> {
 fn check(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let path = match &args.path {
         Some(path) => path.clone(),
-        None => folder(
-            &args.config,
-            "check it with PostgreSQL's `pg_amcheck --heapallindexed`",
-        )?,
+        None => match configured_folder(&args.config)? {
+            StoreFolder::Embedded(folder) => folder,
+            StoreFolder::Shared => return shared_check::run(&args.config, args.json),
+        },
     };
     let found = store::check(&path).map_err(|error| match error {
         OpenError::InUse { folder, holder } => rejected(
@@ -315,7 +325,27 @@ fn document(found: &StoreCheck) -> Map<String, Value> {
         document.insert("code".into(), "store_damaged".into());
         document.insert("detail".into(), damage(found).into());
     }
-    let routes = found.routes.iter().map(|route| {
+    let rest = json!({
+        "file": path_value(&found.file),
+        "version": found.version,
+        "bytes": found.bytes,
+        "free_bytes": found.free_bytes,
+        "written_at": found.written_at,
+        "event_ids": found.event_ids,
+        "webhooks": found.webhooks,
+        "routes": routes_json(&found.routes),
+        "unapplied_transactions": found.unapplied,
+        "interrupted_attempts": found.interrupted,
+        "problems": problems_json(&found.problems, StoreFault::advice),
+    });
+    if let Value::Object(rest) = rest {
+        document.extend(rest);
+    }
+    document
+}
+
+fn routes_json(routes: &[CheckedRoute]) -> Value {
+    let routes = routes.iter().map(|route| {
         json!({
             "route": route.route,
             "pending": route.pending,
@@ -325,30 +355,18 @@ fn document(found: &StoreCheck) -> Map<String, Value> {
             "oldest": route.oldest,
         })
     });
-    let problems = found.problems.iter().map(|problem| {
+    routes.collect()
+}
+
+fn problems_json(problems: &[StoreProblem], advice: fn(StoreFault) -> &'static str) -> Value {
+    let problems = problems.iter().map(|problem| {
         json!({
             "code": problem.fault.code(),
             "detail": problem.detail,
-            "advice": problem.fault.advice(),
+            "advice": advice(problem.fault),
         })
     });
-    let rest = json!({
-        "file": path_value(&found.file),
-        "version": found.version,
-        "bytes": found.bytes,
-        "free_bytes": found.free_bytes,
-        "written_at": found.written_at,
-        "event_ids": found.event_ids,
-        "webhooks": found.webhooks,
-        "routes": routes.collect::<Vec<_>>(),
-        "unapplied_transactions": found.unapplied,
-        "interrupted_attempts": found.interrupted,
-        "problems": problems.collect::<Vec<_>>(),
-    });
-    if let Value::Object(rest) = rest {
-        document.extend(rest);
-    }
-    document
+    problems.collect()
 }
 
 fn path_value(path: &Path) -> Value {
@@ -365,27 +383,7 @@ fn print(found: &StoreCheck) -> Result<(), CommandError> {
         time(found.written_at)
     );
     terminal::print(&terminal::visible(&line, false))?;
-    let webhooks = match found.webhooks {
-        0 => String::new(),
-        webhooks => format!(", {}", count(webhooks, "webhook", "webhooks")),
-    };
-    let event_ids = count(found.event_ids, "event ID", "event IDs");
-    terminal::print(&format!("{event_ids} remembered{webhooks}"))?;
-    if !found.routes.is_empty() {
-        let heading = ["ROUTE", "PENDING", "DEAD", "SUCCESS", "FAILED", "OLDEST"];
-        let mut rows = vec![heading.map(str::to_owned)];
-        rows.extend(found.routes.iter().map(|route| {
-            [
-                route.route.clone(),
-                route.pending.to_string(),
-                route.dead.to_string(),
-                route.success.to_string(),
-                route.failed.to_string(),
-                time(route.oldest),
-            ]
-        }));
-        terminal::print_table(&rows)?;
-    }
+    print_content(found.event_ids, found.webhooks, &found.routes)?;
     if found.unapplied > 0 {
         terminal::print(&format!(
             "{} of the commit log will be executed at the next start",
@@ -401,13 +399,52 @@ fn print(found: &StoreCheck) -> Result<(), CommandError> {
             }
         ))?;
     }
-    for problem in &found.problems {
-        let line = format!("problem {}: {}", problem.fault.code(), problem.detail);
-        terminal::print(&terminal::visible(&line, false))?;
-        terminal::print(&format!("  {}", problem.fault.advice()))?;
-    }
+    print_problems(&found.problems, StoreFault::advice)?;
     if found.problems.is_empty() {
         terminal::print("ok")?;
+    }
+    Ok(())
+}
+
+/// Prints what a store holds.
+fn print_content(
+    event_ids: u64,
+    webhooks: u64,
+    routes: &[CheckedRoute],
+) -> Result<(), CommandError> {
+    let webhooks = match webhooks {
+        0 => String::new(),
+        webhooks => format!(", {}", count(webhooks, "webhook", "webhooks")),
+    };
+    let event_ids = count(event_ids, "event ID", "event IDs");
+    terminal::print(&format!("{event_ids} remembered{webhooks}"))?;
+    if routes.is_empty() {
+        return Ok(());
+    }
+    let heading = ["ROUTE", "PENDING", "DEAD", "SUCCESS", "FAILED", "OLDEST"];
+    let mut rows = vec![heading.map(str::to_owned)];
+    rows.extend(routes.iter().map(|route| {
+        [
+            route.route.clone(),
+            route.pending.to_string(),
+            route.dead.to_string(),
+            route.success.to_string(),
+            route.failed.to_string(),
+            time(route.oldest),
+        ]
+    }));
+    terminal::print_table(&rows)?;
+    Ok(())
+}
+
+fn print_problems(
+    problems: &[StoreProblem],
+    advice: fn(StoreFault) -> &'static str,
+) -> Result<(), CommandError> {
+    for problem in problems {
+        let line = format!("problem {}: {}", problem.fault.code(), problem.detail);
+        terminal::print(&terminal::visible(&line, false))?;
+        terminal::print(&format!("  {}", advice(problem.fault)))?;
     }
     Ok(())
 }

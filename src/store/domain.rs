@@ -93,7 +93,7 @@ pub struct EventKey(pub u128);
 pub struct RowId(pub(super) i64);
 
 /// The identifier of a delivery. Later deliveries have greater numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeliveryId(pub i64);
 
 /// The random identity of a delivery. A database that loses its last deliveries in a failover gives
@@ -286,7 +286,8 @@ pub struct Payload {
 }
 
 /// The state of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
     /// The event was delivered.
     Success,
@@ -395,7 +396,7 @@ pub struct Requeue {
 }
 
 /// The time at which an event is due. Due times advance while no gateway runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DueAt(pub(super) Uptime);
 
 impl DueAt {

@@ -154,6 +154,9 @@ pub async fn move_into_shared(
         .insert_operator_data(&webhooks, &from.paused_routes()?)
         .await?;
     import.insert_creations(&from.creations()?).await?;
+    if let Some(redelivery) = from.redelivery()? {
+        import.insert_redelivery(&redelivery).await?;
+    }
     import.insert_counts(&from.routes()?, &from.days()?).await?;
     import.commit().await?;
     drop(from);

@@ -1,12 +1,20 @@
-//! What operators say, and the store keeps: webhooks that were made over the API, and paused routes.
-//! No event waits for it.
+//! What operators say, and the store keeps: webhooks that were made over the API, paused routes, and the
+//! bulk redelivery that was requested last. No event waits for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{Creation, CreationKey, Revision, StoreError};
+
+/// A bulk redelivery as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRedelivery {
+    pub document: String,
+    pub is_running: bool,
+}
 
 /// The operators' settings in an engine of the store.
 #[async_trait]
@@ -68,6 +76,39 @@ pub trait OperatorSettings: Send + Sync {
     /// # Errors
     /// Fails when the store cannot be read.
     async fn paused_routes(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Stores a bulk redelivery that begins, in place of the one before. This gateway alone continues
+    /// it until the lease ends, which each save extends. Returns `false`, and stores nothing, while
+    /// one is running. The document is the caller's.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    async fn begin_redelivery(&self, document: String, lease: Duration)
+    -> Result<bool, StoreError>;
+
+    /// Stores the progress of the running bulk redelivery, or its end. Returns `false`, and stores
+    /// nothing, if another gateway continues it.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    async fn save_redelivery(
+        &self,
+        redelivery: StoredRedelivery,
+        lease: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Returns the document of a running bulk redelivery that no other gateway continues. This one
+    /// has it from then on. The caller makes sure that this gateway is not running it.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read or written.
+    async fn claim_redelivery(&self, lease: Duration) -> Result<Option<String>, StoreError>;
+
+    /// Returns the bulk redelivery that was requested last.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    async fn redelivery(&self) -> Result<Option<StoredRedelivery>, StoreError>;
 
     /// Returns a counter that changes when any gateway changes webhooks or pauses; `None` for the
     /// embedded engine.

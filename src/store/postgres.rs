@@ -12,6 +12,7 @@
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
 //! * `incidents` remembers which problems somebody was notified of;
+//! * `check` checks the rows while gateways use them;
 //! * `import` fills empty tables with the contents of an embedded store;
 //! * `upkeep` counts uptime, polls for changes by other gateways, and deletes what has expired.
 //!
@@ -20,6 +21,7 @@
 
 mod accept;
 mod batch;
+mod check;
 mod claims;
 mod connect;
 mod floor;
@@ -63,6 +65,8 @@ use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
 use route_watch::RouteCounts;
 
+pub use check::SharedStoreCheck;
+pub(super) use check::check;
 pub(super) use claims::LeaseRow;
 use connect::CurrentDatabase;
 pub use connect::Database;

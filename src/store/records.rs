@@ -142,7 +142,8 @@ pub(super) const LISTED_BYTES_MAX: usize =
     LISTED_BODY_MAX + (1 + LATEST_BODIES) * RESPONSE_BODY_MAX;
 
 /// A selection of deliveries. A field that is `None` matches all of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeliveryFilter {
     pub route: Option<String>,
     pub state: Option<DeliveryState>,

@@ -53,6 +53,7 @@ on_each_engine! {
     dead_letter_keeps_its_payload_and_can_be_requeued
     dead_letter_is_redelivered_automatically_once
     requeue_keeps_its_due_time_over_a_restart
+    bulk_redelivery_is_continued_by_one_gateway
     requeue_skips_deliveries_in_another_state
     matching_deliveries_are_paged_oldest_first
     success_after_a_failure_extends_its_record
@@ -396,6 +397,52 @@ async fn dead_letter_is_redelivered_automatically_once(test_store: &TestStore) {
     let delivered = AttemptOutcome::Delivered { keep_payload: true };
     record_attempt(&store, id, 5, attempt(200), delivered).await;
     assert_eq!(reason().await, None);
+}
+
+async fn bulk_redelivery_is_continued_by_one_gateway(test_store: &TestStore) {
+    let lease = Duration::from_secs(15);
+    let stored = |document: &str, is_running| StoredRedelivery {
+        document: document.into(),
+        is_running,
+    };
+    let store = test_store.open().await;
+    assert_eq!(store.redelivery().await.unwrap(), None);
+    assert_eq!(store.claim_redelivery(lease).await.unwrap(), None);
+    assert!(store.begin_redelivery("first".into(), lease).await.unwrap());
+    assert!(!store.begin_redelivery("other".into(), lease).await.unwrap());
+    let store = test_store.reopen(store).await;
+    assert_eq!(
+        store.redelivery().await.unwrap(),
+        Some(stored("first", true))
+    );
+    if store.is_shared() {
+        // The gateway that began it may only be slow.
+        assert_eq!(store.claim_redelivery(lease).await.unwrap(), None);
+        let late = store.save_redelivery(stored("late", true), lease).await;
+        assert!(!late.unwrap());
+    }
+    test_store.advance(&store, lease);
+    let claimed = store.claim_redelivery(lease).await.unwrap();
+    assert_eq!(claimed.as_deref(), Some("first"));
+    for (document, is_running) in [("half", true), ("whole", false)] {
+        let redelivery = stored(document, is_running);
+        assert!(
+            store
+                .save_redelivery(redelivery.clone(), lease)
+                .await
+                .unwrap()
+        );
+        assert_eq!(store.redelivery().await.unwrap(), Some(redelivery));
+    }
+    let store = test_store.reopen(store).await;
+    assert_eq!(store.claim_redelivery(lease).await.unwrap(), None);
+    assert!(
+        store
+            .begin_redelivery("second".into(), lease)
+            .await
+            .unwrap()
+    );
+    store.close(true).await;
 }
 
 async fn requeue_keeps_its_due_time_over_a_restart(test_store: &TestStore) {

@@ -329,3 +329,85 @@ async fn replaced_primary_is_left_while_it_runs() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_that_is_far_behind_is_refused() {
+    let Some(mut pair) = Pair::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let setup = shared_store_setup(Route::to(&upstream), &pair.url());
+    let mut gateway = Gateway::start(setup).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    pair.wait_for_standby().await;
+    pair.link.partition();
+    // As if the primary had gone on for more than a quarter of an hour.
+    pair.primary
+        .sql("update hookstile.store set downtime_ms = downtime_ms + 960000");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(200, "delivered");
+    let ticked = "select uptime_ms from hookstile.store";
+    let before: u64 = pair.primary.sql(ticked).parse().expect("a number");
+    eventually("the gateway has seen that time", async || {
+        let now: u64 = pair.primary.sql(ticked).parse().expect("a number");
+        now > before + 2_000
+    })
+    .await;
+    pair.fail_over().await;
+    eventually("the copy is refused", async || {
+        refusals(&gateway).len() == 1
+    })
+    .await;
+    let reason = refusals(&gateway)[0]["reason"].clone();
+    let is_told = |reason: &str| reason.contains("went back by 9");
+    assert!(reason.as_str().is_some_and(is_told), "{reason}");
+    eventually("the gateway is not ready", async || {
+        gateway.admin_get("/readyz").await.status == 503
+    })
+    .await;
+    assert_eq!(gateway.send(Event::new("evt_3")).await.status, 503);
+    let known = "select count(*) from hookstile.ledger";
+    assert_eq!(pair.standby.sql(known), "1");
+    // An operator decides to use it.
+    gateway.kill().await;
+    gateway.restart().await;
+    send_until(&gateway, "evt_1", "duplicate").await;
+    send_until(&gateway, "evt_3", "delivered").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_without_timelines_is_used() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    postgres.sql(
+        "create role plain login; create schema hookstile authorization plain;
+         revoke execute on function pg_walfile_name(pg_lsn) from public",
+    );
+    let upstream = Upstream::ok();
+    let url = format!(
+        "postgres://plain@{}/postgres?sslmode=disable",
+        postgres.address()
+    );
+    let gateway = Gateway::start(shared_store_setup(Route::to(&upstream), &url)).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    let timeline = "select timeline is null from hookstile.store";
+    assert_eq!(postgres.sql(timeline), "t");
+    disconnect_gateways(&postgres);
+    send_until(&gateway, "evt_1", "duplicate").await;
+    assert_eq!(refusals(&gateway).len(), 0, "{}", gateway.output());
+    // An old copy is known by its clock.
+    postgres.sql("update hookstile.store set downtime_ms = downtime_ms - 120000");
+    eventually("it is refused", async || {
+        refusals(&gateway).len() == 1 && gateway.admin_get("/readyz").await.status == 503
+    })
+    .await;
+}

@@ -72,6 +72,7 @@ mod queue_front; // what a queue has in memory, whatever happens meanwhile
 mod receivers; // the provider's documented receivers as upstreams
 mod records; // delivery records, and redelivery of dead letters
 mod recovery; // redelivery of many events, and forgetting one
+mod redelivery; // redelivery in the background
 mod rejections; // the list of rejected requests
 mod reload; // a new configuration applies completely or not at all
 mod reloaded; // limits, trusted proxies and listeners change without a restart
@@ -79,6 +80,7 @@ mod removed; // events of routes that are no longer configured
 mod replicas; // several gateways with one ledger and one queue
 mod reported; // faults that users of this field reported
 mod responses; // the table in docs/answers.md
+mod schema_change; // tables of another version than the gateway's
 mod schemes; // custom schemes, signatures in the body, several signatures
 mod sdk; // the providers' own SDKs sign and verify
 mod sessions; // plain requests and others on one connection
@@ -86,7 +88,9 @@ mod slow_senders; // thousands of slow senders
 mod soak; // all kinds of traffic and faults at once
 mod spill; // delivered at once if possible, queued if not
 mod start; // configurations that must not start
+mod statements; // docs/statements.sql lists all SQL of the shared store
 mod stop; // drain, finish, exit 0
+mod store_check; // `store check` on PostgreSQL
 mod store_files; // checking, backing up and restoring the embedded store
 mod tls; // certificates and client authentication
 mod tools; // `send`, `catch`, completions and manual pages

@@ -456,7 +456,7 @@ async fn bulk_redeliveries_run_one_at_a_time() {
         .set("Host", &gateway.admin_address().to_string());
     client.write(&request.bytes()).await;
     eventually("the redelivery runs", async || {
-        gateway.output().contains("bulk redelivery started")
+        gateway.output().contains("selected for a bulk redelivery")
     })
     .await;
     post_rejected(

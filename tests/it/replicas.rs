@@ -710,3 +710,132 @@ async fn open_transaction_does_not_slow_the_queue() {
     let entries = (read() - before) / dead;
     assert!(entries < 100, "each entry was read {entries} times");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_link_delays_no_other_event() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let link = Link::open_slow(postgres.address(), 5 << 20).await;
+    let route = Route::to(&upstream)
+        .with("delivery", "queue")
+        .with("budget", "20s")
+        .with("max_body", "32MiB");
+    let url = Postgres::url_at(link.address());
+    let gateway = Gateway::start(shared_store_setup(route, &url)).await;
+    // It takes longer than another statement may, to store it and to load it.
+    let large = async {
+        let large = gateway.send(Event::sized("large", 24 << 20)).await;
+        large.assert(202, "queued");
+    };
+    let others = async {
+        let writing = "select count(*) from pg_stat_activity where state like 'idle in%'
+            and state_change < now() - interval '500 ms'";
+        eventually("the large one is written", async || {
+            postgres.sql(writing) == "1"
+        })
+        .await;
+        for number in 0..5 {
+            let small = Event::new(&format!("evt_{number}"));
+            gateway.send(small).await.assert(202, "queued");
+        }
+        assert_eq!(postgres.sql(writing), "1", "it is still written");
+    };
+    tokio::join!(large, others);
+    eventually("all arrive", async || {
+        let sent = upstream.event_ids();
+        (0..5).all(|number| sent.contains(&format!("evt_{number}"))) && sent.len() == 6
+    })
+    .await;
+    assert!(
+        !gateway
+            .output()
+            .contains("database operation of the store failed")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn search_that_timed_out_recovers() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let (upstream, other) = (Upstream::ok(), Upstream::ok());
+    let queued = |upstream: &Upstream| Route::to(upstream).with("delivery", "queue");
+    let routes = [queued(&upstream).named("slow"), queued(&other)];
+    let setup = with_database(&postgres.url(), Setup::new(routes).stopping_at_once());
+    let gateway = Gateway::start(setup).await;
+    // The server ends each search of one route, as one of many dead entries.
+    postgres.sql(
+        "create function slow() returns trigger language plpgsql as
+            'begin perform pg_sleep(9); return new; end';
+         create trigger slow before update on hookstile.deliveries for each row
+            when (new.route = 'slow' and old.lease_owner is null) execute function slow()",
+    );
+    for number in 0..3 {
+        let event = Event::new(&format!("slow_{number}"));
+        let request = event.post().at("/webhooks/slow");
+        gateway.send(request).await.assert(202, "queued");
+    }
+    // It came due long ago: a search of what is recent does not find it.
+    postgres.sql(
+        "update hookstile.deliveries set due_ms = due_ms - 120000, lease_owner = 0,
+            lease_ends_ms = 0 where event_id = 'slow_0'",
+    );
+    let timed_out = |gateway: &Gateway| {
+        let ended = "canceling statement due to statement timeout";
+        gateway.output().matches(ended).count()
+    };
+    eventually("searches time out", async || timed_out(&gateway) >= 2).await;
+    send_together(&gateway, "evt", 5, (202, "queued")).await;
+    eventually("the other route delivers", async || other.count() == 5).await;
+    assert_eq!(upstream.count(), 0);
+    postgres.sql("drop trigger slow on hookstile.deliveries");
+    let limit = std::time::Duration::from_secs(40);
+    wait::eventually_in(limit, "all are delivered", async || {
+        (0..3).all(|number| upstream.event_ids().contains(&format!("slow_{number}")))
+    })
+    .await;
+    gateway.wait_until_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_gateways_share_one_queue() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream).with("delivery", "queue");
+    let setup = shared_store_setup(route, &postgres.url());
+    let mut gateways: Vec<_> = (0..8).map(|_| Gateway::launch(setup.clone())).collect();
+    for gateway in &mut gateways {
+        gateway.wait_until_up().await.expect("it starts");
+    }
+    let rounds = gateways
+        .iter()
+        .enumerate()
+        .map(|(number, gateway)| async move {
+            send_together(gateway, &format!("from_{number}"), 20, (202, "queued")).await;
+        });
+    futures_util::future::join_all(rounds).await;
+    upstream.wait_for_requests(160).await;
+    let left = "select count(*) from hookstile.deliveries where state <> 'success'";
+    eventually("all are recorded", async || postgres.sql(left) == "0").await;
+    // Half of them go.
+    for gateway in &mut gateways[..4] {
+        gateway.kill().await;
+    }
+    for (number, gateway) in gateways.iter().enumerate().skip(4) {
+        let known = format!("from_{}_0", 7 - number);
+        gateway
+            .send(Event::new(&known))
+            .await
+            .assert_problem(409, "duplicate");
+        send_together(gateway, &format!("then_{number}"), 5, (202, "queued")).await;
+    }
+    upstream.wait_for_requests(180).await;
+    eventually("all are recorded", async || postgres.sql(left) == "0").await;
+    let sent = upstream.event_ids();
+    let distinct: std::collections::HashSet<_> = sent.iter().collect();
+    assert_eq!((sent.len(), distinct.len()), (180, 180));
+}

@@ -381,7 +381,6 @@ async fn foreign_files_are_refused() {
     let yaml = fs::read_to_string(folder.join("hookstile.yaml")).expect("a file") + shared;
     fs::write(folder.join("hookstile.yaml"), yaml).expect("a file");
     for (line, tool) in [
-        ("check", "pg_amcheck"),
         ("backup new.db", "pg_dump"),
         ("restore other.db", "pg_restore"),
     ] {

@@ -18,17 +18,17 @@ use crate::admin::audit::Operator;
 use crate::admin::error::ApiError;
 use crate::admin::http::{Body, json, parse, parse_or_default};
 use crate::admin::operations::Operations;
-use crate::admin::operations::recovery::RedeliveryReport;
+use crate::admin::operations::redelivery::RedeliveryReport;
 use crate::admin::parameters::{state, time};
 use crate::admin::query::{self, DeliverySelection, RedeliveryQuery};
-use crate::admin::shape::deliveries::Redelivered;
+use crate::admin::shape::deliveries::{OneRedelivery, Redelivered};
 use crate::admin::shape::gateway::Done;
 use crate::event::TEXT_BYTES_MAX;
 use crate::store::DeliveryState;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
-        .routes(routes!(redeliver_matching))
+        .routes(routes!(redelivery, redeliver_matching))
         .routes(routes!(recover))
         .routes(routes!(forget))
 }
@@ -92,8 +92,26 @@ fn optional_time(name: &str, text: Option<&str>) -> Result<Option<jiff::Timestam
     text.map(|text| time(name, text)).transpose()
 }
 
-/// Redelivers all matching events, the oldest first. The redelivery continues if the client
-/// disconnects.
+/// Shows the bulk redelivery that was requested last, with its progress as of at most a second ago.
+#[utoipa::path(
+    get,
+    path = "/deliveries/redeliver",
+    tag = "deliveries",
+    responses((status = 200, body = OneRedelivery), (status = 503))
+)]
+async fn redelivery(State(operations): Shared) -> Result<Response, ApiError> {
+    let redelivery = operations.last_redelivery().await?.map(Into::into);
+    Ok(json(
+        StatusCode::OK,
+        &OneRedelivery {
+            success: true,
+            redelivery,
+        },
+    ))
+}
+
+/// Redelivers all matching events, the oldest first. After five seconds it continues in the
+/// background, also if the client disconnects or the gateway restarts.
 #[utoipa::path(
     post,
     path = "/deliveries/redeliver",
@@ -103,7 +121,8 @@ fn optional_time(name: &str, text: Option<&str>) -> Result<Option<jiff::Timestam
         (status = 200, description = "A dry run: nothing was changed.", body = Redelivered),
         (
             status = 202,
-            description = "The accepted deliveries are stored for another attempt.",
+            description = "The accepted deliveries are stored for another attempt; with \
+                           `running`, the others follow.",
             body = Redelivered,
         ),
         (
@@ -160,7 +179,8 @@ struct RecoveryBody {
         (status = 200, description = "A dry run: nothing was changed.", body = Redelivered),
         (
             status = 202,
-            description = "The accepted deliveries are stored for another attempt.",
+            description = "The accepted deliveries are stored for another attempt; with \
+                           `running`, the others follow.",
             body = Redelivered,
         ),
         (
@@ -195,7 +215,7 @@ async fn recover(
 }
 
 fn redelivered(report: RedeliveryReport) -> Response {
-    let status = if report.dry_run {
+    let status = if report.is_dry_run {
         StatusCode::OK
     } else {
         StatusCode::ACCEPTED

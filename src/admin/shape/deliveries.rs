@@ -1,5 +1,7 @@
 //! Deliveries and bulk redeliveries, as JSON.
 
+use std::collections::BTreeMap;
+
 use async_graphql::SimpleObject;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,8 +9,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::headers::{self, Header};
-use crate::admin::operations::recovery::RedeliveryReport;
-use crate::admin::query::DeliveryPage;
+use crate::admin::operations::redelivery::{LastRedelivery, RedeliveryReport};
+use crate::admin::query::{DeliveryPage, Pace};
 use crate::admin::webhook_id::webhook_id;
 use crate::store::{AttemptRecord, DeliveryRecord, DeliveryState};
 
@@ -149,6 +151,33 @@ pub(crate) struct Redelivered {
     pub matched: usize,
     pub accepted: usize,
     pub refused: Vec<RefusedCount>,
+    /// Set if the redelivery goes on; the counts are those of now. `GET /deliveries/redeliver` (in
+    /// GraphQL `redelivery`) has those of later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub running: bool,
+}
+
+/// The bulk redelivery that was requested last.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct OneRedelivery {
+    pub success: bool,
+    /// `null` if none was requested yet.
+    pub redelivery: Option<Redelivery>,
+}
+
+/// A bulk redelivery, with its progress.
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
+pub(crate) struct Redelivery {
+    /// Set until every delivery that matched was accepted or refused.
+    pub running: bool,
+    pub begun_at: Timestamp,
+    /// The webhook, if only its deliveries were selected.
+    pub webhook_id: Option<String>,
+    /// The number of events that become due per second, if it was given.
+    pub per_second: Option<f64>,
+    pub matched: usize,
+    pub accepted: usize,
+    pub refused: Vec<RefusedCount>,
 }
 
 /// The number of deliveries that were not accepted for one reason.
@@ -240,26 +269,42 @@ impl From<DeliveryPage> for Deliveries {
 
 impl From<RedeliveryReport> for Redelivered {
     fn from(report: RedeliveryReport) -> Self {
-        let RedeliveryReport {
-            dry_run,
-            matched,
-            accepted,
-            refused,
-        } = report;
         Self {
             success: true,
-            dry_run,
-            matched,
-            accepted,
-            refused: refused
-                .into_iter()
-                .map(|(error, count)| RefusedCount {
-                    code: error.code().into(),
-                    count,
-                })
-                .collect(),
+            dry_run: report.is_dry_run,
+            matched: report.matched,
+            accepted: report.accepted,
+            refused: refused_counts(report.refused),
+            running: report.is_running,
         }
     }
+}
+
+impl From<LastRedelivery> for Redelivery {
+    fn from(last: LastRedelivery) -> Self {
+        let LastRedelivery {
+            begun_at,
+            route,
+            pace,
+            report,
+        } = last;
+        Self {
+            running: report.is_running,
+            begun_at,
+            webhook_id: route.as_deref().map(webhook_id),
+            per_second: pace.map(Pace::per_second),
+            matched: report.matched,
+            accepted: report.accepted,
+            refused: refused_counts(report.refused),
+        }
+    }
+}
+
+fn refused_counts(refused: BTreeMap<String, usize>) -> Vec<RefusedCount> {
+    refused
+        .into_iter()
+        .map(|(code, count)| RefusedCount { code, count })
+        .collect()
 }
 
 #[cfg(test)]

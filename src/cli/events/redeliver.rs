@@ -1,6 +1,7 @@
 //! `hookstile events redeliver`: redelivers stored events.
 
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Map, json};
@@ -8,14 +9,15 @@ use serde_json::{Map, json};
 use super::selection::Selection;
 use super::{AdminClient, CommandError, DeliverySource, GatewayArgs, one_line};
 use crate::admin::Pace;
-use crate::admin::shape::{OneDelivery, Redelivered, webhook_id};
+use crate::admin::shape::{OneDelivery, OneRedelivery, Redelivered, webhook_id};
 use crate::cli::check::plural;
 use crate::cli::{FAILED, terminal};
 
 /// Redeliver events whose payload is kept
 ///
 /// Selects events by ID, or all deliveries that match, oldest first. Without --status, selects
-/// failed and dead ones. Deliveries that became due while a route was paused or the gateway was down are due
+/// failed and dead ones. What was accepted is in the store, and the gateway continues if the command
+/// is interrupted, or the gateway restarted. Deliveries that became due while a route was paused or the gateway was down are due
 /// at once, whatever --per-second says.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -47,8 +49,11 @@ pub struct Args {
     pub(super) json: bool,
 }
 
-/// One hour: enough to write a million deliveries on a slow disk.
-const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The time for an answer: the gateway selects the deliveries first, which takes some seconds for a
+/// million.
+const REDELIVER_TIMEOUT: Duration = Duration::from_secs(120);
+/// The pause between two requests for the progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     if args.ids.is_empty() && args.selection.is_empty() {
@@ -97,8 +102,30 @@ fn redeliver_matching(args: &Args, admin: &AdminClient) -> Result<ExitCode, Comm
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
         .collect();
-    let redelivered: Redelivered =
+    let mut redelivered: Redelivered =
         admin.post_within("/deliveries/redeliver", &document, REDELIVER_TIMEOUT)?;
+    if redelivered.running {
+        terminal::print_message(
+            "the gateway goes on in the background, also if this command is interrupted",
+        );
+    }
+    while redelivered.running {
+        terminal::print_message(&format!(
+            "{} of {} so far",
+            redelivered.accepted,
+            plural(redelivered.matched, "event")
+        ));
+        thread::sleep(PROGRESS_INTERVAL);
+        let OneRedelivery { redelivery, .. } = admin.get("/deliveries/redeliver", &[])?;
+        let Some(last) = redelivery else { break };
+        redelivered = Redelivered {
+            running: last.running,
+            matched: last.matched,
+            accepted: last.accepted,
+            refused: last.refused,
+            ..redelivered
+        };
+    }
     let Redelivered {
         matched,
         accepted,

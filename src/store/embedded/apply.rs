@@ -16,6 +16,7 @@ use super::{
     DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult, RowId,
     Settlement, StoreRoute,
 };
+use crate::store::StoredRedelivery;
 use crate::store::delivery_state::{
     CountChanges, Progress, StateReason, StoreTime, StoredDelivery,
 };
@@ -536,6 +537,14 @@ impl<'t> BatchWriter<'t> {
             "DELETE FROM paused WHERE route = ?1"
         };
         self.write(sql, params![route])
+    }
+
+    pub(super) fn set_redelivery(&mut self, redelivery: &StoredRedelivery) -> rusqlite::Result<()> {
+        self.write(
+            "INSERT INTO redelivery VALUES (1, ?1, ?2) ON CONFLICT (one) DO UPDATE
+             SET document = excluded.document, running = excluded.running",
+            params![redelivery.document, redelivery.is_running],
+        )
     }
 
     pub(super) fn set_webhook(

@@ -82,6 +82,8 @@ pub enum StoreFault {
     Counts,
     Webhook,
     CommitLog,
+    /// The numbers of deliveries; of a shared store.
+    Numbers,
 }
 
 /// A relation between rows that the program relies on.
@@ -214,6 +216,41 @@ impl StoreFault {
             Self::Counts => "wrong_count",
             Self::Webhook => "damaged_webhook",
             Self::CommitLog => "damaged_commit_log",
+            Self::Numbers => "wrong_number",
+        }
+    }
+
+    /// Returns what an operator does about it in a PostgreSQL database.
+    pub const fn advice_for_database(self) -> &'static str {
+        match self {
+            Self::Database => "rebuild them: `REINDEX INDEX CONCURRENTLY NAME`",
+            Self::Unreadable | Self::Header | Self::Ledger | Self::CommitLog => {
+                "check the database with `pg_amcheck --heapallindexed`; restore a backup if the rows \
+                 were not changed by hand"
+            }
+            Self::UnknownRoute | Self::Delivery => {
+                "these rows are not delivered or shown as they should be: restore a backup, or have \
+                 their senders send them again"
+            }
+            Self::MissingPayload => {
+                "the gateway makes a dead letter of an event that it cannot read: run \
+                 `hookstile events forget ID` and have the sender send the event again"
+            }
+            Self::StrayPayload => "no event is lost; the rows only take room",
+            Self::PayloadSize => {
+                "the payload may not be what the sender sent: compare it with the sender's \
+                 (`hookstile events show ID`)"
+            }
+            Self::Counts => {
+                "no event is lost; totals that are shown, and `retain.max_size`, may be off"
+            }
+            Self::Webhook => {
+                "the gateway cannot use it: remove its row and create the webhook again over the API"
+            }
+            Self::Numbers => {
+                "the next events cannot be stored: run `SELECT setval('hookstile.delivery_numbers', \
+                 max(id)) FROM hookstile.deliveries`"
+            }
         }
     }
 
@@ -239,7 +276,7 @@ impl StoreFault {
                 "the payload may not be what the sender sent: restore a backup, or compare it with \
                  the sender's (`hookstile events show ID --offline`)"
             }
-            Self::Counts => {
+            Self::Counts | Self::Numbers => {
                 "no event is lost; totals that are shown, and `retain.max_size`, may be off"
             }
             Self::Webhook => {

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 use super::ledger_file::{LedgerReader, LedgerRow, SlotContent};
 use super::offline::OfflineStore;
 use super::{OpenError, ledger_table};
-use crate::store::Creation;
 use crate::store::migration::{CreationRow, DayRow, DeliveryRow, IdRow, RouteRow, RouteSettings};
+use crate::store::{Creation, StoredRedelivery};
 
 impl OfflineStore {
     /// Returns the key of the ledger's hashes.
@@ -123,6 +123,12 @@ impl OfflineStore {
     pub(in crate::store) fn paused_routes(&self) -> Result<Vec<String>, OpenError> {
         self.reader
             .paused_routes()
+            .map_err(|source| OpenError::database(&self.file, source))
+    }
+
+    pub(in crate::store) fn redelivery(&self) -> Result<Option<StoredRedelivery>, OpenError> {
+        self.reader
+            .redelivery()
             .map_err(|source| OpenError::database(&self.file, source))
     }
 

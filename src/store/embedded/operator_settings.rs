@@ -1,13 +1,16 @@
 //! The operators' settings of the embedded engine. No other gateway changes them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::Store;
 use super::read;
 use super::write::Job;
-use crate::store::{Creation, CreationKey, OperatorSettings, Revision, StoreError};
+use crate::store::{
+    Creation, CreationKey, OperatorSettings, Revision, StoreError, StoredRedelivery,
+};
 
 #[async_trait]
 impl OperatorSettings for Store {
@@ -65,5 +68,40 @@ impl OperatorSettings for Store {
 
     async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
         self.read_for_operator(read::Reader::paused_routes).await
+    }
+
+    /// The caller runs one at a time, so nothing begins between the query and the write.
+    async fn begin_redelivery(&self, document: String, _: Duration) -> Result<bool, StoreError> {
+        if self.redelivery().await?.is_some_and(|last| last.is_running) {
+            return Ok(false);
+        }
+        let redelivery = StoredRedelivery {
+            document,
+            is_running: true,
+        };
+        self.write(|done| Job::SetRedelivery { redelivery, done })
+            .await?;
+        Ok(true)
+    }
+
+    async fn save_redelivery(
+        &self,
+        redelivery: StoredRedelivery,
+        _: Duration,
+    ) -> Result<bool, StoreError> {
+        self.write(|done| Job::SetRedelivery { redelivery, done })
+            .await?;
+        Ok(true)
+    }
+
+    async fn claim_redelivery(&self, _: Duration) -> Result<Option<String>, StoreError> {
+        let last = self.redelivery().await?;
+        Ok(last
+            .filter(|last| last.is_running)
+            .map(|last| last.document))
+    }
+
+    async fn redelivery(&self) -> Result<Option<StoredRedelivery>, StoreError> {
+        self.read_for_operator(read::Reader::redelivery).await
     }
 }

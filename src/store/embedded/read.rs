@@ -17,7 +17,7 @@ use super::{
     QueuedEvent, RECORD_BYTES, RecordLimits, RemovedRoute, Retain, RouteDeliveryStats, schema,
 };
 use crate::store::uptime::Uptime;
-use crate::store::{DeliveryIdentity, DeliveryKeys};
+use crate::store::{DeliveryIdentity, DeliveryKeys, StoredRedelivery};
 
 /// A read-only connection to the store.
 pub(super) struct Reader(Connection);
@@ -73,6 +73,17 @@ impl Reader {
             .prepare("SELECT route FROM paused")?
             .query_map([], |row| row.get(0))?
             .collect()
+    }
+
+    pub(super) fn redelivery(&self) -> rusqlite::Result<Option<StoredRedelivery>> {
+        let mut select = self.0.prepare("SELECT document, running FROM redelivery")?;
+        let redelivery = select.query_row([], |row| {
+            Ok(StoredRedelivery {
+                document: row.get(0)?,
+                is_running: row.get(1)?,
+            })
+        });
+        redelivery.optional()
     }
 
     pub(super) fn webhooks(&self) -> rusqlite::Result<Vec<(String, String)>> {

@@ -113,6 +113,10 @@ CREATE TABLE IF NOT EXISTS creations (
 CREATE TABLE IF NOT EXISTS unflushed_rows (log_number INTEGER PRIMARY KEY, rows BLOB NOT NULL);
 -- Paused routes.
 CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
+-- The bulk redelivery that was requested last, as JSON.
+CREATE TABLE IF NOT EXISTS redelivery (
+    one INTEGER PRIMARY KEY CHECK (one = 1), document TEXT NOT NULL, running INTEGER NOT NULL
+);
 -- The last active settings of each route, which apply to its records and events when it is no longer
 -- configured. `max_bytes` is NULL for no limit.
 CREATE TABLE IF NOT EXISTS route_settings (

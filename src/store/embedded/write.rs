@@ -32,6 +32,7 @@ use super::{
     Durability, EventKey, OpenError, Requeue, RequeueResult, RowId, Settlement, StoreError,
     StoreRoute, opening, schema,
 };
+use crate::store::StoredRedelivery;
 use crate::store::uptime::Uptime;
 
 /// A job for the writer.
@@ -63,6 +64,11 @@ pub(super) enum Job {
     SetPaused {
         route: Arc<str>,
         paused: bool,
+        done: Done<()>,
+    },
+    /// Stores a bulk redelivery, in place of the one before.
+    SetRedelivery {
+        redelivery: StoredRedelivery,
         done: Done<()>,
     },
     /// Moves up to `limit` events in this state to another route. The reply is their number.
@@ -308,6 +314,7 @@ impl Writer {
                     Job::ForgetEvent { done, .. }
                     | Job::SetWebhook { done, .. }
                     | Job::SetPaused { done, .. }
+                    | Job::SetRedelivery { done, .. }
                     | Job::ReadFront { done, .. }
                     | Job::ApplyDeferred(done),
                     _,
@@ -526,6 +533,7 @@ impl Writer {
                 Job::ForgetEvent { done, .. }
                 | Job::SetWebhook { done, .. }
                 | Job::SetPaused { done, .. }
+                | Job::SetRedelivery { done, .. }
                 | Job::ReadFront { done, .. }
                 | Job::ApplyDeferred(done) => done.send(Err(StoreError::Unavailable)),
                 Job::MoveEvents { done, .. } => done.send(Err(StoreError::Unavailable)),
@@ -798,6 +806,10 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, StoreFileError
             batch.set_paused(route, *paused)?;
             Reply::Nothing
         }
+        Job::SetRedelivery { redelivery, .. } => {
+            batch.set_redelivery(redelivery)?;
+            Reply::Nothing
+        }
         Job::MoveEvents {
             from,
             to,
@@ -830,7 +842,6 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, StoreFileError
     })
 }
 
-/// Sends a job's result to its caller. The caller may be gone; the write stays committed.
 /// Collects the jobs that have arrived, up to the limits of one transaction. Returns the caller of
 /// [`Job::Close`] if the store is to be closed.
 fn collect_batch(

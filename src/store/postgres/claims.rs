@@ -135,17 +135,15 @@ FROM requested a CROSS JOIN clock LEFT JOIN claimed c ON c.key = a.key
 LEFT JOIN LATERAL (SELECT * FROM hookstile.ledger l WHERE c.key IS NULL AND l.key = a.key
     LIMIT 1) AS l ON true";
 
-/// Releases claims. A claim of an event without history is deleted; otherwise the row gets back the
-/// expiry that it had before, so that a claim alone prolongs nothing.
+/// Releases claims. The row gets back the expiry that it had before, so that a claim alone prolongs
+/// nothing; that of an event without history has expired, and is deleted by the next sweep.
 const RELEASE: &str = "
 WITH released AS MATERIALIZED (
-    SELECT l.key, l.attempts = 0 AND NOT l.possibly_delivered AND l.delivery IS NULL AS is_new
-    FROM hookstile.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token)
+    SELECT l.key FROM hookstile.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token)
         ON l.key = g.key AND l.token = g.token
-    WHERE l.key = ANY($1) AND l.lease_ends_ms IS NOT NULL ORDER BY l.key FOR UPDATE OF l),
-deleted AS (DELETE FROM hookstile.ledger l USING released g WHERE l.key = g.key AND g.is_new)
+    WHERE l.key = ANY($1) AND l.lease_ends_ms IS NOT NULL ORDER BY l.key FOR UPDATE OF l)
 UPDATE hookstile.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0
-    FROM released g WHERE l.key = g.key AND NOT g.is_new";
+    FROM released g WHERE l.key = g.key";
 
 /// Runs a batch: first the releases, then the claims.
 pub(super) async fn run_batch(pool: Arc<ConnectionPool>, batch: Vec<Job>) {

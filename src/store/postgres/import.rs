@@ -10,10 +10,10 @@ use super::connect::CurrentDatabase;
 use super::pool::{ConnectionPool, PooledConnection, error_chain};
 use super::schema;
 use crate::metrics::StoreMetrics;
-use crate::store::RECORD_BYTES;
 use crate::store::migration::{
     CreationRow, DayRow, DeliveryRow, IdRow, MoveError, RouteRow, RouteSettings,
 };
+use crate::store::{RECORD_BYTES, StoredRedelivery};
 
 /// An import transaction. It is rolled back unless it is committed.
 pub(in crate::store) struct Import {
@@ -221,6 +221,19 @@ impl Import {
             .await?;
         }
         Ok(())
+    }
+
+    /// Inserts the bulk redelivery. The first gateway that starts continues it if it is running.
+    pub(in crate::store) async fn insert_redelivery(
+        &mut self,
+        redelivery: &StoredRedelivery,
+    ) -> Result<(), MoveError> {
+        self.execute(
+            "INSERT INTO hookstile.redelivery (document, running, owner, lease_ends_ms)
+             VALUES ($1, $2, 0, 0)",
+            &[&redelivery.document, &redelivery.is_running],
+        )
+        .await
     }
 
     /// Inserts the counts. Some of them are computed from the rows that were inserted before.

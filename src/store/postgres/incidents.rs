@@ -14,6 +14,40 @@ use super::claims::millis;
 use super::pool::{PooledConnection, QueryError};
 use crate::store::{ClaimedIncident, SeenIncident, Untold, UntoldIncident};
 
+// The rows are locked in one order, so that gateways wait for each other at most.
+const CONTINUE: &str = "
+WITH known AS MATERIALIZED (SELECT key FROM hookstile.incidents WHERE key = ANY($1)
+    ORDER BY key FOR UPDATE)
+UPDATE hookstile.incidents i SET seen_ms = (SELECT now FROM hookstile.clock),
+    ended_ms = CASE WHEN lasting > 0 THEN NULL ELSE i.ended_ms END,
+    document = CASE WHEN least(lasting, r.severity) > i.severity
+        THEN r.document ELSE i.document END,
+    severity = greatest(i.severity, least(lasting, r.severity))
+FROM known, unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
+    AS r (key, document, severity, lasting)
+WHERE i.key = known.key AND r.key = known.key";
+
+const BEGIN: &str = "
+INSERT INTO hookstile.incidents (key, document, severity, seen_ms)
+SELECT key, document, severity, (SELECT now FROM hookstile.clock)
+FROM unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
+    AS r (key, document, severity, lasting)
+WHERE lasting > 0 ORDER BY key ON CONFLICT DO NOTHING";
+
+const END: &str = "
+WITH known AS MATERIALIZED (SELECT key FROM hookstile.incidents
+    WHERE ended_ms IS NULL AND seen_ms <= (SELECT now FROM hookstile.clock) - $2
+    AND key <> ALL($1) ORDER BY key FOR UPDATE)
+UPDATE hookstile.incidents i SET ended_ms = (SELECT now FROM hookstile.clock)
+FROM known WHERE i.key = known.key";
+
+const GIVE_UP: &str = "
+WITH known AS MATERIALIZED (SELECT key FROM hookstile.incidents
+    WHERE ended_ms <= (SELECT now FROM hookstile.clock) - $2 AND key <> ALL($1)
+    AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
+    ORDER BY key FOR UPDATE)
+DELETE FROM hookstile.incidents i USING known WHERE i.key = known.key";
+
 /// Enters the problems that this gateway sees. Ends those that no gateway has seen for `unseen_for`.
 /// Returns how many were deleted, because the notification was not accepted within `within` of their
 /// end.
@@ -22,45 +56,18 @@ pub(super) async fn report(
     seen: &[SeenIncident],
     (unseen_for, within): (Duration, Duration),
 ) -> Result<u64, QueryError> {
-    // The rows are locked in one order, so that gateways wait for each other at most.
-    let sql = "
-WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
-r AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
-    AS r (key, document, severity, lasting)),
-known AS MATERIALIZED (SELECT key, ended_ms, seen_ms, lease_ends_ms FROM hookstile.incidents
-    WHERE key = ANY($1) OR seen_ms <= (SELECT now FROM clock) - $5
-    ORDER BY key FOR UPDATE),
-continued AS (UPDATE hookstile.incidents i SET seen_ms = now,
-        ended_ms = CASE WHEN lasting > 0 THEN NULL ELSE i.ended_ms END,
-        document = CASE WHEN least(lasting, r.severity) > i.severity
-            THEN r.document ELSE i.document END,
-        severity = greatest(i.severity, least(lasting, r.severity))
-    FROM r, clock WHERE i.key = r.key AND i.key IN (SELECT key FROM known)),
-begun AS (INSERT INTO hookstile.incidents (key, document, severity, seen_ms)
-    SELECT key, document, severity, now FROM r, clock WHERE lasting > 0 ORDER BY key
-    ON CONFLICT DO NOTHING),
-ended AS (UPDATE hookstile.incidents i SET ended_ms = now FROM clock
-    WHERE i.ended_ms IS NULL AND i.seen_ms <= now - $5
-    AND i.key IN (SELECT key FROM known) AND i.key <> ALL($1)),
-given_up AS (DELETE FROM hookstile.incidents i USING clock
-    WHERE i.ended_ms <= now - $6 AND (i.lease_ends_ms IS NULL OR i.lease_ends_ms <= now)
-    AND i.key IN (SELECT key FROM known) AND i.key <> ALL($1) RETURNING 1)
-SELECT count(*) FROM given_up";
     let keys: Vec<_> = seen.iter().map(|it| &*it.key).collect();
     let documents: Vec<_> = seen.iter().map(|it| &*it.document).collect();
     let severities: Vec<_> = seen.iter().map(|it| it.severity).collect();
     let lasting: Vec<_> = seen.iter().map(|it| it.lasting).collect();
     let (unseen_for, within) = (millis(unseen_for), millis(within));
-    let params: [&(dyn ToSql + Sync); 6] = [
-        &keys,
-        &documents,
-        &severities,
-        &lasting,
-        &unseen_for,
-        &within,
-    ];
-    let row = connection.query_one_cached(sql, &params).await?;
-    Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
+    let seen: [&(dyn ToSql + Sync); 4] = [&keys, &documents, &severities, &lasting];
+    connection.execute_cached(CONTINUE, &seen).await?;
+    connection.execute_cached(BEGIN, &seen).await?;
+    connection
+        .execute_cached(END, &[&keys, &unseen_for])
+        .await?;
+    connection.execute_cached(GIVE_UP, &[&keys, &within]).await
 }
 
 /// Leases the incident of which somebody should be notified, if there is one that no other gateway
@@ -110,11 +117,13 @@ pub(super) async fn mark_told(
             connection.execute_cached(sql, &[id, severity]).await?;
         }
         Untold::Ended => {
-            let sql = "
-                WITH over AS (DELETE FROM hookstile.incidents WHERE id = $1 AND ended_ms IS NOT NULL)
-                UPDATE hookstile.incidents SET id = DEFAULT, told = 0, lease_ends_ms = NULL
+            let over = "DELETE FROM hookstile.incidents WHERE id = $1 AND ended_ms IS NOT NULL";
+            connection.execute_cached(over, &[id]).await?;
+            // It has begun again meanwhile.
+            let again = "UPDATE hookstile.incidents
+                SET id = DEFAULT, told = 0, lease_ends_ms = NULL
                 WHERE id = $1 AND ended_ms IS NULL";
-            connection.execute_cached(sql, &[id]).await?;
+            connection.execute_cached(again, &[id]).await?;
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The operators' settings that several gateways share. Each change raises their revision.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -9,7 +10,9 @@ use tokio_postgres::types::ToSql;
 use super::pool::{OnTimeout, on};
 use super::{Store, claims, query};
 use crate::store::domain::CREATION_KEPT;
-use crate::store::{Creation, CreationKey, OperatorSettings, Revision, StoreError};
+use crate::store::{
+    Creation, CreationKey, OperatorSettings, Revision, StoreError, StoredRedelivery,
+};
 
 #[async_trait]
 impl OperatorSettings for Store {
@@ -93,6 +96,56 @@ impl OperatorSettings for Store {
 
     async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
         self.query(on!(connection => query::paused_routes(connection)))
+            .await
+    }
+
+    async fn begin_redelivery(
+        &self,
+        document: String,
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        let (document, owner, lease) = (&document, self.shared().owner, claims::millis(lease));
+        // A repetition, after a reply that was lost, finds its own row.
+        let sql = "
+            INSERT INTO hookstile.redelivery AS r (document, running, owner, lease_ends_ms)
+            SELECT $1::text, true, $2::bigint, now + $3 FROM hookstile.clock
+            ON CONFLICT (one) DO UPDATE SET document = excluded.document, running = true,
+                owner = excluded.owner, lease_ends_ms = excluded.lease_ends_ms
+            WHERE NOT r.running OR r.owner = excluded.owner AND r.document = excluded.document";
+        let work = on!(connection => connection.execute_cached(sql, &[document, &owner, &lease]));
+        let written = self.run("commit", OnTimeout::Fail, work).await?;
+        Ok(written > 0)
+    }
+
+    async fn save_redelivery(
+        &self,
+        redelivery: StoredRedelivery,
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        let (redelivery, owner, lease) = (&redelivery, self.shared().owner, claims::millis(lease));
+        let sql = "UPDATE hookstile.redelivery SET document = $1, running = $2,
+                lease_ends_ms = (SELECT now FROM hookstile.clock) + $4
+            WHERE owner = $3 AND running";
+        let params: [&(dyn ToSql + Sync); 4] =
+            [&redelivery.document, &redelivery.is_running, &owner, &lease];
+        let work = on!(connection => connection.execute_cached(sql, &params));
+        let written = self.run("commit", OnTimeout::Fail, work).await?;
+        Ok(written > 0)
+    }
+
+    async fn claim_redelivery(&self, lease: Duration) -> Result<Option<String>, StoreError> {
+        let (owner, lease) = (self.shared().owner, claims::millis(lease));
+        let sql = "UPDATE hookstile.redelivery SET owner = $1,
+                lease_ends_ms = (SELECT now FROM hookstile.clock) + $2
+            WHERE running AND (owner = $1 OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
+            RETURNING document";
+        let work = on!(connection => connection.query_opt_cached(sql, &[&owner, &lease]));
+        let row = self.run("commit", OnTimeout::Fail, work).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    async fn redelivery(&self) -> Result<Option<StoredRedelivery>, StoreError> {
+        self.query(on!(connection => query::redelivery(connection)))
             .await
     }
 

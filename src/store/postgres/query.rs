@@ -14,7 +14,7 @@ use super::pool::{PooledConnection, QueryError, with_timeout};
 use super::rows::identity;
 use crate::store::{
     AttemptLog, COUNT_LIMIT, Creation, DeliveryFilter, DeliveryId, DeliveryKeys, DeliveryRecord,
-    DeliveryState, EventKey, LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
+    DeliveryState, EventKey, LISTED_BYTES_MAX, Revision, RouteDeliveryStats, StoredRedelivery,
 };
 
 const SELECT_DELIVERY: &str = "
@@ -326,6 +326,20 @@ pub(super) async fn paused_routes(
         .iter()
         .map(|row| row.try_get(0))
         .collect::<Result<_, _>>()?)
+}
+
+/// Returns the bulk redelivery that was requested last.
+pub(super) async fn redelivery(
+    connection: &PooledConnection,
+) -> Result<Option<StoredRedelivery>, QueryError> {
+    let sql = "SELECT document, running FROM hookstile.redelivery";
+    let Some(row) = connection.query_opt_cached(sql, &[]).await? else {
+        return Ok(None);
+    };
+    Ok(Some(StoredRedelivery {
+        document: row.try_get(0)?,
+        is_running: row.try_get(1)?,
+    }))
 }
 
 fn read_delivery(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {

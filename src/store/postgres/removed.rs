@@ -14,7 +14,7 @@ use super::route_watch::RouteCounts;
 use crate::store::{DeliveryState, RECORD_BYTES, RecordLimits, RemovedRoute, Retain, StoreRoute};
 
 /// The time for which a gateway counts as running after it was last seen.
-const SEEN_FOR: Duration = Duration::from_secs(15);
+pub(super) const SEEN_FOR: Duration = Duration::from_secs(15);
 /// The time after which the row of a gateway that was killed is deleted.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 

@@ -1,6 +1,9 @@
 //! The tables, their creation by the first gateway that starts, and warnings about settings of the
 //! server that can lose acknowledged writes.
 //!
+//! The order of an index is written out (`ASC`), although it is PostgreSQL's default: other databases
+//! that speak its protocol hash the first column.
+//!
 //! All times in the tables are the store's own, counted by the server. The gateways' clocks play no
 //! part.
 
@@ -50,7 +53,7 @@ CREATE TABLE hookstile.ledger (
     route text
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_analyze_scale_factor = 0.02);
-CREATE INDEX ledger_ends ON hookstile.ledger (ends_ms);
+CREATE INDEX ledger_ends ON hookstile.ledger (ends_ms ASC);
 CREATE SEQUENCE hookstile.delivery_numbers;
 -- Deliveries: all attempts for one event on one route. `lease_owner` may attempt a pending one
 -- until `lease_ends_ms`; `begun` means that it may have sent something. `recorded_by` is the
@@ -66,11 +69,13 @@ CREATE TABLE hookstile.deliveries (
     identity uuid DEFAULT gen_random_uuid()
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_analyze_scale_factor = 0.02);
-CREATE INDEX deliveries_of_route ON hookstile.deliveries (route, id);
-CREATE INDEX deliveries_due ON hookstile.deliveries (route, due_ms, id) WHERE state = 'pending';
-CREATE INDEX deliveries_ended ON hookstile.deliveries (route, ended_ms)
+CREATE INDEX deliveries_of_route ON hookstile.deliveries (route ASC, id ASC);
+CREATE INDEX deliveries_due ON hookstile.deliveries (route ASC, due_ms ASC, id ASC)
+    WHERE state = 'pending';
+CREATE INDEX deliveries_ended ON hookstile.deliveries (route ASC, ended_ms ASC)
     WHERE state IN ('success', 'failed');
-CREATE INDEX deliveries_open ON hookstile.deliveries (route, state, id) WHERE state <> 'success';
+CREATE INDEX deliveries_open ON hookstile.deliveries (route ASC, state ASC, id ASC)
+    WHERE state <> 'success';
 CREATE TABLE hookstile.payloads (delivery bigint PRIMARY KEY, head bytea NOT NULL,
     body bytea NOT NULL)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
@@ -126,7 +131,16 @@ const CREATIONS: &str = "
 CREATE TABLE hookstile.creations (
     key text PRIMARY KEY, request bytea NOT NULL, webhook text NOT NULL, definition text NOT NULL,
     ends_ms bigint NOT NULL);
-CREATE INDEX creations_ends ON hookstile.creations (ends_ms);
+CREATE INDEX creations_ends ON hookstile.creations (ends_ms ASC);
+";
+
+/// The table of the bulk redelivery that was requested last, which was added later, too. The gateway
+/// that runs it has the row until `lease_ends_ms`.
+const REDELIVERY: &str = "
+CREATE TABLE hookstile.redelivery (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one), document text NOT NULL,
+    running boolean NOT NULL, owner bigint NOT NULL, lease_ends_ms bigint NOT NULL)
+    WITH (fillfactor = 50);
 ";
 
 /// The reason why the tables cannot be used.
@@ -142,12 +156,31 @@ pub(super) enum SchemaError {
          event ID. Is it the right database? Restore a backup, or remove the key for one start"
     )]
     MustExist,
+    #[error("the database has no store of hookstile; is it the right database?")]
+    Missing,
     #[error("the database encoding is {0}; hookstile needs UTF8")]
     Encoding(String),
     #[error("{0}")]
     Sql(#[from] tokio_postgres::Error),
     #[error("cannot read random bytes for the ledger's key: {0}")]
     Random(getrandom::Error),
+}
+
+/// Returns the version of the tables, and creates none.
+pub(super) async fn read_version(client: &Client) -> Result<i32, SchemaError> {
+    let exists = "SELECT to_regclass('hookstile.store') IS NOT NULL";
+    if !client.query_one(exists, &[]).await?.get::<_, bool>(0) {
+        return Err(SchemaError::Missing);
+    }
+    let version = "SELECT max(version) FROM hookstile.store";
+    match client
+        .query_one(version, &[])
+        .await?
+        .get::<_, Option<i32>>(0)
+    {
+        Some(found) if found > VERSION => Err(SchemaError::Later { found }),
+        found => Ok(found.unwrap_or(0)),
+    }
 }
 
 /// Creates the tables if they do not exist, under a lock: of several gateways that start at once,
@@ -262,6 +295,7 @@ async fn add_tables(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
         ("gateways", ADDED_TABLES),
         ("incidents", INCIDENTS),
         ("creations", CREATIONS),
+        ("redelivery", REDELIVERY),
     ] {
         let exists = format!("SELECT to_regclass('hookstile.{table}') IS NOT NULL");
         let row = transaction.query_one(&exists, &[]).await?;

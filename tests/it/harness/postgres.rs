@@ -111,10 +111,16 @@ impl Postgres {
 
     /// Begins a transaction that stays open until the process is dropped, as a forgotten `psql` does.
     pub async fn hold_transaction(&self) -> Process {
+        self.hold_transaction_with("select pg_current_xact_id()")
+            .await
+    }
+
+    /// Begins a transaction with this SQL that stays open until the process is dropped.
+    pub async fn hold_transaction_with(&self, sql: &str) -> Process {
         let held = Process::spawn(self.cluster.program("psql").arg(self.url()).args([
             "-X",
             "-c",
-            "select pg_current_xact_id(); select pg_sleep(90)",
+            &format!("{sql}; select pg_sleep(90)"),
         ]));
         let open = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
         eventually("the transaction is open", async || self.sql(open) == "1").await;

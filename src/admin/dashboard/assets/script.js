@@ -184,6 +184,7 @@ function refusals(answer) {
 }
 
 function inWords(answer) {
+  if (answer.running) return `${answer.accepted} of ${answer.matched} so far; the others follow in the background`;
   if (answer.matched !== undefined) return `${answer.accepted} of ${answer.matched} will be delivered again`;
   if (answer.delivery) return `${answer.delivery.event_id} will be delivered again`;
   if (answer.webhook) return answer.webhook.queue.paused ? "paused" : "resumed";
