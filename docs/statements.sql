@@ -2,6 +2,41 @@
 -- filled in by the program; parts are put together. This file is generated
 -- (HOOKSTILE_REGENERATE=1 cargo test --test it -- statements::).
 
+-- src/store/postgres/accept.rs
+
+WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock),
+a AS MATERIALIZED (
+    SELECT nextval('hookstile.delivery_numbers') AS id, r.*
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::text[],
+        $7::text[], $8::bigint[], $9::text[], $10::boolean[], $11::text[], $12::bytea[],
+        $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bytea[])
+        AS r (key, token, lasts, digest, route, event_id, event_type, received, secret, test,
+            attempts, keys, bytes, counted, lease, head, body)),
+new AS (
+    INSERT INTO hookstile.ledger (key, token, forwards, ends_ms, ends_before_ms, attempts,
+        possibly_delivered, digest, delivery, route)
+    SELECT key, token, false, now + lasts, now + lasts, 0, false, digest, id, route FROM a, clock
+    ORDER BY key ON CONFLICT (key) DO NOTHING RETURNING delivery),
+stored AS (
+    INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
+        secret, test, state, tried, possibly_delivered, due_ms, queued_ms, keys, payload_bytes,
+        lease_owner, lease_ends_ms, begun)
+    SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, 'pending', 0,
+        false, due, now, keys, bytes,
+        CASE WHEN lease IS NOT NULL THEN $18::bigint END, now + lease, lease IS NOT NULL
+    FROM a JOIN new ON new.delivery = a.id, clock RETURNING id, identity, due_ms, queued_ms),
+kept AS (INSERT INTO hookstile.payloads
+    SELECT id, head, body FROM a JOIN new ON new.delivery = a.id),
+counted AS (
+    INSERT INTO hookstile.route_counts AS c
+        (route, part, pending, dead, kept_bytes, waiting_bytes)
+    SELECT route, $19::smallint, count(*), 0, 0, sum(counted)::bigint
+    FROM a JOIN new ON new.delivery = a.id GROUP BY route ORDER BY route
+    ON CONFLICT (route, part) DO UPDATE SET pending = c.pending + excluded.pending,
+        waiting_bytes = c.waiting_bytes + excluded.waiting_bytes)
+SELECT a.key, a.id, identity, due_ms, queued_ms FROM stored JOIN a ON a.id = stored.id
+    ORDER BY a.id;
+
 -- src/store/postgres/check.rs
 
 SELECT 'rows: ' || count(*) FROM hookstile.store HAVING count(*) <> 1
@@ -139,6 +174,8 @@ WITH released AS MATERIALIZED (
     WHERE l.key = ANY($1) AND l.lease_ends_ms IS NOT NULL ORDER BY l.key FOR UPDATE OF l)
 UPDATE hookstile.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0
     FROM released g WHERE l.key = g.key;
+
+SELECT key FROM hookstile.ledger WHERE key = ANY($1);
 
 -- src/store/postgres/connect.rs
 
@@ -307,6 +344,10 @@ UPDATE hookstile.redelivery SET owner = $1,
             WHERE running AND (owner = $1 OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
             RETURNING document;
 
+-- src/store/postgres/outcomes.rs
+
+ROLLBACK;
+
 -- src/store/postgres/query.rs
 
 SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
@@ -358,23 +399,36 @@ SELECT document, running FROM hookstile.redelivery;
 
 WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock),
 available AS MATERIALIZED (
-    SELECT d.id FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
+    SELECT d.id, d.begun FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
         AND d.due_ms <= (SELECT due FROM clock) AND d.due_ms >= $6
         AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
         AND d.id <> ALL($2)
     ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
 leased AS (
     UPDATE hookstile.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
-        possibly_delivered = d.possibly_delivered OR d.begun, begun = false
-    FROM available, clock WHERE d.id = available.id RETURNING d.id, d.payload_bytes, d.due_ms)
-SELECT id, payload_bytes, due_ms FROM leased ORDER BY due_ms, id;
+        possibly_delivered = d.possibly_delivered OR available.begun,
+        begun = d.payload_bytes < $7
+    FROM available, clock WHERE d.id = available.id
+    RETURNING d.id, d.route, d.event_id, d.received_ms, d.state, d.reason, d.tried,
+        d.possibly_delivered, d.due_ms, d.queued_ms, d.ended_ms, d.keys, d.payload_bytes,
+        d.attempts::text, d.identity, d.event_type, clock.now - d.queued_ms)
+SELECT leased.*, head, body
+FROM leased LEFT JOIN hookstile.payloads ON delivery = id AND payload_bytes < $7
+ORDER BY due_ms, id;
 
 SELECT due_ms - (SELECT due FROM hookstile.clock) FROM hookstile.deliveries
     WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT due FROM hookstile.clock)
         ORDER BY due_ms, id LIMIT 1;
 
-UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
-    WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun;
+UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL,
+        begun = false
+    WHERE id = ANY($1) AND lease_owner = $2 AND state || '' = 'pending';
+
+UPDATE hookstile.deliveries d
+    SET lease_ends_ms = (SELECT now FROM hookstile.clock) + r.lasts
+    FROM unnest($1::bigint[], $2::bigint[]) AS r (id, lasts)
+    WHERE d.id = r.id AND d.id = ANY($1) AND d.lease_owner = $3 AND d.state || '' = 'pending'
+    RETURNING d.id;
 
 WITH loaded AS (
     UPDATE hookstile.deliveries SET begun = true,
@@ -503,19 +557,41 @@ WITH written AS (INSERT INTO hookstile.ledger AS l
         possibly_delivered = excluded.possibly_delivered, digest = excluded.digest,
         delivery = excluded.delivery,
         route = coalesce(excluded.route, l.route)
-    WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
+    WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL AND l.digest IS NULL
+        OR excluded.forwards RETURNING key)
     SELECT hookstile.check_all(count(*), cardinality($1)) FROM written;
 
 INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
         secret, test, state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys,
-        payload_bytes)
+        payload_bytes, lease_owner, lease_ends_ms, begun)
     SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, state, reason,
-        tried, possibly, due, queued, ended, keys, bytes
+        tried, possibly, due, queued, ended, keys, bytes,
+        CASE WHEN lease_ends IS NOT NULL THEN $19::bigint END, lease_ends, lease_ends IS NOT NULL
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
         $7::text[], $8::boolean[], $9::text[], $10::text[], $11::integer[], $12::boolean[],
-        $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bigint[])
+        $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bigint[], $18::bigint[])
         AS r (id, route, event_id, event_type, received, attempts, secret, test, state, reason,
-            tried, possibly, due, queued, ended, keys, bytes);
+            tried, possibly, due, queued, ended, keys, bytes, lease_ends)
+    RETURNING id, identity;
+
+WITH clock AS MATERIALIZED (SELECT * FROM hookstile.clock),
+changed AS (
+    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
+        reason = r.reason,
+        possibly_delivered = r.possibly, due_ms = clock.due + r.due, ended_ms = clock.now + r.ended,
+        keys = r.keys, payload_bytes = r.bytes,
+        lease_owner = NULL, lease_ends_ms = NULL, begun = false, recorded_by = $11,
+        attempts = r.attempts::jsonb
+    FROM clock, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[],
+        $6::boolean[], $7::bigint[], $8::bigint[], $9::bytea[], $10::bigint[], $12::uuid[],
+        $13::integer[], $14::bigint[])
+        AS r (id, attempts, state, reason, tried, possibly, due, ended, keys, bytes, identity,
+            tried_before, queued)
+    WHERE d.id = r.id AND d.id = ANY($1) AND d.state || '' = 'pending' AND d.lease_owner = $11
+        AND d.tried = r.tried_before AND d.queued_ms IS NOT DISTINCT FROM r.queued
+        AND coalesce(d.identity, '00000000-0000-0000-0000-000000000000') = r.identity
+    RETURNING d.id)
+SELECT hookstile.check_all(count(*), cardinality($1)) FROM changed;
 
 UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
         reason = r.reason,
@@ -538,9 +614,9 @@ INSERT INTO hookstile.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $
 DELETE FROM hookstile.payloads WHERE delivery = ANY($1);
 
 INSERT INTO hookstile.route_counts AS c
-    SELECT route, $9::smallint, pending, dead, kept, waiting,
-        CASE WHEN succeeded THEN $8::bigint END, CASE WHEN failed THEN $8::bigint END
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[],
+    SELECT route, $8::smallint, pending, dead, kept, waiting,
+        CASE WHEN succeeded THEN clock.ms END, CASE WHEN failed THEN clock.ms END
+    FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS clock, unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[],
         $7::boolean[])
         AS r (route, pending, dead, kept, waiting, succeeded, failed) ORDER BY route
     ON CONFLICT (route, part) DO UPDATE SET pending = c.pending + excluded.pending,
@@ -555,6 +631,10 @@ INSERT INTO hookstile.days AS d
         AS r (route, day, successful, failed, total) ORDER BY route, day
     ON CONFLICT (route, day, part) DO UPDATE SET successful = d.successful + excluded.successful,
         failed = d.failed + excluded.failed, total_ms = d.total_ms + excluded.total_ms;
+
+COMMIT;
+
+BEGIN;
 
 COMMIT;
 
@@ -775,8 +855,7 @@ SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL
 
 SELECT nextval('hookstile.delivery_numbers') FROM generate_series(1, $1::integer);
 
-SELECT now, due, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-    coalesce((SELECT part FROM generate_series(1, 32) AS part
+SELECT now, due, coalesce((SELECT part FROM generate_series(1, 32) AS part
         WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
         ::smallint FROM hookstile.clock;
 
