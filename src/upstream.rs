@@ -42,7 +42,6 @@ pub(crate) use trust::TrustedCa;
 use crate::activity::FailedAttempt;
 use crate::backoff::AttemptFailure;
 use crate::cause::Cause;
-use crate::cores;
 use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
@@ -403,42 +402,29 @@ impl Client {
         }
     }
 
-    /// Returns an idle connection to one of the addresses, of this core if it has one. That of another
-    /// core goes back to it: its driver wakes who waits for it.
+    /// Returns an idle connection to one of the addresses.
     async fn pooled(&self, upstream: &Upstream, addresses: &[Address]) -> Option<Connection> {
-        for core in cores::numbers_from_own() {
-            for address in addresses {
-                let connection = self.pooled_on(core, &upstream.target, address).await;
-                if connection.is_some() {
-                    return connection;
-                }
-            }
-        }
-        None
-    }
-
-    async fn pooled_on(
-        &self,
-        core: usize,
-        target: &Target,
-        address: &Address,
-    ) -> Option<Connection> {
-        let verified = peer(target, address, core);
-        for peer in own_peer(target, &verified).into_iter().chain([verified]) {
-            if let Some(stream) = self.connector.reused_stream(&*peer).await
-                && (peer.verify_cert() || shows_own(target, &stream))
+        for address in addresses {
+            let verified = peer(&upstream.target, address);
+            for peer in own_peer(&upstream.target, &verified)
+                .into_iter()
+                .chain([verified])
             {
-                tracing::debug!(
-                    upstream = %target.authority,
-                    %address,
-                    "idle connection to upstream chosen"
-                );
-                return Some(Connection {
-                    peer,
-                    stream,
-                    address: address.clone(),
-                    reused: true,
-                });
+                if let Some(stream) = self.connector.reused_stream(&*peer).await
+                    && (peer.verify_cert() || shows_own(&upstream.target, &stream))
+                {
+                    tracing::debug!(
+                        upstream = %upstream.target.authority,
+                        %address,
+                        "idle connection to upstream chosen"
+                    );
+                    return Some(Connection {
+                        peer,
+                        stream,
+                        address: address.clone(),
+                        reused: true,
+                    });
+                }
             }
         }
         None
@@ -455,7 +441,7 @@ impl Client {
     ) -> Option<Connection> {
         let target = &upstream.target;
         progress.connecting(&address);
-        let verified = peer(target, &address, cores::number());
+        let verified = peer(target, &address);
         if let Some(own) = own_peer(target, &verified) {
             let connection = self
                 .connect_peer(target, address.clone(), own, progress)
@@ -741,8 +727,7 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
     })
 }
 
-/// Returns the peer of a connection that `core` opens: Pingora's pool keeps those of each core apart.
-fn peer(target: &Target, address: &Address, core: usize) -> Box<HttpPeer> {
+fn peer(target: &Target, address: &Address) -> Box<HttpPeer> {
     let inet = match address {
         Address::Inet(address) => *address,
         Address::Unix(_) => ANY_PEER,
@@ -759,7 +744,6 @@ fn peer(target: &Target, address: &Address, core: usize) -> Box<HttpPeer> {
         peer.group_key = connector.group_key(peer.group_key);
         peer.options.custom_l4 = Some(Arc::new(connector));
     }
-    peer.group_key = peer.group_key.wrapping_add(core as u64);
     peer
 }
 

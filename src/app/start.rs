@@ -18,7 +18,6 @@ use crate::activity::Activity;
 use crate::admin::{self, ConfigurationOnDisk, ReloadHandle};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::cores::Cores;
 use crate::gateway::{self, Gateway, InProcessListener, Limits};
 use crate::ledger::Ledger;
 use crate::limits::worst_case::TooLittleMemory;
@@ -36,7 +35,6 @@ const FOLLOW_RETRY: Duration = Duration::from_millis(500);
 
 /// The components that listeners are opened for.
 struct Components {
-    cores: Arc<Cores>,
     metrics: Arc<Metrics>,
     store: Store,
     ledger: Arc<Ledger>,
@@ -86,7 +84,6 @@ impl App {
         );
         let mut data = DataListeners::new(
             Arc::clone(&components.gateway),
-            Arc::clone(&components.cores),
             Arc::clone(&components.metrics),
             open_files,
             stopping_changes,
@@ -111,7 +108,6 @@ impl App {
         components.queue.start();
         let mut app = Self {
             chores: components.chores(),
-            _cores: components.cores,
             gateway: components.gateway,
             queue: components.queue,
             store: components.store,
@@ -197,13 +193,7 @@ impl Components {
         let clock = Clock::System;
         let store = Store::open(store, clock.clone(), metrics.store().clone()).await?;
         let ledger = Ledger::new(store.clone());
-        let cores = Arc::new(Cores::start()?);
-        let queue = Queue::new(
-            Arc::clone(&ledger),
-            Arc::clone(&client),
-            Arc::clone(&cores),
-            clock.clone(),
-        );
+        let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
         let activity = Activity::new(clock.now());
         let log_sampler = Arc::new(LogSampler::default());
         let dependencies = gateway::Dependencies {
@@ -216,7 +206,6 @@ impl Components {
         };
         let limits = Arc::new(limits);
         Ok(Self {
-            cores,
             metrics,
             store,
             ledger,
