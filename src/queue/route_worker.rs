@@ -187,10 +187,10 @@ impl RouteWorker {
                 // The attempt panicked, so its delivery is not known. The bytes are cleared once no
                 // attempt is in flight.
                 tracing::error!(route = &*self.name, %error, "delivery attempt panicked");
-                if in_flight.attempts.is_empty() {
-                    in_flight.bytes.clear();
-                }
             }
+        }
+        if in_flight.attempts.is_empty() {
+            in_flight.bytes.clear();
         }
         self.delivering
             .store(in_flight.attempts.len() as u64, Ordering::Relaxed);

@@ -1,12 +1,13 @@
 //! The redelivery of many deliveries at a pace. Its state is in the store, so it goes on without its
 //! caller, and after the gateway that ran it was stopped: here, or at another gateway of the store.
 //!
-//! Each delivery is redelivered only in the state in which it was selected. So if two gateways run the
-//! same redelivery for a moment, none is redelivered twice.
+//! Each delivery is redelivered only in the state in which it was selected, unless the caller chose it
+//! by its ID in any state. The progress is saved after each batch. So after an interruption, those of one
+//! batch may be redelivered again: those that were chosen, and those that died again meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -88,8 +89,9 @@ const PAGE: usize = 1_000;
 /// wait for that long.
 const BATCH: usize = 64;
 
-/// The pause between two saves of the progress.
-const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of times that one batch may fail in a store that works. Some minute, in which nothing else
+/// can be redelivered in bulk.
+const FAILURES_MAX: u32 = 30;
 
 /// The time after its last save at which another gateway continues a redelivery.
 const LEASE: Duration = Duration::from_secs(15);
@@ -303,6 +305,7 @@ impl BulkRedelivery {
         _running: OwnedMutexGuard<()>,
     ) {
         let mut is_interrupted = false;
+        let (mut failures, mut failed_at) = (0, job.done);
         loop {
             match self.redeliver(&mut job, matches.take(), &progress).await {
                 Ok(true) => {
@@ -319,6 +322,26 @@ impl BulkRedelivery {
                 Err(error) if !is_interrupted => {
                     is_interrupted = true;
                     tracing::warn!(%error, "bulk redelivery interrupted; it continues with the store");
+                }
+                Err(error) if self.store.check_open().is_ok() => {
+                    // The store works, and refuses what this redelivery asks of it.
+                    failures = if failed_at == job.done {
+                        failures + 1
+                    } else {
+                        1
+                    };
+                    failed_at = job.done;
+                    if failures >= FAILURES_MAX && self.save(&job, false).await.is_ok() {
+                        let accepted = job.report.accepted;
+                        tracing::error!(
+                            %error,
+                            accepted,
+                            after = %job.done,
+                            "bulk redelivery given up: the store refuses a delivery; the others \
+                            can be redelivered by a filter that leaves it out"
+                        );
+                        return;
+                    }
                 }
                 Err(_) => {}
             }
@@ -343,10 +366,13 @@ impl BulkRedelivery {
                 let mut left = Matches::find(&self.store, &job.query, job.done).await?;
                 left.redeliverable.retain(|(id, _)| *id <= job.newest);
                 job.count_unsaved(left.redeliverable.len());
+                // The search may have taken longer than the lease.
+                if !self.save(job, true).await? {
+                    return Ok(false);
+                }
                 left
             }
         };
-        let mut saved_at = Instant::now();
         for batch in matches.redeliverable.chunks(BATCH) {
             let redeliveries = job.redeliveries(batch);
             let Some(last) = redeliveries.last() else {
@@ -370,11 +396,8 @@ impl BulkRedelivery {
                 is_running: true,
                 ..job.report.clone()
             });
-            if saved_at.elapsed() >= SAVE_INTERVAL {
-                if !self.save(job, true).await? {
-                    return Ok(false);
-                }
-                saved_at = Instant::now();
+            if !self.save(job, true).await? {
+                return Ok(false);
             }
         }
         let is_own = self.save(job, false).await?;

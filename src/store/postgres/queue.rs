@@ -260,9 +260,9 @@ async fn lease_due_events(
     });
     let mut next_in = None;
     if i64::try_from(events.len()).is_ok_and(|leased| leased < limit) {
-        // If this fails, the events become free when their leases lapse.
-        let next = connection.query_opt_cached(NEXT_DUE, &[&name]).await?;
-        let next: Option<i64> = next.map(|row| row.try_get(0)).transpose()?;
+        // The events are leased by now, so they are attempted even if this fails.
+        let next = connection.query_opt_cached(NEXT_DUE, &[&name]).await;
+        let next: Option<i64> = next.ok().flatten().and_then(|row| row.try_get(0).ok());
         next_in = next.map(|next| Duration::from_millis(u64::try_from(next).unwrap_or(0)));
     }
     Ok(LeasedEvents { events, next_in })

@@ -270,17 +270,6 @@ impl QueueFronts {
         }
     }
 
-    /// Returns whether the event is held or being attempted.
-    pub(super) fn has(&self, id: DeliveryId) -> bool {
-        let fronts = self.lock();
-        fronts.handed_out.contains_key(&id)
-            || fronts.attempting.contains_key(&id)
-            || fronts
-                .routes
-                .values()
-                .any(|front| front.waiting.keys().any(|(_, waiting)| *waiting == id))
-    }
-
     /// Ends the front of a route, until its worker asks for events again. Returns the events that
     /// wait in it, whose leases the caller releases.
     pub(super) fn close(&self, route: &str) -> Vec<DeliveryId> {
@@ -371,7 +360,10 @@ impl Fronts {
         };
         for event in events {
             self.waiting_bytes += event.payload_bytes;
-            front.waiting.insert(event.place, event);
+            // One whose lease lapsed while it waited may be leased again.
+            if let Some(earlier) = front.waiting.insert(event.place, event) {
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(earlier.payload_bytes);
+            }
         }
         Vec::new()
     }

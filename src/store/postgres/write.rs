@@ -145,12 +145,7 @@ impl Shared {
         let timeout = STATEMENT_TIMEOUT + time_for_bytes(bytes);
         let mut transaction = with_timeout(begin(self, connection, batch)).await?;
         let replies: Vec<_> = batch.iter().map(|job| transaction.apply(job)).collect();
-        let WriteTransaction {
-            rows,
-            held,
-            not_held,
-            ..
-        } = transaction;
+        let WriteTransaction { rows, held, .. } = transaction;
         let identities = Box::pin(within(timeout, rows.write(connection, self.owner))).await?;
         self.pool.metrics().observe_commit(began.elapsed());
         let held = held.into_iter().map(|event| {
@@ -158,7 +153,6 @@ impl Shared {
             (event, identity)
         });
         self.announce(held.collect(), rows.counts.to_notify, began);
-        self.release_later(not_held);
         Ok(replies)
     }
 
@@ -270,8 +264,6 @@ struct WriteTransaction {
     rows: Rows,
     /// The events that this gateway leases and holds, once they are stored.
     held: Vec<HeldEvent>,
-    /// The events that an earlier try may have leased, and that are not held.
-    not_held: Vec<DeliveryId>,
 }
 
 /// A new event that this gateway is about to attempt.
@@ -379,7 +371,6 @@ async fn begin(
         next_ids,
         rows,
         held: Vec::new(),
-        not_held: Vec::new(),
     })
 }
 
@@ -418,11 +409,9 @@ impl WriteTransaction {
 
     fn settle(&mut self, settlement: &Settlement) -> Reply {
         match self.check_claim(settlement) {
-            SettleCheck::AlreadyWritten(delivery) => {
-                let leased = delivery.filter(|id| !self.shared.fronts.has(*id));
-                self.not_held.extend(leased);
-                return Reply::Settled(delivery);
-            }
+            // If the event was leased as well, nothing here holds it: it is attempted, marked, once that
+            // lease has lapsed. To release it would need to know that no worker has leased it since.
+            SettleCheck::AlreadyWritten(delivery) => return Reply::Settled(delivery),
             SettleCheck::ClaimLost => return Reply::ClaimLost,
             SettleCheck::StoredElsewhere => return Reply::StoredElsewhere,
             SettleCheck::Write => {}
