@@ -550,9 +550,22 @@ async fn large_body_delays_no_other_event() {
          create trigger slow before insert on hookstile.payloads for each row
             when (length(new.body) > 1000000) execute function slow()",
     );
-    let large = gateway.send(Event::sized("large", 2 << 20));
+    let large = async {
+        gateway.send(Event::sized("large", 2 << 20)).await;
+    };
+    let writing = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    small_events_overtake(&gateway, &postgres, writing, large).await;
+    wait_for_large_and_small(&upstream).await;
+}
+
+/// Sends small events while `large` is written to the database, which `writing` counts.
+async fn small_events_overtake(
+    gateway: &Gateway,
+    postgres: &Postgres,
+    writing: &str,
+    large: impl Future<Output = ()>,
+) {
     let others = async {
-        let writing = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
         eventually("the large one is written", async || {
             postgres.sql(writing) == "1"
         })
@@ -564,6 +577,9 @@ async fn large_body_delays_no_other_event() {
         assert_eq!(postgres.sql(writing), "1", "it is still written");
     };
     tokio::join!(large, others);
+}
+
+async fn wait_for_large_and_small(upstream: &Upstream) {
     eventually("all arrive", async || {
         let sent = upstream.event_ids();
         (0..5).all(|number| sent.contains(&format!("evt_{number}"))) && sent.len() == 6
@@ -729,25 +745,10 @@ async fn slow_link_delays_no_other_event() {
         let large = gateway.send(Event::sized("large", 24 << 20)).await;
         large.assert(202, "queued");
     };
-    let others = async {
-        let writing = "select count(*) from pg_stat_activity where state like 'idle in%'
-            and state_change < now() - interval '500 ms'";
-        eventually("the large one is written", async || {
-            postgres.sql(writing) == "1"
-        })
-        .await;
-        for number in 0..5 {
-            let small = Event::new(&format!("evt_{number}"));
-            gateway.send(small).await.assert(202, "queued");
-        }
-        assert_eq!(postgres.sql(writing), "1", "it is still written");
-    };
-    tokio::join!(large, others);
-    eventually("all arrive", async || {
-        let sent = upstream.event_ids();
-        (0..5).all(|number| sent.contains(&format!("evt_{number}"))) && sent.len() == 6
-    })
-    .await;
+    let writing = "select count(*) from pg_stat_activity where state like 'idle in%'
+        and state_change < now() - interval '500 ms'";
+    small_events_overtake(&gateway, &postgres, writing, large).await;
+    wait_for_large_and_small(&upstream).await;
     assert!(
         !gateway
             .output()

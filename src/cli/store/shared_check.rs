@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{print_content, print_problems, problems_json, rejected, routes_json, size};
+use super::{count, print_content, print_problems, problems_json, rejected, routes_json, size};
 use crate::cli::admin::CommandError;
 use crate::cli::check::plural;
 use crate::cli::config_file::ConfigArgs;
@@ -89,10 +89,7 @@ fn print(found: &SharedStoreCheck) -> Result<(), CommandError> {
         found.server,
         found.version,
         size(found.bytes),
-        match found.gateways {
-            1 => "1 gateway".to_owned(),
-            gateways => format!("{gateways} gateways"),
-        }
+        count(found.gateways, "gateway", "gateways")
     );
     terminal::print(&terminal::visible(&line, false))?;
     print_content(found.event_ids, found.webhooks, &found.routes)?;

@@ -68,21 +68,32 @@ struct NewEvent<'a> {
     progress: Progress,
 }
 
+/// Returns whether a settlement queues an event that is new and due at once, and does no more.
+fn is_new_to_queue(settlement: &Settlement) -> bool {
+    let is_completed = settlement
+        .event
+        .as_ref()
+        .is_some_and(|row| matches!(row.entry, LedgerEntry::Completed { .. }));
+    is_completed
+        && settlement.copies.is_none()
+        && settlement.delivery.as_ref().is_some_and(|change| {
+            change.earlier.is_none()
+                && change.state == DeliveryState::Pending
+                && change.history == AttemptHistory::default()
+                && change.attempt.is_none()
+                && change.due_after.is_zero()
+                && change.payload.is_some()
+        })
+}
+
 impl<'a> NewEvent<'a> {
-    /// Returns the event if a settlement queues one that is new and due at once, and does no more.
+    /// Returns the event of a settlement that [`is_new_to_queue`].
     fn from_settlement(settlement: &'a Settlement) -> Option<Self> {
         let (row, change) = (settlement.event.as_ref()?, settlement.delivery.as_ref()?);
         let LedgerEntry::Completed { digest } = row.entry else {
             return None;
         };
-        let is_new = settlement.copies.is_none()
-            && change.earlier.is_none()
-            && change.state == DeliveryState::Pending
-            && change.history == AttemptHistory::default()
-            && change.attempt.is_none()
-            && change.due_after.is_zero()
-            && change.payload.is_some();
-        is_new.then(|| Self {
+        Some(Self {
             row,
             digest: digest.to_bytes(),
             change,
@@ -99,10 +110,9 @@ impl Shared {
             // It has more time.
             return batch;
         }
-        let (new, mut others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| {
-            job.settlement()
-                .is_some_and(|settlement| NewEvent::from_settlement(settlement).is_some())
-        });
+        let (new, mut others): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|job| job.settlement().is_some_and(is_new_to_queue));
         if new.is_empty() {
             return others;
         }

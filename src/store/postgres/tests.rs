@@ -365,7 +365,7 @@ async fn resting_route_leaves_its_events_unmarked() {
     one.release_route("billing").await;
     assert_eq!(due_ids(&two).await, [id]);
     assert!(!possibly_delivered(&two, id).await, "nothing was sent");
-    // Nobody attempts the next one here either.
+    // The next one is not attempted here either.
     let next = queued(&one, 2, "b").await;
     assert_eq!(due_ids(&two).await, [next]);
 }
