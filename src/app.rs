@@ -2,6 +2,7 @@
 //!
 //! Owns start and stop. Nothing here is part of handling a request.
 
+mod accept;
 mod chores;
 mod descriptors;
 mod listen;
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, ConfigurationOnDisk, ReloadRequest};
 use crate::config::{self, ListenAddress, Loaded, Place, Report, RestartKey};
+use crate::cores::Cores;
 use crate::diagnostic::{LocatedDiagnostic, Severity};
 use crate::gateway::{Gateway, InProcessListener, Limits};
 use crate::limits::worst_case::TooLittleMemory;
@@ -120,6 +122,8 @@ impl Error {
 
 /// A running gateway with all its components.
 pub struct App {
+    /// What the data plane runs on, until the store is closed.
+    _cores: Arc<Cores>,
     gateway: Arc<Gateway>,
     queue: Arc<Queue>,
     store: Store,

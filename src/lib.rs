@@ -38,6 +38,7 @@ pub mod cli;
 mod client_network;
 pub mod clock;
 pub mod config;
+mod cores;
 #[cfg(test)]
 mod corpus;
 mod delivery;

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::activity::RouteActivity;
 use crate::clock::Clock;
+use crate::cores::Cores;
 use crate::ledger::{Ledger, Redelivery, RedeliveryResult};
 use crate::metrics::QueueMetrics;
 use crate::route::{Replay, Route};
@@ -33,6 +34,7 @@ pub(crate) use moving::{MoveError, MovedEvents};
 pub(crate) struct Queue {
     ledger: Arc<Ledger>,
     client: Arc<Client>,
+    cores: Arc<Cores>,
     clock: Clock,
     routes: Mutex<RouteQueues>,
     phase: watch::Sender<Phase>,
@@ -91,11 +93,17 @@ impl RouteQueue {
 }
 
 impl Queue {
-    pub(crate) fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(
+        ledger: Arc<Ledger>,
+        client: Arc<Client>,
+        cores: Arc<Cores>,
+        clock: Clock,
+    ) -> Arc<Self> {
         let phase = watch::Sender::new(Phase::Waiting);
         Arc::new(Self {
             ledger,
             client,
+            cores,
             clock,
             routes: Mutex::default(),
             phase,
@@ -190,7 +198,7 @@ impl Queue {
             let gate = Arc::clone(queues.gates.entry(Arc::clone(&route.name)).or_default());
             let (queue, worker) = self.new_route_queue(&route.name, worker_route, gate);
             queues.by_route.insert(Arc::clone(&route.name), queue);
-            queues.workers.spawn(worker.run());
+            queues.workers.spawn_on(worker.run(), self.cores.idlest());
         }
         for name in removed {
             if let Some(queue) = queues.by_route.get(&name) {

@@ -10,6 +10,7 @@ mod excerpt;
 mod failing;
 mod failure;
 mod forbidden;
+mod idle;
 mod race;
 mod resolver;
 mod target;
@@ -42,20 +43,17 @@ pub(crate) use trust::TrustedCa;
 use crate::activity::FailedAttempt;
 use crate::backoff::AttemptFailure;
 use crate::cause::Cause;
+use crate::cores;
 use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
 use address::UnixConnector;
 use addresses::Addresses;
 use failure::{ConnectError, ConnectProgress, connect_cause, response_cause};
+use idle::IdleConnections;
 use race::race;
 use resolver::Resolver;
 use upload::Upload;
-
-/// The time for which an idle connection is kept in the pool. It is below the shortest time-out in
-/// common use (Node.js closes after 5 s), so that a pooled connection is seldom one that the
-/// upstream has just closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The largest response body that is forwarded, in bytes. Responses to webhooks are short, and
 /// senders do not read more than this.
@@ -67,8 +65,8 @@ const INFORMATIONAL_MAX: usize = 16;
 /// The pause before a second try to connect to a sole address after the first one failed.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 
-/// The address with which Pingora's pool compares no connection's peer. A Unix socket has none.
-const ANY_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+/// The address that Pingora takes for a Unix socket, which has none.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The upstream of a route: its location and its addresses.
 pub struct Upstream {
@@ -81,6 +79,7 @@ pub struct Upstream {
 /// The connections to all upstreams, and the addresses of their names.
 pub struct Client {
     connector: TransportConnector,
+    idle: Arc<IdleConnections>,
     resolver: Resolver,
 }
 
@@ -261,11 +260,30 @@ struct Connection {
     peer: Box<HttpPeer>,
     stream: Stream,
     address: Address,
-    /// `true` if it came from the pool.
+    /// The core that opened it, and whose runtime watches it.
+    core: usize,
+    /// `true` if it has answered a request before.
     reused: bool,
 }
 
-/// The use of the pool for a connection.
+impl Connection {
+    /// Returns whether it leads to this address of an upstream, over TLS to this name if it is TLS,
+    /// with a certificate compared with these.
+    fn is_to(&self, target: &Target, address: &Address) -> bool {
+        self.address == *address
+            && self.peer.is_tls() == target.tls
+            && self.peer.group_key == certificates_key(target)
+            && *self.peer.sni == *target.host
+    }
+
+    /// Returns whether the upstream has shown a certificate that is trusted now. A verified one is,
+    /// for as long as the connection lasts.
+    fn is_trusted_by(&self, target: &Target) -> bool {
+        self.peer.verify_cert() || shows_own(target, &self.stream)
+    }
+}
+
+/// Whether an idle connection may be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pool {
     Use,
@@ -292,6 +310,7 @@ impl Client {
     pub fn new(name_server: Option<SocketAddr>) -> Self {
         Self {
             connector: TransportConnector::new(None),
+            idle: IdleConnections::new(),
             resolver: Resolver::new(name_server),
         }
     }
@@ -343,7 +362,7 @@ impl Client {
         let fresh = upstream.addresses.fresh(&self.resolver);
         if pool == Pool::Use
             && let Some(addresses) = &fresh
-            && let Some(connection) = self.pooled(upstream, addresses).await
+            && let Some(connection) = self.idle(upstream, addresses)
         {
             return Ok(connection);
         }
@@ -375,7 +394,7 @@ impl Client {
                 let resolved = upstream.addresses.resolve(&self.resolver).await;
                 let resolved = resolved.map_err(|error| progress.unresolved(error)).ok()?;
                 if pool == Pool::Use
-                    && let Some(connection) = self.pooled(upstream, &resolved).await
+                    && let Some(connection) = self.idle(upstream, &resolved)
                 {
                     return Some(connection);
                 }
@@ -403,31 +422,14 @@ impl Client {
     }
 
     /// Returns an idle connection to one of the addresses.
-    async fn pooled(&self, upstream: &Upstream, addresses: &[Address]) -> Option<Connection> {
-        for address in addresses {
-            let verified = peer(&upstream.target, address);
-            for peer in own_peer(&upstream.target, &verified)
-                .into_iter()
-                .chain([verified])
-            {
-                if let Some(stream) = self.connector.reused_stream(&*peer).await
-                    && (peer.verify_cert() || shows_own(&upstream.target, &stream))
-                {
-                    tracing::debug!(
-                        upstream = %upstream.target.authority,
-                        %address,
-                        "idle connection to upstream chosen"
-                    );
-                    return Some(Connection {
-                        peer,
-                        stream,
-                        address: address.clone(),
-                        reused: true,
-                    });
-                }
-            }
-        }
-        None
+    fn idle(&self, upstream: &Upstream, addresses: &[Address]) -> Option<Connection> {
+        let connection = self.idle.take(&upstream.target, addresses)?;
+        tracing::debug!(
+            upstream = %upstream.target.authority,
+            address = %connection.address,
+            "idle connection to upstream chosen"
+        );
+        Some(connection)
     }
 
     /// Makes a new connection, TLS included, to one address. Where a trusted certificate may be the
@@ -467,6 +469,7 @@ impl Client {
                     peer,
                     stream,
                     address,
+                    core: cores::number(),
                     reused: false,
                 })
             }
@@ -503,8 +506,9 @@ impl Client {
         let Connection {
             peer,
             stream,
+            address,
+            core,
             reused,
-            address: _,
         } = connection;
         let (stream, is_sent) = Upload::new(stream, head, body.clone()).run().await;
         on_sent();
@@ -527,8 +531,13 @@ impl Client {
         } else if http.is_body_done() {
             http.respect_keepalive();
             if let Some(stream) = http.reuse().await {
-                self.connector
-                    .release_stream(stream, peer.reuse_hash(), Some(IDLE_TIMEOUT));
+                self.idle.keep(Connection {
+                    peer,
+                    stream,
+                    address,
+                    core,
+                    reused: true,
+                });
             }
         }
         Ok(response)
@@ -730,21 +739,22 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
 fn peer(target: &Target, address: &Address) -> Box<HttpPeer> {
     let inet = match address {
         Address::Inet(address) => *address,
-        Address::Unix(_) => ANY_PEER,
+        Address::Unix(_) => NO_ADDRESS,
     };
     // Takes an address: Pingora would resolve a name on this thread, and panic if that fails.
     let peer = HttpPeer::new(inet, target.tls, target.host.to_string());
     let mut peer = Box::new(peer);
-    if let Some(ca) = &target.ca {
-        peer.options.ca = Some(ca.authorities());
-        peer.group_key = ca.fingerprint();
-    }
+    peer.options.ca = target.ca.as_ref().map(TrustedCa::authorities);
+    peer.group_key = certificates_key(target);
     if let Address::Unix(path) = address {
-        let connector = UnixConnector(Arc::clone(path));
-        peer.group_key = connector.group_key(peer.group_key);
-        peer.options.custom_l4 = Some(Arc::new(connector));
+        peer.options.custom_l4 = Some(Arc::new(UnixConnector(Arc::clone(path))));
     }
     peer
+}
+
+/// Returns a number that tells connections apart by the certificates that they are compared with.
+fn certificates_key(target: &Target) -> u64 {
+    target.ca.as_ref().map_or(0, TrustedCa::fingerprint)
 }
 
 /// Returns whether the upstream has shown a certificate that is trusted as its own, and still valid.
@@ -758,8 +768,7 @@ fn shows_own(target: &Target, stream: &Stream) -> bool {
 }
 
 /// Returns the peer of a connection whose certificate is compared after the handshake, if one of
-/// the trusted certificates may be the upstream's own. Pingora's pool keeps such connections apart
-/// from verified ones.
+/// the trusted certificates may be the upstream's own.
 fn own_peer(target: &Target, verified: &HttpPeer) -> Option<Box<HttpPeer>> {
     target.ca.as_ref().filter(|ca| ca.has_own())?;
     let mut own = Box::new(verified.clone());

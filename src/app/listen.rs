@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use pingora_core::protocols::l4::listener::Listener as PingoraListener;
-use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::server::ShutdownWatch;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::sockets::{Held, ListeningSocket, Opened};
+use super::accept::{Accepted, AcceptingSocket};
+use super::sockets::{Held, Opened};
 use super::{Error, OpenFiles, SocketAddress, Sockets, resolve_listen, tls};
 use crate::config::{self, ListenAddress, Place};
+use crate::cores::Cores;
 use crate::gateway::{Gateway, Listener};
 use crate::metrics::Metrics;
 
@@ -29,6 +28,7 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// The open listeners, in the order of the configuration.
 pub(super) struct DataListeners {
     gateway: Arc<Gateway>,
+    cores: Arc<Cores>,
     metrics: Arc<Metrics>,
     open_files: OpenFiles,
     stopping: ShutdownWatch,
@@ -79,12 +79,14 @@ pub(super) struct ListenError {
 impl DataListeners {
     pub(super) fn new(
         gateway: Arc<Gateway>,
+        cores: Arc<Cores>,
         metrics: Arc<Metrics>,
         open_files: OpenFiles,
         stopping: ShutdownWatch,
     ) -> Self {
         Self {
             gateway,
+            cores,
             metrics,
             open_files,
             stopping,
@@ -117,11 +119,10 @@ impl DataListeners {
             removed: watch::Sender::new(false),
         };
         for (address, socket) in sockets {
+            let core = self.cores.idlest().enter();
             let acceptor = Acceptor {
-                socket: match socket {
-                    ListeningSocket::Inet(socket) => TcpListener::from_std(socket)?.into(),
-                    ListeningSocket::Unix(socket) => UnixListener::from_std(socket)?.into(),
-                },
+                socket: AcceptingSocket::new(socket)?,
+                cores: Arc::clone(&self.cores),
                 current: Arc::clone(&open.current),
                 open_files: self.open_files,
                 warned_at: None,
@@ -129,6 +130,7 @@ impl DataListeners {
             let accepting = acceptor.accept_until(self.stopping.clone(), open.removed.subscribe());
             tracing::info!(listener = "data", %address, tls, proxy_protocol, "listening");
             let task = tokio::spawn(accepting);
+            drop(core);
             open.sockets.push(OpenSocket { address, task });
         }
         self.open.push(open);
@@ -309,7 +311,8 @@ async fn open_listener(
 
 /// The socket of a listener.
 struct Acceptor {
-    socket: PingoraListener,
+    socket: AcceptingSocket,
+    cores: Arc<Cores>,
     current: Arc<ArcSwap<Listener>>,
     open_files: OpenFiles,
     /// The time of the last line about missing descriptors.
@@ -343,9 +346,14 @@ impl Acceptor {
         }
     }
 
-    /// Passes a connection to the listener. Returns `false` after an error of the system.
-    fn pass_on(&mut self, accepted: io::Result<Stream>, stopping: &ShutdownWatch) -> bool {
-        match accepted {
+    /// Passes a connection to the listener, on the core that has least to do. Returns `false` after an
+    /// error of the system.
+    fn pass_on(&mut self, accepted: io::Result<Accepted>, stopping: &ShutdownWatch) -> bool {
+        let cores = Arc::clone(&self.cores);
+        let core = cores.idlest();
+        let moved = accepted.and_then(|accepted| accepted.into_stream_on(core));
+        let _core = core.enter();
+        match moved {
             // The last descriptors are for the store, the admin listener and the upstreams of the
             // requests in flight.
             Ok(stream) if self.open_files.is_last(stream.as_raw_fd()) => {

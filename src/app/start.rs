@@ -18,6 +18,7 @@ use crate::activity::Activity;
 use crate::admin::{self, ConfigurationOnDisk, ReloadHandle};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::cores::Cores;
 use crate::gateway::{self, Gateway, InProcessListener, Limits};
 use crate::ledger::Ledger;
 use crate::limits::worst_case::TooLittleMemory;
@@ -35,6 +36,7 @@ const FOLLOW_RETRY: Duration = Duration::from_millis(500);
 
 /// The components that listeners are opened for.
 struct Components {
+    cores: Arc<Cores>,
     metrics: Arc<Metrics>,
     store: Store,
     ledger: Arc<Ledger>,
@@ -84,6 +86,7 @@ impl App {
         );
         let mut data = DataListeners::new(
             Arc::clone(&components.gateway),
+            Arc::clone(&components.cores),
             Arc::clone(&components.metrics),
             open_files,
             stopping_changes,
@@ -108,6 +111,7 @@ impl App {
         components.queue.start();
         let mut app = Self {
             chores: components.chores(),
+            _cores: components.cores,
             gateway: components.gateway,
             queue: components.queue,
             store: components.store,
@@ -193,7 +197,13 @@ impl Components {
         let clock = Clock::System;
         let store = Store::open(store, clock.clone(), metrics.store().clone()).await?;
         let ledger = Ledger::new(store.clone());
-        let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
+        let cores = Arc::new(Cores::start()?);
+        let queue = Queue::new(
+            Arc::clone(&ledger),
+            Arc::clone(&client),
+            Arc::clone(&cores),
+            clock.clone(),
+        );
         let activity = Activity::new(clock.now());
         let log_sampler = Arc::new(LogSampler::default());
         let dependencies = gateway::Dependencies {
@@ -206,6 +216,7 @@ impl Components {
         };
         let limits = Arc::new(limits);
         Ok(Self {
+            cores,
             metrics,
             store,
             ledger,

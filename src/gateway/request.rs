@@ -102,7 +102,7 @@ impl Gateway {
             return Ok(outcome);
         }
         let verification = receive::receive(exchange, matched, memory).await?;
-        let checked = self.verify(exchange, matched, verification)?;
+        let checked = self.verify(exchange, matched, verification).await?;
         exchange.counted.count()?;
         if let Checked::Answered(outcome) = checked {
             return Ok(outcome);

@@ -34,6 +34,7 @@ mod opening;
 mod operator_settings;
 mod queue_front;
 mod read;
+mod replies;
 mod restore;
 mod schema;
 mod shared;
@@ -57,6 +58,7 @@ use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 use attempt_journal::InterruptedAttempt;
 use folder_lock::{FolderLock, LockError};
+use replies::Done;
 use shared::Shared;
 use write::Job;
 
@@ -311,8 +313,8 @@ impl Store {
             })
     }
 
-    async fn write<T>(&self, job: impl FnOnce(write::Done<T>) -> Job) -> Result<T, StoreError> {
-        let (done, result) = oneshot::channel();
+    async fn write<T>(&self, job: impl FnOnce(Done<T>) -> Job) -> Result<T, StoreError> {
+        let (done, result) = Done::channel();
         self.inner.send(job(done))?;
         result.await.unwrap_or(Err(StoreError::Unavailable))
     }

@@ -1,7 +1,6 @@
 //! The address of an upstream, and connecting to a Unix socket.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,16 +29,6 @@ pub enum Address {
 /// bound, and those differ where the folder is mounted elsewhere in the server's container.
 #[derive(Debug)]
 pub(super) struct UnixConnector(pub Arc<Path>);
-
-impl UnixConnector {
-    /// Returns a number that separates the connections to this socket from others in the pool, and
-    /// those that were verified against other certificates.
-    pub(super) fn group_key(&self, certificates: u64) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (&self.0, certificates).hash(&mut hasher);
-        hasher.finish()
-    }
-}
 
 #[async_trait]
 impl Connect for UnixConnector {

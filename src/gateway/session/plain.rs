@@ -29,6 +29,10 @@ const HEAD_READS_MAX: usize = 8;
 /// The size of a buffer that a body is read into where its reader has none.
 const DISCARD_BYTES: usize = 16 << 10;
 
+/// The most bytes of a body that are read at once: its reader hashes them before it lets other tasks
+/// run.
+const READ_BYTES_MAX: usize = 256 << 10;
+
 /// The size of a response head that is allocated at once.
 const RESPONSE_HEAD_BYTES: usize = 512;
 
@@ -190,7 +194,8 @@ impl PlainSession {
                 room.reserve(left.min(DISCARD_BYTES));
             }
             let stream = &mut self.read_ahead.stream;
-            let read = stream.read_buf(&mut (&mut room).limit(left)).await;
+            let most = left.min(READ_BYTES_MAX);
+            let read = stream.read_buf(&mut (&mut room).limit(most)).await;
             if read.or_err(ErrorType::ReadError, "while reading a body")? == 0 {
                 return Error::e_explain(ErrorType::ConnectionClosed, "while reading a body");
             }

@@ -6,9 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::ledger_file::Hour;
+use super::replies::Done;
 use super::shared::CheckpointError;
 use super::write::Job;
 use super::{Inner, RecordLimits};
@@ -51,7 +50,7 @@ pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
             continue;
         }
         if store.shared.has_deferred() {
-            let (done, _) = oneshot::channel();
+            let (done, _) = Done::channel();
             let _ = store.send(Job::ApplyDeferred(done));
         }
         upkeep.sweep_ledger(&store);

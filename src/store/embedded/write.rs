@@ -25,6 +25,7 @@ use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
 use super::ledger_file::{RowWrites, StoreFileError};
 use super::ledger_table;
+use super::replies::{Done, Replies};
 use super::shared::Shared;
 use super::{
     AttemptHistory, AttemptOutcome, AttemptRecord, CreationKey, DeliveryId, DeliveryState,
@@ -33,8 +34,6 @@ use super::{
 };
 use crate::store::StoredRedelivery;
 use crate::store::uptime::Uptime;
-
-pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// A job for the writer.
 pub(super) enum Job {
@@ -286,9 +285,7 @@ impl Writer {
             Ok((effects, replies)) => {
                 self.shared.metrics.observe_commit(began.elapsed());
                 effects.apply(&self.shared);
-                for (job, result) in batch.into_iter().zip(replies) {
-                    reply(&self.shared, job, result);
-                }
+                self.reply(batch, replies);
             }
             Err(CommitError::Database(error)) if is_job_error(&error) => {
                 return self.commit_one_by_one(batch, &error);
@@ -303,6 +300,33 @@ impl Writer {
             checkpointed.map_err(|error| self.close_after_error(&error, Vec::new()))?;
         }
         Ok(())
+    }
+
+    /// Replies to the callers of jobs that were committed.
+    fn reply(&self, batch: Vec<Job>, results: Vec<Reply>) {
+        let (mut settled, mut attempts) = (Replies::default(), Replies::default());
+        for (job, result) in batch.into_iter().zip(results) {
+            match (job, result) {
+                (Job::Settle(_, done), Reply::Delivery(id)) => settled.add(done, id),
+                (Job::RecordAttempt { done, .. }, _) => attempts.add(done, ()),
+                (Job::Requeue(_, done), Reply::Requeued(requeued)) => done.send(Ok(requeued)),
+                (
+                    Job::ForgetEvent { done, .. }
+                    | Job::SetWebhook { done, .. }
+                    | Job::SetPaused { done, .. }
+                    | Job::SetRedelivery { done, .. }
+                    | Job::ReadFront { done, .. }
+                    | Job::ApplyDeferred(done),
+                    _,
+                ) => done.send(Ok(())),
+                (Job::MoveEvents { done, .. }, Reply::Rows(rows)) => done.send(Ok(rows)),
+                (Job::UpdateRoutes(routes), _) => self.shared.set_routes(routes),
+                (Job::DeleteRecords { done, .. }, Reply::Rows(rows)) => drop(done.send(rows)),
+                _ => {}
+            }
+        }
+        settled.send();
+        attempts.send();
     }
 
     fn log_has_room(&self) -> bool {
@@ -502,19 +526,17 @@ impl Writer {
             match job {
                 Job::Settle(settlement, done) => {
                     self.remember_unwritten(&settlement);
-                    let _ = done.send(Err(StoreError::Unavailable));
+                    done.send(Err(StoreError::Unavailable));
                 }
-                Job::RecordAttempt { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
-                Job::Requeue(_, done) => drop(done.send(Err(StoreError::Unavailable))),
+                Job::RecordAttempt { done, .. } => done.send(Err(StoreError::Unavailable)),
+                Job::Requeue(_, done) => done.send(Err(StoreError::Unavailable)),
                 Job::ForgetEvent { done, .. }
                 | Job::SetWebhook { done, .. }
                 | Job::SetPaused { done, .. }
                 | Job::SetRedelivery { done, .. }
                 | Job::ReadFront { done, .. }
-                | Job::ApplyDeferred(done) => {
-                    let _ = done.send(Err(StoreError::Unavailable));
-                }
-                Job::MoveEvents { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
+                | Job::ApplyDeferred(done) => done.send(Err(StoreError::Unavailable)),
+                Job::MoveEvents { done, .. } => done.send(Err(StoreError::Unavailable)),
                 Job::UpdateRoutes(routes) => self.shared.set_routes(routes),
                 Job::ForgetCreations
                 | Job::DeleteRecords { .. }
@@ -818,30 +840,6 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> Result<Reply, StoreFileError
         | Job::Reopen
         | Job::Close { .. } => Reply::Nothing,
     })
-}
-
-/// Sends a job's result to its caller. The caller may be gone; the write stays committed.
-fn reply(shared: &Shared, job: Job, result: Reply) {
-    match (job, result) {
-        (Job::Settle(_, done), Reply::Delivery(id)) => drop(done.send(Ok(id))),
-        (Job::RecordAttempt { done, .. }, _) => drop(done.send(Ok(()))),
-        (Job::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
-        (
-            Job::ForgetEvent { done, .. }
-            | Job::SetWebhook { done, .. }
-            | Job::SetPaused { done, .. }
-            | Job::SetRedelivery { done, .. }
-            | Job::ReadFront { done, .. }
-            | Job::ApplyDeferred(done),
-            _,
-        ) => {
-            let _ = done.send(Ok(()));
-        }
-        (Job::MoveEvents { done, .. }, Reply::Rows(rows)) => drop(done.send(Ok(rows))),
-        (Job::UpdateRoutes(routes), _) => shared.set_routes(routes),
-        (Job::DeleteRecords { done, .. }, Reply::Rows(rows)) => drop(done.send(rows)),
-        _ => {}
-    }
 }
 
 /// Collects the jobs that have arrived, up to the limits of one transaction. Returns the caller of
