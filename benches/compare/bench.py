@@ -82,8 +82,10 @@ class Bench:
         with urllib.request.urlopen(f"http://{self.upstream}/", timeout=ANSWERED_WITHIN) as response:
             return int(response.read())
 
-    def running(self, peer, store=None):
-        return running(peer, self.places, self.upstream, self.options.scratch / "run", self.options.proxy_core, store)
+    def running(self, peer, store=None, cores=None):
+        """`cores` are those of the peer, as `taskset` takes them, if they are not its usual one."""
+        cores = cores or self.options.proxy_core
+        return running(peer, self.places, self.upstream, self.options.scratch / "run", cores, store)
 
     def tags(self, kib):
         return self.options.scratch / f"tags-{kib}"

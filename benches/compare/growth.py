@@ -48,6 +48,14 @@ def by_size(desk):
         yield f"{kib} KiB", desk.measure(BASE, Load(kib))
 
 
+def by_cores(desk):
+    """The second core is the loader's, so rates say little here."""
+    options = desk.options
+    for title, cores in (("1 core", f"{options.proxy_core}"), ("2 cores", f"{options.proxy_core},{options.load_core}")):
+        with desk.running(BASE, cores=cores) as process:
+            yield title, desk.load(process, KIB)
+
+
 def by_routes(desk):
     """Also measures the start and a reload, as an operator sees them."""
     for count in ROUTES:
@@ -117,6 +125,7 @@ def ask(process, path):
 
 GROWTHS = {
     "size": by_size,
+    "cores": by_cores,
     "routes": by_routes,
     "secrets": by_secrets,
     "remembered": by_remembered,
@@ -151,7 +160,7 @@ def markdown(results):
     parts = [
         f"# What hookstile's cost grows with, {results['date']}",
         machine_line(results["machine"]),
-        f"One core, 1 KiB unless stated otherwise; medians of {results['rounds']} runs.",
+        f"One core and 1 KiB unless stated otherwise; medians of {results['rounds']} runs.",
     ]
     for name, rows in results["growths"].items():
         shown = [figure for figure in FIGURES if any(row.get(figure) is not None for row in rows.values())]

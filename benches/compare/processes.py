@@ -68,10 +68,10 @@ class Group:
 
 
 @contextlib.contextmanager
-def started(command, core, environment, output):
-    """Starts `command` on `core`; its group is killed at the end. Its remaining output is discarded."""
+def started(command, cores, environment, output):
+    """Starts `command` on `cores`, as `taskset` takes them; its group is killed at the end. Its remaining output is discarded."""
     popen = subprocess.Popen(
-        ["taskset", "-c", str(core), *command],
+        ["taskset", "-c", str(cores), *command],
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -109,7 +109,7 @@ def tail(log):
 
 
 @contextlib.contextmanager
-def running(peer, places, upstream, scratch, core, store=None):
+def running(peer, places, upstream, scratch, cores, store=None):
     """Yields a new, listening process of `peer`, with an empty store or, if the peer has a place for it, with this one."""
     run, ram = scratch / peer.name, Path("/dev/shm") / f"hookstile-compare-{os.getpid()}"
     shutil.rmtree(run, ignore_errors=True)
@@ -126,7 +126,7 @@ def running(peer, places, upstream, scratch, core, store=None):
     environment = {"WEBHOOK_SECRET": places["secret"], "PORT": str(port), **peer.environment}
     log = run / "output.log"
     try:
-        with log.open("wb") as output, started(command, core, environment, output) as group:
+        with log.open("wb") as output, started(command, cores, environment, output) as group:
             await_listener(group, port, log)
             yield Running(group, port, values["admin"], values.get("configuration"))
     finally:

@@ -21,13 +21,18 @@ use crate::cores;
 /// (Node.js closes after 5 s), so that a connection is seldom one that the upstream has just closed.
 const KEPT: Duration = Duration::from_secs(4);
 
-/// The most idle connections of a core. One more closes the oldest.
-const KEPT_MAX: usize = 128;
+/// The most idle connections of all cores, which have equal shares. One more than its share closes a
+/// core's oldest.
+const KEPT_MAX: usize = 384;
+/// The least share of a core, however many there are.
+const SHARE_MIN: usize = 16;
 
 /// The idle connections of all cores.
 pub(super) struct IdleConnections {
     /// By the number of the core that opened them.
     by_core: Box<[Mutex<Kept>]>,
+    /// The most of one core.
+    share: usize,
 }
 
 /// The idle connections of one core, in the order in which they became idle.
@@ -45,8 +50,9 @@ struct Idle {
 
 impl IdleConnections {
     pub(super) fn new() -> Arc<Self> {
-        let by_core = (0..=cores::count()).map(|_| Mutex::default()).collect();
-        Arc::new(Self { by_core })
+        let by_core: Box<[_]> = (0..=cores::count()).map(|_| Mutex::default()).collect();
+        let share = (KEPT_MAX / by_core.len()).max(SHARE_MIN);
+        Arc::new(Self { by_core, share })
     }
 
     /// Keeps a connection that has answered a request, unless its upstream has closed it.
@@ -56,7 +62,7 @@ impl IdleConnections {
         }
         let core = connection.core;
         let (_closed, is_watched) = self.with(core, |kept| {
-            let oldest = (kept.idle.len() >= KEPT_MAX).then(|| kept.idle.pop_front());
+            let oldest = (kept.idle.len() >= self.share).then(|| kept.idle.pop_front());
             let since = Instant::now();
             kept.idle.push_back(Idle { connection, since });
             (oldest, std::mem::replace(&mut kept.is_watched, true))
@@ -217,7 +223,7 @@ mod tests {
         let (oldest, mut first) = open(0, 1);
         idle.keep(oldest);
         let mut upstreams = Vec::new();
-        for _ in 0..KEPT_MAX {
+        for _ in 0..idle.share {
             let (connection, upstream) = open(0, 2);
             idle.keep(connection);
             upstreams.push(upstream);
