@@ -423,7 +423,7 @@ impl Client {
 
     /// Returns an idle connection to one of the addresses.
     fn idle(&self, upstream: &Upstream, addresses: &[Address]) -> Option<Connection> {
-        let connection = self.idle.take(&upstream.target, addresses)?;
+        let connection = self.idle.take_open(&upstream.target, addresses)?;
         tracing::debug!(
             upstream = %upstream.target.authority,
             address = %connection.address,

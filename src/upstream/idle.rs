@@ -74,7 +74,7 @@ impl IdleConnections {
 
     /// Takes the connection to one of the addresses that became idle last: of this core if it has one,
     /// and to the first of the addresses that have one.
-    pub(super) fn take(&self, target: &Target, addresses: &[Address]) -> Option<Connection> {
+    pub(super) fn take_open(&self, target: &Target, addresses: &[Address]) -> Option<Connection> {
         let own = cores::number();
         let others = (0..self.by_core.len()).filter(|other| *other != own);
         for core in std::iter::once(own).chain(others) {
@@ -173,7 +173,7 @@ mod tests {
     /// Takes a connection, and returns the port that it leads to and its core.
     fn take(idle: &IdleConnections, host: &str, ports: &[u16]) -> Option<(Address, usize)> {
         let addresses: Vec<_> = ports.iter().copied().map(address).collect();
-        let taken = idle.take(&target(host), &addresses)?;
+        let taken = idle.take_open(&target(host), &addresses)?;
         Some((taken.address, taken.core))
     }
 
