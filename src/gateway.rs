@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::activity::Activity;
@@ -44,6 +45,10 @@ pub use request_line::RequestLine;
 pub use route_snapshot::RouteSnapshot;
 pub use session::{Chunk, HeadRead, PlainSession};
 
+/// The most large bodies that are parsed at once. Fewer than the threads of a core, so that the store's
+/// reads always find one.
+const PARSED_ASIDE_MAX: usize = 8;
+
 /// The state that all connections of the data plane share.
 pub struct Gateway {
     /// The routes and the limits for requests that begin now. A request keeps the snapshot it began
@@ -62,6 +67,8 @@ pub struct Gateway {
     verified_requests: VerifiedRequests,
     request_limits: RequestLimits,
     explainer: Explainer,
+    /// Limits the large bodies that are parsed at once, each on a thread of its own.
+    parsing: Semaphore,
 }
 
 /// The components that a [`Gateway`] shares with the rest of the process.
@@ -95,6 +102,7 @@ impl Gateway {
             request_limits: RequestLimits::new(body_bytes, metrics.body_bytes_in_flight.clone()),
             verified_requests: VerifiedRequests::default(),
             explainer: Explainer::default(),
+            parsing: Semaphore::new(PARSED_ASIDE_MAX),
             ledger,
             client,
             metrics,

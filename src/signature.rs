@@ -251,6 +251,10 @@ impl Key {
     }
 }
 
+/// The most signatures of one request that a public key is tried on: each takes a pass over the whole
+/// body, which anyone can send. A rotation needs two.
+const PUBLIC_KEY_CANDIDATES_MAX: usize = 4;
+
 /// A verification in progress. Takes the body chunk by chunk, hashes and keeps it.
 ///
 /// The body is kept here so that [`Verified`] holds exactly the bytes that were hashed.
@@ -314,6 +318,11 @@ impl Verification<'_> {
             .map(|key| &*key.named.name)
             .collect();
         (!names.is_empty()).then(|| names.join(", ").into())
+    }
+
+    /// Returns the number of bytes that were hashed so far: of the body, once for each hash of it.
+    pub fn hashed_bytes(&self) -> usize {
+        self.body_bytes() * (self.macs.len() + usize::from(self.sha256.is_some()))
     }
 
     /// Returns the number of body bytes so far.
@@ -426,7 +435,7 @@ impl Verifier {
             let Material::Ed25519(public) = &key.named.key.material else {
                 continue;
             };
-            for tag in tags_in(key.named.key.format) {
+            for tag in tags_in(key.named.key.format).take(PUBLIC_KEY_CANDIDATES_MAX) {
                 let message = message
                     .get_or_insert_with(|| [&presented.before, body, &presented.after].concat());
                 if matched.is_none() && tag.verifies(public, message) {

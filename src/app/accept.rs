@@ -56,24 +56,19 @@ impl AcceptingSocket {
 }
 
 impl Accepted {
-    /// Moves the connection to `core`, unless that is the current runtime, which has accepted it.
+    /// Moves the connection to `core`.
     ///
     /// # Errors
     /// When the system refuses it.
     pub(super) fn into_stream_on(self, core: &Handle) -> io::Result<Stream> {
-        let is_there = core.id() == Handle::current().id();
         let _core = core.enter();
         let (mut stream, peer): (Stream, Option<PingoraAddr>) = match self {
-            Self::Inet(mut stream, peer) => {
-                if !is_there {
-                    stream = TcpStream::from_std(stream.into_std()?)?;
-                }
+            Self::Inet(stream, peer) => {
+                let stream = TcpStream::from_std(stream.into_std()?)?;
                 (stream.into(), Some(peer.into()))
             }
-            Self::Unix(mut stream, peer) => {
-                if !is_there {
-                    stream = UnixStream::from_std(stream.into_std()?)?;
-                }
+            Self::Unix(stream, peer) => {
+                let stream = UnixStream::from_std(stream.into_std()?)?;
                 (stream.into(), peer.try_into().ok())
             }
         };

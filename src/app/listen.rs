@@ -119,7 +119,6 @@ impl DataListeners {
             removed: watch::Sender::new(false),
         };
         for (address, socket) in sockets {
-            let core = self.cores.idlest().enter();
             let acceptor = Acceptor {
                 socket: AcceptingSocket::new(socket)?,
                 cores: Arc::clone(&self.cores),
@@ -130,7 +129,6 @@ impl DataListeners {
             let accepting = acceptor.accept_until(self.stopping.clone(), open.removed.subscribe());
             tracing::info!(listener = "data", %address, tls, proxy_protocol, "listening");
             let task = tokio::spawn(accepting);
-            drop(core);
             open.sockets.push(OpenSocket { address, task });
         }
         self.open.push(open);

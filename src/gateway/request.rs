@@ -28,6 +28,7 @@ use pingora_core::server::ShutdownWatch;
 use super::listener::Ending;
 use super::response::{Outcome, Rejection};
 use super::{Gateway, RouteSnapshot};
+use crate::cores::Delivering;
 use crate::limits::Reservation;
 use crate::metrics::InFlightGuard;
 use exchange::Exchange;
@@ -103,7 +104,7 @@ impl Gateway {
         }
         let verification = receive::receive(exchange, matched, memory).await?;
         let checked = self.verify(exchange, matched, verification).await?;
-        exchange.counted.count()?;
+        let _delivering = Delivering::begin();
         if let Checked::Answered(outcome) = checked {
             return Ok(outcome);
         }

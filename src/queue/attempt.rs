@@ -12,6 +12,7 @@ use crate::activity::RouteActivity;
 use crate::backoff::{AttemptFailure, DeadLetterReason, RetryDecision};
 use crate::cause::Cause;
 use crate::clock::Clock;
+use crate::cores::Delivering;
 use crate::delivery::OutboundRequest;
 use crate::metrics::QueueMetrics;
 use crate::route::Route;
@@ -69,6 +70,7 @@ impl DeliveryAttempt {
     }
 
     async fn deliver(&self, queued: QueuedEvent) {
+        let _delivering = Delivering::begin();
         let number = queued.history.attempts.saturating_add(1);
         let at = self.clock.wall();
         let Some(request) = queued

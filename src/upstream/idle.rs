@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::unconstrained;
 use tokio::time::sleep_until;
@@ -22,10 +24,10 @@ use crate::cores;
 const KEPT: Duration = Duration::from_secs(4);
 
 /// The most idle connections of all cores, which have equal shares. One more than its share closes a
-/// core's oldest.
-const KEPT_MAX: usize = 384;
+/// core's oldest. They are taken from the descriptors that senders do not get.
+const KEPT_MAX: usize = 128;
 /// The least share of a core, however many there are.
-const SHARE_MIN: usize = 16;
+const SHARE_MIN: usize = 4;
 
 /// The idle connections of all cores.
 pub(super) struct IdleConnections {
@@ -51,7 +53,7 @@ struct Idle {
 impl IdleConnections {
     pub(super) fn new() -> Arc<Self> {
         let by_core: Box<[_]> = (0..=cores::count()).map(|_| Mutex::default()).collect();
-        let share = (KEPT_MAX / by_core.len()).max(SHARE_MIN);
+        let share = (KEPT_MAX / cores::count()).max(SHARE_MIN);
         Arc::new(Self { by_core, share })
     }
 
@@ -129,14 +131,20 @@ async fn close_expired(idle: Arc<IdleConnections>, core: usize) {
     }
 }
 
-/// Returns whether a connection is open and silent, as far as its core knows by now. An upstream that
-/// says something unasked has broken the order of requests and responses.
+/// Returns whether a connection is open and silent. An upstream that says something unasked has broken
+/// the order of requests and responses.
+///
+/// The system is asked, because the core that opened the connection may be too busy to have heard. What
+/// was read of TLS before is asked of the stream.
 fn is_open(connection: &mut Connection) -> bool {
     let mut byte = [0];
-    let read = unconstrained(connection.stream.read(&mut byte)).now_or_never();
-    if let Some(read) = &read {
-        tracing::debug!(address = %connection.address, ?read, "idle connection is no longer usable");
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let unread = recv(connection.stream.id(), &mut byte, flags);
+    if unread != Err(Errno::EAGAIN) {
+        tracing::debug!(address = %connection.address, ?unread, "idle connection is not usable");
+        return false;
     }
+    let read = unconstrained(connection.stream.read(&mut byte)).now_or_never();
     read.is_none()
 }
 
@@ -144,7 +152,8 @@ fn is_open(connection: &mut Connection) -> bool {
 mod tests {
     use std::net::SocketAddr;
 
-    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
 
     use super::*;
 
@@ -157,8 +166,8 @@ mod tests {
     }
 
     /// Returns a connection of a core to a port of `app`, and the upstream's end.
-    fn open(core: usize, port: u16) -> (Connection, DuplexStream) {
-        let (stream, upstream) = duplex(16);
+    fn open(core: usize, port: u16) -> (Connection, UnixStream) {
+        let (stream, upstream) = UnixStream::pair().unwrap();
         let address = address(port);
         let connection = Connection {
             peer: super::super::peer(&target("app"), &address),

@@ -32,7 +32,7 @@ const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub struct InProcessListener {
     listener: Arc<Listener>,
     tls: Arc<AtomicBool>,
-    /// The data plane's runtime: upstream connections are pooled there.
+    /// Not the caller's, which is that of the admin listener.
     runtime: Handle,
     shutdown: ShutdownWatch,
 }

@@ -15,7 +15,7 @@ use crate::gateway::session::{Chunk, Session};
 use crate::limits::{self, Reservation};
 use crate::signature::Verification;
 
-/// The bytes of a body that are hashed, if they have arrived, before other connections of the core get
+/// The bytes that are hashed of a body that has arrived, before other connections of the core get
 /// their turn.
 const HASHED_AT_ONCE: usize = 1 << 20;
 
@@ -99,12 +99,12 @@ async fn read_body(
             return Err(Rejection::BodyTooLarge);
         }
         memory.grow(chunk.len(), holder)?;
-        let hashed = verification.body_bytes();
+        let hashed = verification.hashed_bytes();
         match chunk {
             Chunk::Whole(chunk) => verification.update(chunk),
             Chunk::InRoom(chunk) => verification.append(chunk),
         }
-        if verification.body_bytes() / HASHED_AT_ONCE > hashed / HASHED_AT_ONCE {
+        if verification.hashed_bytes() / HASHED_AT_ONCE > hashed / HASHED_AT_ONCE {
             tokio::task::yield_now().await;
         }
     }

@@ -5,6 +5,8 @@
 //! a forged event must not block the genuine one; and a handshake, which has no ID, may be
 //! repeated.
 
+use std::sync::Arc;
+
 use super::exchange::Exchange;
 use super::forward::outcome_of;
 use super::verify::Checked;
@@ -15,30 +17,30 @@ use crate::gateway::route_snapshot::MatchedRoute;
 use crate::route::Route;
 use crate::signature::Unverified;
 
-/// Checks an unverified request: it is forwarded, marked as such, unless it is an event of a type
-/// that the route does not accept.
-pub(super) fn check(
-    exchange: &mut Exchange<'_>,
-    route: &Route,
-    unverified: &Unverified,
-) -> Checked {
-    exchange.log_line.unverified = Some(unverified.failure().label());
-    let inbound = exchange.inbound();
-    let event = route
-        .envelope
-        .parse(unverified.body(), &inbound.head.headers);
-    if event.is_ok_and(|event| !route.accepts(&event)) {
-        return Checked::Answered(Outcome::Ignored);
-    }
-    Checked::Unclaimed(OutboundRequest::unverified(
-        unverified,
-        &route.name,
-        &inbound,
-        route.forward_query,
-    ))
-}
-
 impl Gateway {
+    /// Checks an unverified request: it is forwarded, marked as such, unless it is an event of a type
+    /// that the route does not accept.
+    pub(super) async fn check_unverified(
+        &self,
+        exchange: &mut Exchange<'_>,
+        route: &Arc<Route>,
+        unverified: &Unverified,
+    ) -> Checked {
+        exchange.log_line.unverified = Some(unverified.failure().label());
+        let inbound = exchange.inbound();
+        let headers = &inbound.head.headers;
+        let event = self.parse(route, unverified.body(), headers).await;
+        if event.is_ok_and(|event| !route.accepts(&event)) {
+            return Checked::Answered(Outcome::Ignored);
+        }
+        Checked::Unclaimed(OutboundRequest::unverified(
+            unverified,
+            &route.name,
+            &inbound,
+            route.forward_query,
+        ))
+    }
+
     /// Makes the one attempt at delivering a request without a claim.
     ///
     /// # Errors

@@ -62,7 +62,8 @@ impl Gateway {
                 Err(unverified) => {
                     exchange.count_unverified(matched, unverified.failure())?;
                     metrics.count_signature_check(unverified.failure().into(), now);
-                    let checked = super::unverified::check(exchange, route, &unverified);
+                    exchange.counted.count()?;
+                    let checked = self.check_unverified(exchange, route, &unverified).await;
                     if matches!(checked, Checked::Unclaimed(_)) {
                         exchange.let_pass = Some(unverified);
                     }
@@ -85,6 +86,7 @@ impl Gateway {
         }
         exchange.log_line.secret = Some(Arc::clone(verified.secret()));
         exchange.log_line.secrets_tried = None;
+        exchange.counted.count()?;
         match handshake::find_in_body(route, &verified) {
             Some(SignedHandshake::Gateway(response)) => {
                 Ok(Checked::Answered(Outcome::Challenge(response)))
@@ -110,14 +112,7 @@ impl Gateway {
             route, activity, ..
         } = matched;
         let headers = &exchange.session.req_header().headers;
-        let parsed = if verified.body().len() < PARSED_ASIDE {
-            route.envelope.parse(verified.body(), headers)
-        } else {
-            let aside = parse_aside(Arc::clone(route), verified.body().clone(), headers.clone());
-            Box::pin(aside).await
-        };
-        let headers = &exchange.session.req_header().headers;
-        let event = match parsed {
+        let event = match self.parse(route, verified.body(), headers).await {
             Ok(event) => event,
             Err(error) => {
                 exchange.rejected_body = Some(verified.body().clone());
@@ -156,19 +151,28 @@ impl Gateway {
             label,
         }))
     }
-}
 
-/// Parses a body on a thread of its own. Its core serves other connections meanwhile.
-async fn parse_aside(
-    route: Arc<Route>,
-    body: Bytes,
-    headers: HeaderMap,
-) -> Result<Event, EnvelopeError> {
-    let parse = move || route.envelope.parse(&body, &headers);
-    match spawn_blocking(parse.clone()).await {
-        Ok(parsed) => parsed,
-        // The runtime is ending, and begins no more of these.
-        Err(_) => parse(),
+    /// Parses a body: a large one on a thread of its own, so that its core serves others meanwhile.
+    pub(super) async fn parse(
+        &self,
+        route: &Arc<Route>,
+        body: &Bytes,
+        headers: &HeaderMap,
+    ) -> Result<Event, EnvelopeError> {
+        if body.len() < PARSED_ASIDE {
+            return route.envelope.parse(body, headers);
+        }
+        // The semaphore is never closed.
+        let _turn = self.parsing.acquire().await;
+        let request = (Arc::clone(route), body.clone(), headers.clone());
+        let parsed = spawn_blocking(move || {
+            let (route, body, headers) = request;
+            route.envelope.parse(&body, &headers)
+        });
+        // The runtime may be ending, and begins no more of these.
+        parsed
+            .await
+            .unwrap_or_else(|_| route.envelope.parse(body, headers))
     }
 }
 
