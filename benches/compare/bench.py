@@ -40,6 +40,11 @@ class Load:
     # The number of events that are sent again and again, and whether they were delivered before.
     repeats: int | None = None
     delivered_before: bool = False
+    # The connections, each of which is opened again for each event if they are not kept; over HTTP/2, the events
+    # that each has at a time.
+    connections: int = CONNECTIONS
+    kept: bool = True
+    streams: int | None = None
     # How many times as long as the other stretches.
     stretch: int = 1
     # The CPU time counts from the first event until the process is idle again.
@@ -65,6 +70,8 @@ def bench(options, places):
     port, log = free_port(), options.scratch / "upstream.log"
     application = [str(options.tools / "upstream"), f"127.0.0.1:{port}"]
     try:
+        subprocess.run([str(options.tools / "load"), "certify", str(options.scratch)], check=True)
+        places = {**places, "certificates": options.scratch}
         with log.open("wb") as output, started(application, options.load_core, {}, output) as group:
             await_listener(group, port, log)
             yield Bench(options, places, f"127.0.0.1:{port}")
@@ -86,6 +93,9 @@ class Bench:
         """`cores` are those of the peer, as `taskset` takes them, if they are not its usual one."""
         cores = cores or self.options.proxy_core
         return running(peer, self.places, self.upstream, self.options.scratch / "run", cores, store)
+
+    def trust(self, peer):
+        return ["--trust", f"{self.places['certificates']}/certificate.pem"] if peer.tls else []
 
     def tags(self, kib):
         return self.options.scratch / f"tags-{kib}"
@@ -111,7 +121,7 @@ class Bench:
         with self.running(peer) as process:
             for kib in self.options.sizes:
                 before = self.application_count()
-                command = [self.loader, "probe", "--to", f"127.0.0.1:{process.port}", "--size", str(kib << 10)]
+                command = [self.loader, "probe", "--to", f"127.0.0.1:{process.port}", "--size", str(kib << 10), *self.trust(peer)]
                 probe = subprocess.run(command, capture_output=True, text=True)
                 if probe.returncode != 0:
                     raise Failed(f"{kib} KiB: {probe.stderr.strip()}")
@@ -138,7 +148,9 @@ class Bench:
             idle = self.idle_rss_bytes(process)
             if load.delivered_before:
                 self.fill(process, load.kib, 0, load.repeats)
-            measured = self.load(process, load, delivers_later=peer.delivers_later)
+            measured = self.load(process, load, self.trust(peer), delivers_later=peer.delivers_later)
+            if self.options.end_each:
+                process.group.end()
             return {**measured, **flush, "rss_idle_mib": idle / 2**20}
 
     def measure_start(self, peer, load):
@@ -177,11 +189,12 @@ class Bench:
                 raise Failed(f"only {sent:,} of {last - first:,} events were sent in {within:.0f} s")
         return max(first, last)
 
-    def load(self, process, load, seconds=None, first=0, last=None, delivers_later=False):
+    def load(self, process, load, trust=(), seconds=None, first=0, last=None, delivers_later=False):
         """Sends events from number `first` on, for `seconds` or up to number `last`."""
         group, cpu_start, count = process.group, process.group.cpu_seconds(), self.application_count()
         seconds, last = seconds or self.options.seconds * load.stretch, load.repeats or last
-        arguments = ["run", "--to", f"127.0.0.1:{process.port}", "--size", load.kib << 10, "--connections", CONNECTIONS]
+        arguments = ["run", "--to", f"127.0.0.1:{process.port}", "--size", load.kib << 10, "--connections", load.connections]
+        arguments += [*trust, *([] if load.kept else ["--reconnect"]), *(["--streams", load.streams] if load.streams else [])]
         arguments += ["--seconds", seconds, "--warm-up", self.options.warm_up, "--kind", load.kind]
         arguments += ["--rate", load.rate] if load.rate else []
         arguments += ["--repeat"] if load.repeats else ["--first", first]
@@ -260,6 +273,7 @@ def add_options(parser):
     parser.add_argument("--scratch", type=Path, default=HERE / "target/scratch", help="on the disk that holds the store")
     parser.add_argument("--proxy-core", type=int, default=cores[-1])
     parser.add_argument("--load-core", type=int, default=cores[0])
+    parser.add_argument("--end-each", action="store_true", help="ends each process as an operator does: an instrumented one writes then")
     options = parser.parse_args()
     if options.proxy_core == options.load_core:
         parser.error("the peer and the loader need a core each")

@@ -43,7 +43,9 @@ class Peer:
     # It is measured for the table that names it, and not beside the others.
     of_one_table: bool = False
     environment: dict[str, str] = field(default_factory=dict)
-    # Text that is appended to its configuration.
+    # It listens with TLS, and speaks HTTP/1.1 and HTTP/2.
+    tls: bool = False
+    # Text that is put into its configuration.
     values: dict[str, str] = field(default_factory=dict)
     # The command that prints its version, or the crate that it is built from.
     version: str | None = None
@@ -75,7 +77,11 @@ def places(hookstile, tools):
     }
 
 
-def hookstile(name, title, variant="", sender="provider: vpn-enterprise", **more):
+NGINX_CERTIFICATE = "ssl_certificate {{certificates}}/certificate.pem;\n    ssl_certificate_key {{certificates}}/key.pem;"
+
+
+def hookstile(name, title, variant="", sender="provider: vpn-enterprise", tls=False, **more):
+    certificate = ", tls: {certificate: {{certificates}}/certificate.pem, key: {{certificates}}/key.pem}"
     return Peer(
         name,
         title,
@@ -83,31 +89,36 @@ def hookstile(name, title, variant="", sender="provider: vpn-enterprise", **more
         configuration="hookstile/hookstile.yaml",
         needs=("{{hookstile}}",),
         stops_replays=True,
-        values={"variant": variant, "sender": sender, "secrets": "{env: WEBHOOK_SECRET}"},
+        tls=tls,
+        values={"variant": variant, "sender": sender, "secrets": "{env: WEBHOOK_SECRET}", "tls": certificate if tls else ""},
         version="{{hookstile}} --version",
         **more,
     )
 
 
-def nginx(name, title, configuration, modules=(), **more):
+def nginx(name, title, configuration, modules=(), tls=False, values=(), **more):
     return Peer(
         name,
         title,
         "nginx -p {{run}} -c {{configuration}}",
         configuration=f"nginx/{configuration}",
         needs=("nginx", *(str(NGINX_MODULES / module) for module in modules)),
+        tls=tls,
+        values={**dict(values), "tls": " ssl http2" if tls else "", "certificate": NGINX_CERTIFICATE if tls else ""},
         version="nginx -v",
         **more,
     )
 
 
-def haproxy(name, title, configuration, **more):
+def haproxy(name, title, configuration, tls=False, paths="", **more):
     return Peer(
         name,
         title,
         "haproxy -db -f {{configuration}}",
         configuration=f"haproxy/{configuration}",
         needs=("haproxy",),
+        tls=tls,
+        values={"tls": " ssl crt {{certificates}}/both.pem alpn h2,http/1.1" if tls else "", "paths": paths},
         version="haproxy -v",
         **more,
     )
@@ -123,6 +134,8 @@ SENDER = 'signature: {header: X-VPN-Signature, prefix: "sha256="}'
 EXPIRING = "    replay: {window: 1s}\n    retain: {for: 1s}"
 # The store is passed on to the next process, and this one ends as soon as it is asked to.
 KEPT = "store: {path: {{store}}}\nshutdown: {drain: 0s}"
+# As nginx's configuration has it.
+ONE_PATH = "http-request return status 404 unless { path /webhooks/vpn-enterprise }"
 LUA = ("ndk_http_module.so", "ngx_http_lua_module.so")
 
 PEERS = [
@@ -132,6 +145,7 @@ PEERS = [
     hookstile("hookstile-queue", "hookstile, `delivery: queue`", "    delivery: queue", delivers_later=True),
     hookstile("hookstile-expiring", "hookstile, everything kept for 1 s", EXPIRING, SENDER, of_one_table=True),
     hookstile("hookstile-kept", "hookstile", KEPT, of_one_table=True),
+    hookstile("hookstile-tls", "**hookstile**", tls=True, of_one_table=True),
     own("hyper", "hyper proxy", "peer-hyper {{listen}} {{upstream}}", crate="hyper"),
     own(
         "hyper-replay",
@@ -151,6 +165,7 @@ PEERS = [
         stops_replays=True,
         environment=MALLOC_TUNED,
     ),
+    haproxy("haproxy-replay-tls", "HAProxy `hmac` + stick-table", "replay.cfg", stops_replays=True, tls=True, of_one_table=True),
     nginx("nginx-lua", "nginx + Lua", "lua.conf", LUA, values={"check": "signature"}),
     nginx(
         "nginx-lua-replay",
@@ -159,6 +174,16 @@ PEERS = [
         LUA,
         stops_replays=True,
         values={"check": "signature_and_replay"},
+    ),
+    nginx(
+        "nginx-lua-replay-tls",
+        "nginx + Lua, shared dictionary",
+        "lua.conf",
+        LUA,
+        stops_replays=True,
+        values={"check": "signature_and_replay"},
+        tls=True,
+        of_one_table=True,
     ),
     nginx("nginx-njs", "nginx + njs", "njs.conf", ("ngx_http_js_module.so",)),
     Peer(
@@ -192,6 +217,8 @@ PEERS = [
     ),
     nginx("nginx", "nginx, bare", "bare.conf", verifies=False),
     haproxy("haproxy", "HAProxy, bare", "bare.cfg", verifies=False),
+    nginx("nginx-tls", "nginx, bare", "bare.conf", verifies=False, tls=True, of_one_table=True),
+    haproxy("haproxy-tls", "HAProxy, bare", "bare.cfg", verifies=False, tls=True, paths=ONE_PATH, of_one_table=True),
     own("pingora", "Pingora, bare", "peer-pingora {{listen}} {{upstream}}", verifies=False, crate="pingora-proxy"),
     own("direct", "no gateway: straight at the application", "upstream {{listen}}", verifies=False, forwards=False),
 ]

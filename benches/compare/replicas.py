@@ -108,7 +108,11 @@ def measured(desk, case, load):
         peers = [hookstile(f"gateway-{index}", "", variant, environment=environment) for index in range(gateways)]
         processes = [stack.enter_context(desk.running(peer)) for peer in peers]
         time.sleep(0.5)
-        return loaded(desk, processes, engine, load, case)
+        figures = loaded(desk, processes, engine, load, case)
+        if desk.options.end_each:
+            for process in processes:
+                process.group.end()
+        return figures
 
 
 def loaded(desk, processes, engine, load, case):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bench import RATE, Load
+from bench import CONNECTIONS, RATE, Load
 from peers import PEERS
 from report import alone, in_flushes, plain, with_spread
 
@@ -18,6 +18,13 @@ DUPLICATES = Load(1, what="duplicate", status=409, repeats=KNOWN, delivered_befo
 BAD_SIGNATURE = Load(1, what="bad signature", kind="bad-signature", status=401, repeats=KNOWN)
 NO_SIGNATURE = replace(BAD_SIGNATURE, what="no signature", kind="no-signature")
 UNKNOWN_PATH = replace(BAD_SIGNATURE, what="unknown path", kind="unknown-path", status=404)
+# Over TLS: what a load is called, and how it is sent. 32 events at a time in all of them.
+SENT = (
+    ("HTTP/1.1", {}),
+    ("a handshake each", {"kept": False}),
+    ("HTTP/2, 1 stream", {"streams": 1}),
+    (f"HTTP/2, {CONNECTIONS} streams", {"streams": CONNECTIONS, "connections": 1}),
+)
 TO_THE_END = Load(1, what="until idle", stretch=4, until_idle=True)
 
 
@@ -39,6 +46,10 @@ class Table:
     peers: tuple[str, ...] = EVERYBODY
     # The peer that × is the ratio to.
     baseline: str = "hookstile"
+
+
+def over_tls(load):
+    return tuple(Column(sent, replace(load, what=f"{load.what}, {sent}", **how), "cpu_us", with_spread) for sent, how in SENT)
 
 
 def tables(sizes, ids):
@@ -89,6 +100,24 @@ def tables(sizes, ids):
             ),
             CLOSEST,
             "haproxy-replay",
+        ),
+        Table(
+            "tls",
+            "TLS and HTTP/2",
+            f"CPU µs per request of 1 KiB over TLS 1.3, least–most, if the path is unknown: the answer is 404. HTTP/1.1 over {CONNECTIONS}"
+            f" kept connections, and with a whole handshake for each request; HTTP/2 over {CONNECTIONS} connections with one stream at a"
+            f" time, and over one connection with {CONNECTIONS}. The ratio to bare HAProxy's is to be at most 1.0, and 1.5 in the last case.",
+            over_tls(UNKNOWN_PATH),
+            ("hookstile-tls", "haproxy-replay-tls", "haproxy-tls", "nginx-tls"),
+            "haproxy-tls",
+        ),
+        Table(
+            "tls-events",
+            "Events over TLS and HTTP/2",
+            "CPU µs per new event of 1 KiB, sent in the same ways.",
+            over_tls(Load(1, what="event")),
+            ("hookstile-tls", "haproxy-replay-tls", "nginx-lua-replay-tls"),
+            "haproxy-replay-tls",
         ),
         Table(
             "queue",

@@ -32,7 +32,7 @@ use super::{Gateway, address};
 use crate::outcome::Code;
 use crate::tls;
 use connection_limits::ConnectionPermit;
-use first_byte::{FirstByte, FirstByteStream};
+use first_byte::{FirstByte, FirstByteStream, Flush};
 use protocol::Protocol;
 use read_ahead::ReadAhead;
 
@@ -152,7 +152,11 @@ impl Listener {
                 let first_byte = FirstByte::default();
                 // Over HTTP/2 heads are bounded stream by stream.
                 first_byte.head_complete();
-                let stream = Box::new(FirstByteStream::new(stream, first_byte));
+                let stream = Box::new(FirstByteStream::new(
+                    stream,
+                    first_byte,
+                    Flush::AFTER_READY_TASKS,
+                ));
                 http2::serve_connection(connection, stream, ending).await;
             }
         }

@@ -2,14 +2,19 @@
 
 use std::fmt::Write;
 
+use bytes::Bytes;
 use clap::ValueEnum;
 use hmac::{Hmac, KeyInit, Mac};
+use http::{Method, Request};
 use sha2::Sha256;
 
 /// The secret with which all peers verify.
 pub const SECRET: &str = "whsec_4f1c8a70d2b94f0e8b6a53c7d91e2f60";
 /// The path on which all peers accept events.
 pub const PATH: &str = "/webhooks/vpn-enterprise";
+
+/// The host that all events are sent to.
+pub const HOST: &str = "hooks.example.com";
 
 /// A path on which no peer accepts anything.
 const UNKNOWN_PATH: &str = "/webhooks/unknown";
@@ -24,6 +29,25 @@ pub enum Kind {
     NoSignature,
     UnknownPath,
 }
+
+impl Kind {
+    fn path(self) -> &'static str {
+        if self == Self::UnknownPath { UNKNOWN_PATH } else { PATH }
+    }
+
+    /// Returns the value of the signature's header, if there is one.
+    fn signature(self, tag: &Tag) -> Option<[u8; SIGNATURE.len() + 64]> {
+        let mut tag = *tag;
+        tag[0] ^= u8::from(self == Self::BadSignature);
+        let mut signature = [0; SIGNATURE.len() + 64];
+        signature[..SIGNATURE.len()].copy_from_slice(SIGNATURE);
+        hex::encode_to_slice(tag, &mut signature[SIGNATURE.len()..]).expect("twice as long");
+        (self != Self::NoSignature).then_some(signature)
+    }
+}
+
+const SIGNATURE: &[u8] = b"sha256=";
+const USER_AGENT: &str = "VPN-Enterprise/1.0";
 
 const OPENING: &str = r#"{"id":"evt_"#;
 const ITEM: &str =
@@ -66,22 +90,35 @@ impl Events {
     /// Writes the head of the request and the beginning of its body; [`rest`](Self::rest) is the
     /// remainder.
     pub fn begin(&self, number: usize, tag: &Tag, kind: Kind, request: &mut Vec<u8>) {
-        let mut tag = *tag;
-        tag[0] ^= u8::from(kind == Kind::BadSignature);
-        let mut signature = [0; 64];
-        hex::encode_to_slice(tag, &mut signature).expect("twice as long");
         request.clear();
         request.extend_from_slice(b"POST ");
-        request.extend_from_slice(if kind == Kind::UnknownPath { UNKNOWN_PATH } else { PATH }.as_bytes());
-        request.extend_from_slice(b" HTTP/1.1\r\nHost: hooks.example.com\r\nUser-Agent: VPN-Enterprise/1.0\r\n");
-        request.extend_from_slice(b"Content-Type: application/json\r\n");
-        if kind != Kind::NoSignature {
-            request.extend_from_slice(b"X-VPN-Signature: sha256=");
+        request.extend_from_slice(kind.path().as_bytes());
+        request.extend_from_slice(
+            format!(" HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: {USER_AGENT}\r\nContent-Type: application/json\r\n")
+                .as_bytes(),
+        );
+        if let Some(signature) = kind.signature(tag) {
+            request.extend_from_slice(b"X-VPN-Signature: ");
             request.extend_from_slice(&signature);
             request.extend_from_slice(b"\r\n");
         }
         request.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.size).as_bytes());
         request.extend_from_slice(begin(number).as_bytes());
+    }
+
+    /// Returns the same request for HTTP/2, and its whole body.
+    pub fn request(&self, number: usize, tag: &Tag, kind: Kind) -> (Request<()>, Bytes) {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("https://{HOST}{}", kind.path()))
+            .header("user-agent", USER_AGENT)
+            .header("content-type", "application/json")
+            .header("content-length", self.size);
+        if let Some(signature) = kind.signature(tag) {
+            request = request.header("x-vpn-signature", signature.as_slice());
+        }
+        let body = [begin(number).as_bytes(), &self.rest].concat();
+        (request.body(()).expect("all parts are valid"), body.into())
     }
 
     pub fn rest(&self) -> &[u8] {

@@ -5,16 +5,19 @@ use std::net::SocketAddr;
 
 use bytes::Buf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::event::{Events, Kind, Tag};
+use crate::socket::{Socket, Tls, connect};
 
 const MOST_HEADERS: usize = 64;
 
 /// A connection that is opened on demand and kept as long as the peer keeps it.
 pub struct Connection {
     to: SocketAddr,
-    stream: Option<TcpStream>,
+    tls: Option<Tls>,
+    /// Whether it is used for more than one request.
+    kept: bool,
+    stream: Option<Box<dyn Socket>>,
     request: Vec<u8>,
     response: Vec<u8>,
     /// How often the connection was opened.
@@ -22,8 +25,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(to: SocketAddr) -> Self {
-        Self { to, stream: None, request: Vec::new(), response: Vec::with_capacity(4096), opened: 0 }
+    pub fn new(to: SocketAddr, tls: Option<Tls>, kept: bool) -> Self {
+        Self { to, tls, kept, stream: None, request: Vec::new(), response: Vec::with_capacity(4096), opened: 0 }
     }
 
     pub fn opened(&self) -> usize {
@@ -36,10 +39,11 @@ impl Connection {
             stream
         } else {
             self.opened += 1;
-            connect(self.to).await?
+            connect(self.to, self.tls.as_ref()).await?
         };
         events.begin(number, tag, kind, &mut self.request);
         stream.write_all_buf(&mut Buf::chain(self.request.as_slice(), events.rest())).await?;
+        stream.flush().await?;
         self.response.clear();
         let head = loop {
             if stream.read_buf(&mut self.response).await? == 0 {
@@ -54,15 +58,14 @@ impl Connection {
                 return Err(Error::new(ErrorKind::UnexpectedEof, "closed within the response"));
             }
         }
-        self.stream = head.keeps_alive.then_some(stream);
+        if !self.kept {
+            // Says that it closes, as TLS wants it; the peer may have done so before.
+            let _ = stream.shutdown().await;
+        } else if head.keeps_alive {
+            self.stream = Some(stream);
+        }
         Ok(head.status)
     }
-}
-
-async fn connect(to: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// The head of a response.

@@ -2,4 +2,6 @@
 
 pub mod event;
 pub mod exchange;
+pub mod http2;
 pub mod segment;
+pub mod socket;

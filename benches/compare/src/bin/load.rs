@@ -14,7 +14,9 @@ use clap::{Parser, Subcommand};
 use futures_util::future::try_join_all;
 use hookstile_compare::event::{Events, Kind, Tag};
 use hookstile_compare::exchange::Connection;
+use hookstile_compare::http2;
 use hookstile_compare::segment::{BLOCK, Segment};
+use hookstile_compare::socket::{Tls, certify};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -49,7 +51,12 @@ enum Task {
         to: SocketAddr,
         #[arg(long)]
         size: usize,
+        /// Sends over TLS, and trusts this certificate.
+        #[arg(long)]
+        trust: Option<PathBuf>,
     },
+    /// Writes a certificate and its key into a folder.
+    Certify { folder: PathBuf },
     /// Writes single blocks durably, one after the other, and prints how long one takes.
     Flush { folder: PathBuf },
     /// Sends events: first to warm up, then, after a line on stdin, for the measurement. Ends early
@@ -61,6 +68,15 @@ enum Task {
         size: usize,
         #[arg(long)]
         connections: usize,
+        /// Sends over TLS, and trusts this certificate.
+        #[arg(long)]
+        trust: Option<PathBuf>,
+        /// Opens a connection for each event.
+        #[arg(long)]
+        reconnect: bool,
+        /// Sends over HTTP/2, with as many events at a time on each connection.
+        #[arg(long, requires = "trust", conflicts_with = "reconnect")]
+        streams: Option<usize>,
         #[arg(long)]
         seconds: f64,
         #[arg(long)]
@@ -117,16 +133,57 @@ fn main() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Arguments::parse().task {
         Task::Sign { size, count, file } => sign(&Events::new(size), count, &file),
-        Task::Probe { to, size } => print(&runtime.block_on(probe(to, &Events::new(size)))?),
+        Task::Probe { to, size, trust } => {
+            let tls = tls(trust.as_deref(), HTTP1)?;
+            print(&runtime.block_on(probe(to, &Events::new(size), tls.as_ref()))?)
+        }
+        Task::Certify { folder } => certify(&folder),
         Task::Flush { folder } => print(&flush(&folder)?),
-        Task::Run { to, size, connections, seconds, warm_up, rate, first, last, repeat, kind, status, tags } => {
+        Task::Run {
+            to,
+            size,
+            connections,
+            trust,
+            reconnect,
+            streams,
+            seconds,
+            warm_up,
+            rate,
+            first,
+            last,
+            repeat,
+            kind,
+            status,
+            tags,
+        } => {
             let mut tags = fs::read(tags)?.as_chunks().0.to_vec();
             tags.truncate(last);
             let load = Load { events: Events::new(size), tags, rate, repeat, kind, status, next: Cell::new(first) };
-            let mut connections: Vec<_> = (0..connections).map(|_| Connection::new(to)).collect();
-            print(&runtime.block_on(load.run(&mut connections, warm_up, seconds))?)
+            let tls = tls(trust.as_deref(), if streams.is_some() { HTTP2 } else { HTTP1 })?;
+            print(&runtime.block_on(async {
+                let mut senders = match (streams, &tls) {
+                    (Some(streams), Some(tls)) => {
+                        let opened = try_join_all((0..connections).map(|_| http2::open(to, tls, streams))).await?;
+                        opened.into_iter().flatten().map(Sender::Http2).collect()
+                    }
+                    _ => {
+                        let connection = || Connection::new(to, tls.clone(), !reconnect);
+                        (0..connections).map(|_| Sender::Http1(connection())).collect::<Vec<_>>()
+                    }
+                };
+                let report = load.run(&mut senders, warm_up, seconds).await?;
+                io::Result::Ok(Report { opened: report.opened + streams.map_or(0, |_| connections), ..report })
+            })?)
         }
     }
+}
+
+/// The names of the protocols in ALPN (RFC 7301).
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+fn tls(trusted: Option<&Path>, protocol: &[u8]) -> io::Result<Option<Tls>> {
+    trusted.map(|file| Tls::new(file, protocol)).transpose()
 }
 
 fn print(value: &impl Serialize) -> io::Result<()> {
@@ -163,25 +220,38 @@ fn percentile(times: &[Duration], part: f64) -> f64 {
     times.get(rank).map_or(0.0, |time| time.as_secs_f64() * 1e6)
 }
 
-async fn probe(to: SocketAddr, events: &Events) -> io::Result<Statuses> {
+async fn probe(to: SocketAddr, events: &Events, tls: Option<&Tls>) -> io::Result<Statuses> {
     // Numbers that no load reaches, and that no probe of another size uses.
     let event = usize::MAX - events.size();
     let other = event - 1;
     let tag = events.sign(event);
-    let send = async |number| exchange(&mut Connection::new(to), events, number, &tag, Kind::Genuine).await;
+    let send = async |number| {
+        let mut sender = Sender::Http1(Connection::new(to, tls.cloned(), true));
+        sender.exchange(events, number, &tag, Kind::Genuine).await
+    };
     Ok(Statuses { valid: send(event).await?, tampered: send(other).await?, replayed: send(event).await? })
 }
 
-async fn exchange(
-    connection: &mut Connection,
-    events: &Events,
-    number: usize,
-    tag: &Tag,
-    kind: Kind,
-) -> io::Result<u16> {
-    match timeout(PATIENCE, connection.exchange(events, number, tag, kind)).await {
-        Ok(status) => status,
-        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "no response in 20 s")),
+/// One of those that send at the same time.
+enum Sender {
+    Http1(Connection),
+    Http2(http2::Sender),
+}
+
+impl Sender {
+    async fn exchange(&mut self, events: &Events, number: usize, tag: &Tag, kind: Kind) -> io::Result<u16> {
+        let exchanged = timeout(PATIENCE, async {
+            match self {
+                Self::Http1(connection) => connection.exchange(events, number, tag, kind).await,
+                Self::Http2(sender) => sender.exchange(events, number, tag, kind).await,
+            }
+        });
+        exchanged.await.unwrap_or_else(|_| Err(io::Error::new(ErrorKind::TimedOut, "no response in 20 s")))
+    }
+
+    /// Returns how often it has opened a connection of its own.
+    fn opened(&self) -> usize {
+        if let Self::Http1(connection) = self { connection.opened() } else { 0 }
     }
 }
 
@@ -197,15 +267,15 @@ struct Load {
 }
 
 impl Load {
-    async fn run(&self, connections: &mut [Connection], warm_up: f64, seconds: f64) -> io::Result<Report> {
+    async fn run(&self, senders: &mut [Sender], warm_up: f64, seconds: f64) -> io::Result<Report> {
         // The warm-up uses at most a fifth of the events, however fast the peer is.
         let (first, end) = (self.next.get(), if self.repeat { usize::MAX } else { self.tags.len() });
-        self.stretch(connections, first + (end - first) / 5, warm_up).await?;
+        self.stretch(senders, first + (end - first) / 5, warm_up).await?;
         let warm_up_requests = self.next.get() - first;
         println!("warm");
         io::stdin().read_line(&mut String::new())?;
         let start = Instant::now();
-        let mut latencies = self.stretch(connections, end, seconds).await?;
+        let mut latencies = self.stretch(senders, end, seconds).await?;
         let seconds = start.elapsed().as_secs_f64();
         latencies.sort_unstable();
         Ok(Report {
@@ -214,17 +284,17 @@ impl Load {
             seconds,
             p50_us: percentile(&latencies, 0.5),
             p99_us: percentile(&latencies, 0.99),
-            opened: connections.iter().map(Connection::opened).sum(),
+            opened: senders.iter().map(Sender::opened).sum(),
         })
     }
 
     /// Sends events below number `end` for `seconds`, and returns the time of each.
-    async fn stretch(&self, connections: &mut [Connection], end: usize, seconds: f64) -> io::Result<Vec<Duration>> {
+    async fn stretch(&self, senders: &mut [Sender], end: usize, seconds: f64) -> io::Result<Vec<Duration>> {
         let (first, start, length) = (self.next.get(), Instant::now(), Duration::from_secs_f64(seconds));
-        let pace = self.rate.map(|rate| Pace::start(Duration::from_secs_f64(1.0 / rate), length, connections.len()));
+        let pace = self.rate.map(|rate| Pace::start(Duration::from_secs_f64(1.0 / rate), length, senders.len()));
         let end = pace.as_ref().map_or(end, |pace| end.min(first + pace.events));
         let latencies = RefCell::new(Vec::with_capacity((end - first).min(LATENCIES_AT_FIRST)));
-        try_join_all(connections.iter_mut().map(async |connection| {
+        try_join_all(senders.iter_mut().map(async |sender| {
             loop {
                 match &pace {
                     Some(pace) => pace.turn().await,
@@ -238,7 +308,7 @@ impl Load {
                 self.next.set(number + 1);
                 let intended = pace.as_ref().map_or_else(Instant::now, |pace| pace.intended(number - first));
                 let event = if self.repeat { number % self.tags.len() } else { number };
-                let status = exchange(connection, &self.events, event, &self.tags[event], self.kind).await?;
+                let status = sender.exchange(&self.events, event, &self.tags[event], self.kind).await?;
                 if self.status.map_or(!(200..300).contains(&status), |expected| status != expected) {
                     return Err(io::Error::other(format!("event {event} was answered with {status}")));
                 }

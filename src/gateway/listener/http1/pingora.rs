@@ -10,7 +10,7 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use tokio::time::{Sleep, timeout};
 
-use super::super::first_byte::{FirstByte, FirstByteStream};
+use super::super::first_byte::{FirstByte, FirstByteStream, Flush};
 use super::super::read_ahead::ReadAhead;
 use super::super::wait::shutdown_wait;
 use super::super::{CLOSE_TIMEOUT, Ending};
@@ -31,7 +31,11 @@ impl Gateway {
     ) {
         let is_tls = connection.stream.get_ssl_digest().is_some();
         let first_byte = FirstByte::default();
-        let mut stream: Stream = Box::new(FirstByteStream::new(connection, first_byte.clone()));
+        let mut stream: Stream = Box::new(FirstByteStream::new(
+            connection,
+            first_byte.clone(),
+            Flush::AtOnce,
+        ));
         let mut read_ahead = None;
         // Both last for all requests: it takes a lock to start a timer, or to begin to wait.
         let mut idle = pin!(tokio::time::sleep(Duration::ZERO));
