@@ -152,6 +152,7 @@ fn is_open(connection: &mut Connection) -> bool {
 mod tests {
     use std::net::SocketAddr;
 
+    use pingora_core::protocols::l4::stream::Stream;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::UnixStream;
 
@@ -171,7 +172,7 @@ mod tests {
         let address = address(port);
         let connection = Connection {
             peer: super::super::peer(&target("app"), &address),
-            stream: Box::new(stream),
+            stream: Box::new(Stream::from(stream)),
             address,
             core,
             reused: true,
