@@ -3,12 +3,15 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
+use tokio::runtime::Handle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use uuid::Uuid;
@@ -80,6 +83,9 @@ const READ_STORE: &str = "SELECT version, hash_key, incarnation, timeline, uptim
 pub(super) struct SessionManager {
     database: CurrentDatabase,
     relaxed: bool,
+    /// That of the process. A session is driven by the runtime that connects it, and all cores use it: it
+    /// must not wait for what one core does.
+    runtime: Handle,
     known: Mutex<Known>,
     /// The last connection could not be made, although others exist.
     is_limited: AtomicBool,
@@ -134,7 +140,12 @@ impl Manager for SessionManager {
         if self.known().grows_at.is_some_and(|at| Instant::now() < at) {
             return Err(SessionError::Paused);
         }
-        let session = self.connect().await.map_err(SessionError::Failed)?;
+        let mut connecting = pin!(self.connect());
+        let connected = poll_fn(|context| {
+            let _runtime = self.runtime.enter();
+            connecting.as_mut().poll(context)
+        });
+        let session = connected.await.map_err(SessionError::Failed)?;
         if self.is_limited.swap(false, Ordering::AcqRel) {
             tracing::info!("the store can make connections to its database again");
         }
@@ -153,10 +164,12 @@ impl Manager for SessionManager {
 }
 
 impl SessionManager {
+    /// Creates a manager whose sessions the current runtime drives, which is that of the process.
     pub(super) fn new(database: CurrentDatabase, relaxed: bool) -> Self {
         Self {
             database,
             relaxed,
+            runtime: Handle::current(),
             known: Mutex::default(),
             is_limited: AtomicBool::new(false),
         }
