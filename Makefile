@@ -1,4 +1,4 @@
-.PHONY: demo test check deny advisories dist image release-check macos fuzz fuzz-coverage attack cases power-loss postgres bench instructions bench-compare bench-growth bench-logs bench-replicas bench-tools soak install
+.PHONY: demo test check deny advisories dist profile image release-check macos fuzz fuzz-coverage attack cases power-loss postgres bench instructions bench-compare bench-growth bench-logs bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
@@ -40,6 +40,10 @@ advisories:
 DIST_BIN ?=
 dist:
 	@HOOKSTILE_BIN=$(DIST_BIN) scripts/dist
+
+# What the compiler lays the binary of a release out by: writes deploy/pgo; some 25 minutes.
+profile:
+	@scripts/profile
 
 # The image, from the binary of dist/, as an OCI archive there. Needs no daemon.
 image:

@@ -161,15 +161,12 @@ fn main() -> io::Result<()> {
             let load = Load { events: Events::new(size), tags, rate, repeat, kind, status, next: Cell::new(first) };
             let tls = tls(trust.as_deref(), if streams.is_some() { HTTP2 } else { HTTP1 })?;
             print(&runtime.block_on(async {
-                let mut senders = match (streams, &tls) {
-                    (Some(streams), Some(tls)) => {
-                        let opened = try_join_all((0..connections).map(|_| http2::open(to, tls, streams))).await?;
-                        opened.into_iter().flatten().map(Sender::Http2).collect()
-                    }
-                    _ => {
-                        let connection = || Connection::new(to, tls.clone(), !reconnect);
-                        (0..connections).map(|_| Sender::Http1(connection())).collect::<Vec<_>>()
-                    }
+                let mut senders = if let (Some(streams), Some(tls)) = (streams, &tls) {
+                    let opened = try_join_all((0..connections).map(|_| http2::open(to, tls, streams))).await?;
+                    opened.into_iter().flatten().map(Sender::Http2).collect::<Vec<_>>()
+                } else {
+                    let connection = || Connection::new(to, tls.clone(), !reconnect);
+                    (0..connections).map(|_| Sender::Http1(connection())).collect()
                 };
                 let report = load.run(&mut senders, warm_up, seconds).await?;
                 io::Result::Ok(Report { opened: report.opened + streams.map_or(0, |_| connections), ..report })
