@@ -344,6 +344,9 @@ UPDATE hookstile.redelivery SET owner = $1,
             WHERE running AND (owner = $1 OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
             RETURNING document;
 
+UPDATE hookstile.redelivery SET running = false WHERE running
+            RETURNING document;
+
 -- src/store/postgres/outcomes.rs
 
 ROLLBACK;
