@@ -20,10 +20,10 @@ new AS (
 stored AS (
     INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
         secret, test, state, tried, possibly_delivered, due_ms, queued_ms, keys, payload_bytes,
-        lease_owner, lease_ends_ms, begun)
+        lease_owner, lease_ends_ms, begun, lease_batch)
     SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, 'pending', 0,
         false, due, now, keys, bytes,
-        CASE WHEN lease IS NOT NULL THEN $18::bigint END, now + lease, lease IS NOT NULL
+        CASE WHEN lease IS NOT NULL THEN $18::bigint END, now + lease, lease IS NOT NULL, $20::bigint
     FROM a JOIN new ON new.delivery = a.id, clock RETURNING id, identity, due_ms, queued_ms),
 kept AS (INSERT INTO hookstile.payloads
     SELECT id, head, body FROM a JOIN new ON new.delivery = a.id),
@@ -344,6 +344,9 @@ UPDATE hookstile.redelivery SET owner = $1,
             WHERE running AND (owner = $1 OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
             RETURNING document;
 
+UPDATE hookstile.redelivery SET running = false WHERE running
+            RETURNING document;
+
 -- src/store/postgres/outcomes.rs
 
 ROLLBACK;
@@ -399,21 +402,28 @@ SELECT document, running FROM hookstile.redelivery;
 
 WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock),
 available AS MATERIALIZED (
-    SELECT d.id, d.begun FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
+    SELECT d.id, d.due_ms, CASE WHEN d.payload_bytes < $7 THEN d.payload_bytes END AS bytes,
+        d.begun AND (d.lease_owner = $4 AND d.lease_batch = ANY($9)) IS NOT TRUE AS begun
+    FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
         AND d.due_ms <= (SELECT due FROM clock) AND d.due_ms >= $6
-        AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
+        AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock)
+            OR d.lease_owner = $4 AND d.lease_batch = ANY($9))
         AND d.id <> ALL($2)
     ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
+sized AS (
+    SELECT id, begun, bytes IS NOT NULL AND sum(bytes) OVER (ORDER BY due_ms, id) <= $10::bigint
+        AS is_held
+    FROM available),
 leased AS (
     UPDATE hookstile.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
-        possibly_delivered = d.possibly_delivered OR available.begun,
-        begun = d.payload_bytes < $7
-    FROM available, clock WHERE d.id = available.id
+        possibly_delivered = d.possibly_delivered OR sized.begun, begun = sized.is_held,
+        lease_batch = $8
+    FROM sized, clock WHERE d.id = sized.id
     RETURNING d.id, d.route, d.event_id, d.received_ms, d.state, d.reason, d.tried,
         d.possibly_delivered, d.due_ms, d.queued_ms, d.ended_ms, d.keys, d.payload_bytes,
-        d.attempts::text, d.identity, d.event_type, clock.now - d.queued_ms)
+        d.attempts::text, d.identity, d.event_type, clock.now - d.queued_ms AS age, d.begun)
 SELECT leased.*, head, body
-FROM leased LEFT JOIN hookstile.payloads ON delivery = id AND payload_bytes < $7
+FROM leased LEFT JOIN hookstile.payloads ON delivery = id AND begun
 ORDER BY due_ms, id;
 
 SELECT due_ms - (SELECT due FROM hookstile.clock) FROM hookstile.deliveries
@@ -563,10 +573,11 @@ WITH written AS (INSERT INTO hookstile.ledger AS l
 
 INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
         secret, test, state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys,
-        payload_bytes, lease_owner, lease_ends_ms, begun)
+        payload_bytes, lease_owner, lease_ends_ms, begun, lease_batch)
     SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, state, reason,
         tried, possibly, due, queued, ended, keys, bytes,
-        CASE WHEN lease_ends IS NOT NULL THEN $19::bigint END, lease_ends, lease_ends IS NOT NULL
+        CASE WHEN lease_ends IS NOT NULL THEN $19::bigint END, lease_ends, lease_ends IS NOT NULL,
+        $20::bigint
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
         $7::text[], $8::boolean[], $9::text[], $10::text[], $11::integer[], $12::boolean[],
         $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bigint[], $18::bigint[])
@@ -576,16 +587,14 @@ INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, 
 
 WITH clock AS MATERIALIZED (SELECT * FROM hookstile.clock),
 changed AS (
-    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
-        reason = r.reason,
-        possibly_delivered = r.possibly, due_ms = clock.due + r.due, ended_ms = clock.now + r.ended,
-        keys = r.keys, payload_bytes = r.bytes,
-        lease_owner = NULL, lease_ends_ms = NULL, begun = false, recorded_by = $11,
-        attempts = r.attempts::jsonb
+    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried, reason = r.reason,
+        possibly_delivered = r.possibly, keys = r.keys, payload_bytes = r.bytes,
+        attempts = r.attempts::jsonb, due_ms = clock.due + r.due, ended_ms = clock.now + r.ended,
+        lease_owner = NULL, lease_ends_ms = NULL, begun = false, recorded_by = $11
     FROM clock, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[],
-        $6::boolean[], $7::bigint[], $8::bigint[], $9::bytea[], $10::bigint[], $12::uuid[],
+        $6::boolean[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $12::uuid[],
         $13::integer[], $14::bigint[])
-        AS r (id, attempts, state, reason, tried, possibly, due, ended, keys, bytes, identity,
+        AS r (id, attempts, state, reason, tried, possibly, keys, bytes, due, ended, identity,
             tried_before, queued)
     WHERE d.id = r.id AND d.id = ANY($1) AND d.state || '' = 'pending' AND d.lease_owner = $11
         AND d.tried = r.tried_before AND d.queued_ms IS NOT DISTINCT FROM r.queued
@@ -593,18 +602,16 @@ changed AS (
     RETURNING d.id)
 SELECT hookstile.check_all(count(*), cardinality($1)) FROM changed;
 
-UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
-        reason = r.reason,
-        possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended,
-        keys = r.keys, payload_bytes = r.bytes,
+UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried, reason = r.reason,
+        possibly_delivered = r.possibly, keys = r.keys, payload_bytes = r.bytes,
+        attempts = r.attempts::jsonb, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended,
         lease_owner = CASE WHEN r.keeps THEN d.lease_owner END,
         lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
-        begun = r.keeps AND d.begun, recorded_by = coalesce(r.recorded_by, d.recorded_by),
-        attempts = r.attempts::jsonb
+        begun = r.keeps AND d.begun, recorded_by = coalesce(r.recorded_by, d.recorded_by)
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[],
-        $7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[],
+        $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::boolean[],
         $13::bigint[])
-        AS r (id, attempts, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps,
+        AS r (id, attempts, state, reason, tried, possibly, keys, bytes, due, ended, queued, keeps,
             recorded_by)
     WHERE d.id = r.id AND d.id = ANY($1);
 
@@ -674,7 +681,8 @@ CREATE TABLE hookstile.ledger (
 CREATE INDEX ledger_ends ON hookstile.ledger (ends_ms ASC);
 CREATE SEQUENCE hookstile.delivery_numbers;
 -- Deliveries: all attempts for one event on one route. `lease_owner` may attempt a pending one
--- until `lease_ends_ms`; `begun` means that it may have sent something. `recorded_by` is the
+-- until `lease_ends_ms`; `begun` means that it may have sent something. `lease_batch` is the owner's
+-- number of the statement that leased it. `recorded_by` is the
 -- gateway that recorded the last attempt. `identity` tells it from another one that had the same
 -- number before a failover.
 CREATE TABLE hookstile.deliveries (
@@ -684,7 +692,7 @@ CREATE TABLE hookstile.deliveries (
     due_ms bigint, queued_ms bigint, ended_ms bigint, keys bytea, secret text,
     test boolean NOT NULL, lease_owner bigint, lease_ends_ms bigint,
     begun boolean NOT NULL DEFAULT false, recorded_by bigint,
-    identity uuid DEFAULT gen_random_uuid()
+    identity uuid DEFAULT gen_random_uuid(), lease_batch bigint
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_analyze_scale_factor = 0.02);
 CREATE INDEX deliveries_of_route ON hookstile.deliveries (route ASC, id ASC);
@@ -849,8 +857,8 @@ SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM deleted;
 
 -- src/store/postgres/write.rs
 
-SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL
-     AND ends_ms > (SELECT now FROM hookstile.clock), delivery
+SELECT key, token, lease_ends_ms IS NOT NULL,
+        CASE WHEN ends_ms > (SELECT now FROM hookstile.clock) THEN digest END, delivery
     FROM hookstile.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE;
 
 SELECT nextval('hookstile.delivery_numbers') FROM generate_series(1, $1::integer);

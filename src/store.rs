@@ -112,7 +112,14 @@ pub enum StoreError {
     )]
     Unavailable,
     #[error("another gateway has stored a copy of the event meanwhile")]
-    StoredElsewhere,
+    StoredElsewhere(StoredCopy),
+}
+
+/// The body of a copy that another gateway has stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredCopy {
+    SameBody,
+    OtherBody,
 }
 
 impl StoreError {
@@ -122,7 +129,7 @@ impl StoreError {
             Self::Full => "store_full",
             Self::ShareFull => "store_share_full",
             Self::Unavailable => "store_closed",
-            Self::StoredElsewhere => "stored_elsewhere",
+            Self::StoredElsewhere(_) => "stored_elsewhere",
         }
     }
 }

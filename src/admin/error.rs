@@ -54,6 +54,8 @@ pub(crate) enum OperationError {
     PayloadNotKept,
     #[error("Another bulk redelivery is running; try again when it has finished.")]
     RedeliveryRunning,
+    #[error("No bulk redelivery is running; there is nothing to cancel.")]
+    NoRedeliveryRunning,
     #[error(
         "At this pace the last event would be due in more than three days; choose a faster pace, \
          or fewer events."
@@ -201,6 +203,7 @@ impl OperationError {
             | Self::AttemptInFlight
             | Self::PayloadNotKept
             | Self::RedeliveryRunning
+            | Self::NoRedeliveryRunning
             | Self::CannotSign
             | Self::CannotBuildEvent
             | Self::Webhook(
@@ -247,6 +250,7 @@ impl OperationError {
             Self::NoSuchCapture => "unknown_capture",
             Self::PayloadNotKept => "payload_not_kept",
             Self::RedeliveryRunning => "redelivery_under_way",
+            Self::NoRedeliveryRunning => "no_redelivery_under_way",
             Self::PaceTooSlow => "pace_too_slow",
             Self::NoSuchEvent => "unknown_event",
             Self::Store(_) | Self::Webhook(WebhookError::Store(_)) => "store_unavailable",

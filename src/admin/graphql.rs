@@ -485,6 +485,18 @@ impl Mutation {
         .await
     }
 
+    /// Cancels the bulk redelivery that is running, at any gateway of the store. Events that are due
+    /// again by then stay so, and one batch of 64 may still follow.
+    #[graphql(complexity = "REDELIVERY_COST + child_complexity")]
+    async fn cancel_redelivery(&self, context: &Context<'_>) -> Nullable<Redelivery> {
+        field(async {
+            let operator = operator(context)?;
+            let cancelled = operations(context).cancel_redelivery(operator).await;
+            Ok(cancelled.map_err(failed)?.into())
+        })
+        .await
+    }
+
     /// Redelivers a webhook's failed and dead deliveries whose event was received at `since` or
     /// later.
     #[graphql(complexity = "REDELIVERY_COST + child_complexity")]

@@ -225,6 +225,14 @@ impl AdminClient {
         self.post_within(path, document, RESPONSE_TIMEOUT)
     }
 
+    pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
+        let mut request = self.agent.delete(format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", token);
+        }
+        self.read_response(request.call())
+    }
+
     /// Posts with a longer timeout, for slow operations.
     pub(super) fn post_within<T: DeserializeOwned>(
         &self,

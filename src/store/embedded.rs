@@ -220,6 +220,8 @@ struct Inner {
     reads: Semaphore,
     /// Limits queries for operators. They may take long, and must not delay events.
     operator_reads: Semaphore,
+    /// Held while the bulk redelivery is read and changed.
+    redelivery: tokio::sync::Mutex<()>,
     /// The writer's queue. [`Shared::check_room`] bounds it.
     jobs: std::sync::mpsc::Sender<Job>,
     /// Stops the upkeep thread when it is dropped.
@@ -287,6 +289,7 @@ impl Store {
             shared,
             reads: Semaphore::new(READ_CONCURRENCY),
             operator_reads: Semaphore::new(OPERATOR_READ_CONCURRENCY),
+            redelivery: tokio::sync::Mutex::default(),
             jobs,
             _stop_upkeep: stop_upkeep,
         });

@@ -87,7 +87,7 @@ pub trait OperatorSettings: Send + Sync {
     -> Result<bool, StoreError>;
 
     /// Stores the progress of the running bulk redelivery, or its end. Returns `false`, and stores
-    /// nothing, if another gateway continues it.
+    /// nothing, if another gateway continues it, or if it was cancelled.
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
@@ -103,6 +103,13 @@ pub trait OperatorSettings: Send + Sync {
     /// # Errors
     /// Fails when the store cannot be read or written.
     async fn claim_redelivery(&self, lease: Duration) -> Result<Option<String>, StoreError>;
+
+    /// Ends the running bulk redelivery, at whichever gateway it runs: that one's next save stores
+    /// nothing. Returns its document, or `None` if none is running.
+    ///
+    /// # Errors
+    /// Fails when the write is not certain to have succeeded.
+    async fn cancel_redelivery(&self) -> Result<Option<String>, StoreError>;
 
     /// Returns the bulk redelivery that was requested last.
     ///

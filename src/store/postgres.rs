@@ -7,7 +7,7 @@
 //! * `batch` combines concurrent jobs into one statement, for `claims` and `write`; `accept` writes the
 //!   new events to queue, which take no more than that;
 //! * `queue` leases queued events to one gateway; `queue_front` holds them until their attempts end;
-//!   `outcomes` records these; `floor` is where due events are searched for; `route_watch` polls the
+//!   `lease_batches` finds those whose reply was lost; `outcomes` records these; `floor` is where due events are searched for; `route_watch` polls the
 //!   counts and the due events of each route; `query` runs operators' queries;
 //! * `removed` knows which gateway has which route configured, and moves the events of a route that
 //!   none has;
@@ -27,6 +27,7 @@ mod connect;
 mod floor;
 mod import;
 mod incidents;
+mod lease_batches;
 mod lineage;
 mod operator_settings;
 mod outcomes;
@@ -828,13 +829,17 @@ impl Engine for Store {
 
     async fn release_events(&self, ids: &[DeliveryId]) {
         let shared = self.shared();
-        shared.fronts.forget(ids);
+        let held = shared.fronts.forget(ids);
         shared.release(ids).await;
+        for (route, place) in held {
+            shared.lower_floors(&route, &[place]);
+        }
     }
 
     async fn release_route(&self, route: &str) {
         let shared = self.shared();
-        shared.release(&shared.fronts.close(route)).await;
+        let released = shared.fronts.close(route);
+        shared.release_places(route, &released).await;
     }
 
     async fn load_event(

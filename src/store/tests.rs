@@ -54,6 +54,7 @@ on_each_engine! {
     dead_letter_is_redelivered_automatically_once
     requeue_keeps_its_due_time_over_a_restart
     bulk_redelivery_is_continued_by_one_gateway
+    cancelled_redelivery_ends_where_it_runs
     requeue_skips_deliveries_in_another_state
     matching_deliveries_are_paged_oldest_first
     success_after_a_failure_extends_its_record
@@ -442,6 +443,27 @@ async fn bulk_redelivery_is_continued_by_one_gateway(test_store: &TestStore) {
             .await
             .unwrap()
     );
+    store.close(true).await;
+}
+
+async fn cancelled_redelivery_ends_where_it_runs(test_store: &TestStore) {
+    let lease = Duration::from_secs(15);
+    let store = test_store.open().await;
+    assert_eq!(store.cancel_redelivery().await.unwrap(), None);
+    assert!(store.begin_redelivery("first".into(), lease).await.unwrap());
+    let cancelled = store.cancel_redelivery().await.unwrap();
+    assert_eq!(cancelled.as_deref(), Some("first"));
+    let late = StoredRedelivery {
+        document: "late".into(),
+        is_running: true,
+    };
+    assert!(!store.save_redelivery(late, lease).await.unwrap());
+    let stored = store.redelivery().await.unwrap().unwrap();
+    assert_eq!((&*stored.document, stored.is_running), ("first", false));
+    test_store.advance(&store, lease);
+    assert_eq!(store.claim_redelivery(lease).await.unwrap(), None);
+    assert_eq!(store.cancel_redelivery().await.unwrap(), None);
+    assert!(store.begin_redelivery("next".into(), lease).await.unwrap());
     store.close(true).await;
 }
 

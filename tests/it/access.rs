@@ -169,6 +169,7 @@ async fn read_token_cannot_change_anything() {
             "/deliveries/redeliver",
             json!({"status": "dead", "dry_run": true}),
         ),
+        ("DELETE", "/deliveries/redeliver", json!({})),
         ("POST", "/reload", json!({})),
     ];
     for (method, path, document) in writes {

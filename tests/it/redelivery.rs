@@ -83,6 +83,45 @@ async fn redelivery_passes_to_another_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redelivery_is_cancelled_at_another_gateway() {
+    let Some((postgres, upstream, [one, two])) = start_with_failed_events().await else {
+        return;
+    };
+    let cancel = async |gateway: &Gateway| {
+        let address = gateway.admin_address();
+        let request = Request::new("DELETE", REDELIVER).set("Host", &address.to_string());
+        Client::connect(address).await.send(request).await
+    };
+    let none = cancel(&two).await;
+    assert_eq!(none.status, 409, "{}", none.text());
+    assert!(none.text().contains("\"no_redelivery_under_way\""));
+    let lock = lock_deliveries(&postgres).await;
+    let begun = one
+        .admin_post(REDELIVER, &json!({"status": "failed"}))
+        .await;
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    eventually("the redelivery is interrupted", async || {
+        one.output().contains("bulk redelivery interrupted")
+    })
+    .await;
+    let done = run_cli(&two, "events redeliver --cancel").await;
+    assert_eq!(done.assert(0).stdout, "cancelled after 0 of 3 events\n");
+    assert!(has_counts(&last(&one).await, false, 3, 0));
+    unlock(&postgres, lock);
+    eventually("the gateway that ran it knows", async || {
+        one.output().contains("bulk redelivery cancelled")
+    })
+    .await;
+    assert!(two.output().contains("cancel_redelivery"), "it is audited");
+    // Another one may begin. A batch that was being written may be delivered as well.
+    let again = one
+        .admin_post(REDELIVER, &json!({"status": "failed"}))
+        .await;
+    assert_eq!(again.status, 202, "{}", again.text());
+    upstream.wait_for_requests(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cli_waits_for_a_slow_redelivery() {
     let Some((postgres, upstream, [one, _two])) = start_with_failed_events().await else {
         return;

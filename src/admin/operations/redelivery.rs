@@ -75,6 +75,14 @@ struct Job {
     report: RedeliveryReport,
 }
 
+/// The failures of one batch in a store that works.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    /// The last delivery before the batch.
+    after: Option<DeliveryId>,
+}
+
 /// The time within which a request is answered. What takes longer goes on in the background.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -144,18 +152,28 @@ impl Operations {
         let Some(stored) = self.state.store.redelivery().await? else {
             return Ok(None);
         };
-        let Some(job) = Job::parse(&stored.document) else {
-            return Ok(None);
-        };
-        Ok(Some(LastRedelivery {
-            begun_at: job.begun_at,
-            route: job.query.filter.route,
-            pace: job.query.pace,
-            report: RedeliveryReport {
-                is_running: stored.is_running,
-                ..job.report
-            },
-        }))
+        Ok(Job::parse(&stored.document).map(|job| job.last(stored.is_running)))
+    }
+
+    /// Ends the bulk redelivery that is running, at any gateway. Returns it with its progress. One
+    /// batch may still be written; what is due again stays so.
+    pub(crate) async fn cancel_redelivery(
+        &self,
+        operator: Operator,
+    ) -> Result<LastRedelivery, OperationError> {
+        let cancelled = self.cancel_running().await;
+        let route = cancelled.as_ref().ok().and_then(|last| last.route.clone());
+        operator.audited(
+            "cancel_redelivery",
+            route.as_deref().unwrap_or_default(),
+            cancelled,
+        )
+    }
+
+    async fn cancel_running(&self) -> Result<LastRedelivery, OperationError> {
+        let cancelled = self.state.store.cancel_redelivery().await?;
+        let job = cancelled.as_deref().and_then(Job::parse);
+        Ok(job.ok_or(OperationError::NoRedeliveryRunning)?.last(false))
     }
 
     /// Continues bulk redeliveries that no gateway runs, for as long as the process exists.
@@ -295,8 +313,8 @@ impl BulkRedelivery {
         self.clone().run(job, None, progress, running).await;
     }
 
-    /// Runs a redelivery to its end, or until another gateway continues it. If the store fails, it is
-    /// tried again.
+    /// Runs a redelivery to its end, or until it is cancelled or another gateway continues it. If the
+    /// store fails, it is tried again.
     async fn run(
         self,
         mut job: Job,
@@ -305,7 +323,7 @@ impl BulkRedelivery {
         _running: OwnedMutexGuard<()>,
     ) {
         let mut is_interrupted = false;
-        let (mut failures, mut failed_at) = (0, job.done);
+        let mut failures = Failures::default();
         loop {
             match self.redeliver(&mut job, matches.take(), &progress).await {
                 Ok(true) => {
@@ -316,7 +334,18 @@ impl BulkRedelivery {
                     return;
                 }
                 Ok(false) => {
-                    tracing::info!("another gateway continues the bulk redelivery");
+                    let accepted = job.report.accepted;
+                    let last = self.store.redelivery().await.ok().flatten();
+                    let is_running = last.is_some_and(|last| last.is_running);
+                    if is_running {
+                        tracing::info!("another gateway continues the bulk redelivery");
+                    } else {
+                        tracing::info!(accepted, "bulk redelivery cancelled");
+                    }
+                    progress.send_replace(RedeliveryReport {
+                        is_running,
+                        ..job.report
+                    });
                     return;
                 }
                 Err(error) if !is_interrupted => {
@@ -325,13 +354,7 @@ impl BulkRedelivery {
                 }
                 Err(error) if self.store.check_open().is_ok() => {
                     // The store works, and refuses what this redelivery asks of it.
-                    failures = if failed_at == job.done {
-                        failures + 1
-                    } else {
-                        1
-                    };
-                    failed_at = job.done;
-                    if failures >= FAILURES_MAX && self.save(&job, false).await.is_ok() {
+                    if failures.add(job.done) && self.save(&job, false).await.is_ok() {
                         let accepted = job.report.accepted;
                         tracing::error!(
                             %error,
@@ -349,8 +372,8 @@ impl BulkRedelivery {
         }
     }
 
-    /// Redelivers what is left, and saves the progress. Returns `false` if another gateway continues
-    /// it.
+    /// Redelivers what is left, and saves the progress. Returns `false` if it was cancelled, or if
+    /// another gateway continues it.
     async fn redeliver(
         &self,
         job: &mut Job,
@@ -405,7 +428,8 @@ impl BulkRedelivery {
         Ok(is_own)
     }
 
-    /// Saves the progress. Returns `false` if another gateway continues the redelivery.
+    /// Saves the progress. Returns `false` if the redelivery was cancelled, or if another gateway
+    /// continues it.
     async fn save(&self, job: &Job, is_running: bool) -> Result<bool, StoreError> {
         let redelivery = StoredRedelivery {
             document: job.document(),
@@ -415,9 +439,36 @@ impl BulkRedelivery {
     }
 }
 
+impl Failures {
+    /// Counts a failure after the last delivery that is done. Returns whether there were too many.
+    fn add(&mut self, done: DeliveryId) -> bool {
+        if self.after != Some(done) {
+            *self = Self {
+                count: 0,
+                after: Some(done),
+            };
+        }
+        self.count += 1;
+        self.count >= FAILURES_MAX
+    }
+}
+
 impl Job {
     fn parse(document: &str) -> Option<Self> {
         serde_json::from_str(document).ok()
+    }
+
+    /// Returns the redelivery as operators see it.
+    fn last(self, is_running: bool) -> LastRedelivery {
+        LastRedelivery {
+            begun_at: self.begun_at,
+            route: self.query.filter.route,
+            pace: self.query.pace,
+            report: RedeliveryReport {
+                is_running,
+                ..self.report
+            },
+        }
     }
 
     fn document(&self) -> String {
@@ -566,6 +617,20 @@ impl Matches {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redelivery_that_is_refused_gives_up() {
+        let mut failures = Failures::default();
+        // Each batch that is done begins a new count.
+        for done in [0, 64] {
+            let ends = (0..FAILURES_MAX).map(|_| failures.add(DeliveryId(done)));
+            let ends: Vec<_> = ends.collect();
+            let (last, before) = ends.split_last().unwrap();
+            assert!(*last && !before.contains(&true), "{ends:?}");
+        }
+        failures.add(DeliveryId(128));
+        assert!(!failures.add(DeliveryId(192)));
+    }
 
     #[test]
     fn report_counts_refusals_by_reason() {

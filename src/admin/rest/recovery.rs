@@ -18,7 +18,7 @@ use crate::admin::audit::Operator;
 use crate::admin::error::ApiError;
 use crate::admin::http::{Body, json, parse, parse_or_default};
 use crate::admin::operations::Operations;
-use crate::admin::operations::redelivery::RedeliveryReport;
+use crate::admin::operations::redelivery::{LastRedelivery, RedeliveryReport};
 use crate::admin::parameters::{state, time};
 use crate::admin::query::{self, DeliverySelection, RedeliveryQuery};
 use crate::admin::shape::deliveries::{OneRedelivery, Redelivered};
@@ -28,7 +28,7 @@ use crate::store::DeliveryState;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
-        .routes(routes!(redelivery, redeliver_matching))
+        .routes(routes!(redelivery, redeliver_matching, cancel_redelivery))
         .routes(routes!(recover))
         .routes(routes!(forget))
 }
@@ -100,14 +100,44 @@ fn optional_time(name: &str, text: Option<&str>) -> Result<Option<jiff::Timestam
     responses((status = 200, body = OneRedelivery), (status = 503))
 )]
 async fn redelivery(State(operations): Shared) -> Result<Response, ApiError> {
-    let redelivery = operations.last_redelivery().await?.map(Into::into);
-    Ok(json(
+    Ok(one_redelivery(operations.last_redelivery().await?))
+}
+
+fn one_redelivery(last: Option<LastRedelivery>) -> Response {
+    json(
         StatusCode::OK,
         &OneRedelivery {
             success: true,
-            redelivery,
+            redelivery: last.map(Into::into),
         },
-    ))
+    )
+}
+
+/// Cancels the bulk redelivery that is running, at any gateway of the store. Events that are due again
+/// by then stay so, and one batch of 64 may still follow.
+#[utoipa::path(
+    delete,
+    path = "/deliveries/redeliver",
+    tag = "deliveries",
+    responses(
+        (
+            status = 200,
+            description = "The redelivery as it was cancelled, with its progress.",
+            body = OneRedelivery,
+        ),
+        (
+            status = 409,
+            description = "`no_redelivery_under_way`: no bulk redelivery is running.",
+        ),
+        (status = 503),
+    )
+)]
+async fn cancel_redelivery(
+    State(operations): Shared,
+    operator: Operator,
+) -> Result<Response, ApiError> {
+    let cancelled = operations.cancel_redelivery(operator).await?;
+    Ok(one_redelivery(Some(cancelled)))
 }
 
 /// Redelivers all matching events, the oldest first. After five seconds it continues in the

@@ -168,7 +168,7 @@ pub(crate) struct OneRedelivery {
 /// A bulk redelivery, with its progress.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub(crate) struct Redelivery {
-    /// Set until every delivery that matched was accepted or refused.
+    /// Set until every delivery that matched was accepted or refused, or it was cancelled.
     pub running: bool,
     pub begun_at: Timestamp,
     /// The webhook, if only its deliveries were selected.

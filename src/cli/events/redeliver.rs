@@ -25,7 +25,8 @@ use crate::cli::{FAILED, terminal};
   hookstile events redeliver del_17 del_18
   hookstile events redeliver --dead --route billing
   hookstile events redeliver --route billing --since 2h --dry-run
-  hookstile events redeliver --route billing --since 2h --per-second 20")]
+  hookstile events redeliver --route billing --since 2h --per-second 20
+  hookstile events redeliver --cancel")]
 pub struct Args {
     /// IDs of events, or of their deliveries, as listed by `hookstile events list`. With --route,
     /// only that route's
@@ -42,6 +43,13 @@ pub struct Args {
     /// Deliveries per second, above 0 and at most 10000 [default: all at once]
     #[arg(long, value_name = "N", value_parser = parse_pace)]
     per_second: Option<f64>,
+    /// Cancel the redelivery of many that is running, at any gateway of the store. What it has
+    /// accepted by then is delivered again
+    #[arg(
+        long,
+        conflicts_with_all = ["ids", "route", "status", "event_id", "event_type", "since", "until", "dead", "dry_run", "per_second"]
+    )]
+    cancel: bool,
     #[command(flatten)]
     gateway: GatewayArgs,
     /// Print one JSON document
@@ -56,6 +64,9 @@ const REDELIVER_TIMEOUT: Duration = Duration::from_secs(120);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
+    if args.cancel {
+        return cancel(args);
+    }
     if args.ids.is_empty() && args.selection.is_empty() {
         return Err(CommandError::Usage(NOTHING_SELECTED.into()));
     }
@@ -78,6 +89,20 @@ fn parse_pace(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|number| Pace::new(*number).is_some());
     number.ok_or_else(|| format!("expected a number above 0, at most {}", Pace::MAX))
+}
+
+fn cancel(args: &Args) -> Result<ExitCode, CommandError> {
+    let cancelled: OneRedelivery = args.gateway.admin()?.delete("/deliveries/redeliver")?;
+    if args.json {
+        terminal::print(&one_line(&cancelled)?)?;
+    } else if let Some(last) = cancelled.redelivery {
+        terminal::print(&format!(
+            "cancelled after {} of {}",
+            last.accepted,
+            plural(last.matched, "event")
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn redeliver_matching(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {

@@ -19,7 +19,9 @@ use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
 use crate::ledger::{Claim, ClaimOutcome, DeliveryReport, FailedAttempt};
 use crate::route::{DeliveryMode, Route};
-use crate::store::{AttemptRecord, DeliveryState, EventMetadata, PAYLOAD_MAX, Payload, StoreError};
+use crate::store::{
+    AttemptRecord, DeliveryState, EventMetadata, PAYLOAD_MAX, Payload, StoreError, StoredCopy,
+};
 use crate::upstream::AttemptEnd;
 
 /// The last part of a `spill` route's time, reserved for storing the event if the upstream has not
@@ -135,8 +137,12 @@ impl Gateway {
     ) -> Result<Outcome, Rejection> {
         match self.settle(route, claimed, outcome, attempt).await {
             Ok(()) => Ok(Outcome::Queued(route.accept_status)),
-            Err(StoreError::StoredElsewhere) => {
-                Err(Rejection::Duplicate(route.replay.on_duplicate))
+            Err(StoreError::StoredElsewhere(copy)) => {
+                let on_duplicate = route.replay.on_duplicate;
+                Err(match copy {
+                    StoredCopy::SameBody => Rejection::Duplicate(on_duplicate),
+                    StoredCopy::OtherBody => Rejection::PayloadMismatch(on_duplicate),
+                })
             }
             Err(error) => Err(error.into()),
         }
@@ -166,7 +172,7 @@ impl Gateway {
             payload: retains_payload(route, &request, outcome).then(|| payload(&request)),
         };
         let settled = claim.settle(outcome, report, settle_deadline).await;
-        if settled.is_err_and(|error| error != StoreError::StoredElsewhere) {
+        if settled.is_err_and(|error| !matches!(error, StoreError::StoredElsewhere(_))) {
             self.metrics.store().count_error("complete");
         }
         settled

@@ -70,8 +70,8 @@ impl OperatorSettings for Store {
         self.read_for_operator(read::Reader::paused_routes).await
     }
 
-    /// The caller runs one at a time, so nothing begins between the query and the write.
     async fn begin_redelivery(&self, document: String, _: Duration) -> Result<bool, StoreError> {
+        let _changing = self.inner.redelivery.lock().await;
         if self.redelivery().await?.is_some_and(|last| last.is_running) {
             return Ok(false);
         }
@@ -89,6 +89,10 @@ impl OperatorSettings for Store {
         redelivery: StoredRedelivery,
         _: Duration,
     ) -> Result<bool, StoreError> {
+        let _changing = self.inner.redelivery.lock().await;
+        if !self.redelivery().await?.is_some_and(|last| last.is_running) {
+            return Ok(false);
+        }
         self.write(|done| Job::SetRedelivery { redelivery, done })
             .await?;
         Ok(true)
@@ -99,6 +103,20 @@ impl OperatorSettings for Store {
         Ok(last
             .filter(|last| last.is_running)
             .map(|last| last.document))
+    }
+
+    async fn cancel_redelivery(&self) -> Result<Option<String>, StoreError> {
+        let _changing = self.inner.redelivery.lock().await;
+        let Some(running) = self.redelivery().await?.filter(|last| last.is_running) else {
+            return Ok(None);
+        };
+        let redelivery = StoredRedelivery {
+            is_running: false,
+            ..running.clone()
+        };
+        self.write(|done| Job::SetRedelivery { redelivery, done })
+            .await?;
+        Ok(Some(running.document))
     }
 
     async fn redelivery(&self) -> Result<Option<StoredRedelivery>, StoreError> {

@@ -42,10 +42,10 @@ new AS (
 stored AS (
     INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
         secret, test, state, tried, possibly_delivered, due_ms, queued_ms, keys, payload_bytes,
-        lease_owner, lease_ends_ms, begun)
+        lease_owner, lease_ends_ms, begun, lease_batch)
     SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, 'pending', 0,
         false, due, now, keys, bytes,
-        CASE WHEN lease IS NOT NULL THEN $18::bigint END, now + lease, lease IS NOT NULL
+        CASE WHEN lease IS NOT NULL THEN $18::bigint END, now + lease, lease IS NOT NULL, $20::bigint
     FROM a JOIN new ON new.delivery = a.id, clock RETURNING id, identity, due_ms, queued_ms),
 kept AS (INSERT INTO hookstile.payloads
     SELECT id, head, body FROM a JOIN new ON new.delivery = a.id),
@@ -162,6 +162,7 @@ impl Shared {
             columns.push(&event, reserved.as_ref().map(|(_, lease)| *lease));
             events.insert(event.row.row.key, (event, reserved));
         }
+        let batch = self.fronts.next_batch();
         let part = FIRST_PART + i16::try_from(self.owner.rem_euclid(PARTS)).unwrap_or(0);
         let rows = connection
             .query_cached(
@@ -186,9 +187,15 @@ impl Shared {
                     &columns.bodies,
                     &self.owner,
                     &part,
+                    &batch,
                 ],
             )
-            .await?;
+            .await;
+        let rows = rows.inspect_err(|error| {
+            let leased = events.values().filter(|(_, reserved)| reserved.is_some());
+            let routes = leased.map(|(event, _)| &event.change.event.route);
+            self.lose_leases(routes, batch, error);
+        })?;
         self.pool.metrics().observe_commit(began.elapsed());
         let (mut stored, mut held, mut routes) = (HashMap::new(), Vec::new(), Vec::new());
         for row in &rows {

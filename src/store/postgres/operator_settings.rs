@@ -144,6 +144,14 @@ impl OperatorSettings for Store {
         Ok(row.map(|row| row.get(0)))
     }
 
+    async fn cancel_redelivery(&self) -> Result<Option<String>, StoreError> {
+        let sql = "UPDATE hookstile.redelivery SET running = false WHERE running
+            RETURNING document";
+        let work = on!(connection => connection.query_opt_cached(sql, &[]));
+        let row = self.run("commit", OnTimeout::Fail, work).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
     async fn redelivery(&self) -> Result<Option<StoredRedelivery>, StoreError> {
         self.query(on!(connection => query::redelivery(connection)))
             .await

@@ -1,5 +1,6 @@
 //! The delivery queue: each queued event is leased to one gateway at a time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::pool::{
     with_timeout, within,
 };
 use super::query::timestamp;
-use super::queue_front::{Lease, LeasedEvent, Leasing};
+use super::queue_front::{Lease, LeasedEvent, LeasedEvents, Leasing, Place};
 use super::rows::{identity, read_stored};
 use super::write::{BYTES_PER_SECOND, time_for_bytes};
 use super::{LARGE_BYTES, Shared, lock};
@@ -33,26 +34,34 @@ pub(super) const OVERLAP_MS: i64 = 1_000;
 
 /// Leases due events from a floor on, and reads them with their payloads unless these are large. From
 /// then on their attempts may begin, so if the lease lapses, the outcome is unknown; one with a large
-/// payload begins when that is read. The current time is a subquery and not a joined table, because the
-/// index cannot use a joined value as a bound.
+/// payload begins when that is read, and so do those for whose payloads there is no room. Adopts the
+/// events of batches whose replies were lost: no attempt at them began. The current time is a subquery
+/// and not a joined table, because the index cannot use a joined value as a bound.
 const LEASE_DUE: &str = "
 WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock),
 available AS MATERIALIZED (
-    SELECT d.id, d.begun FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
+    SELECT d.id, d.due_ms, CASE WHEN d.payload_bytes < $7 THEN d.payload_bytes END AS bytes,
+        d.begun AND (d.lease_owner = $4 AND d.lease_batch = ANY($9)) IS NOT TRUE AS begun
+    FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
         AND d.due_ms <= (SELECT due FROM clock) AND d.due_ms >= $6
-        AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
+        AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock)
+            OR d.lease_owner = $4 AND d.lease_batch = ANY($9))
         AND d.id <> ALL($2)
     ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
+sized AS (
+    SELECT id, begun, bytes IS NOT NULL AND sum(bytes) OVER (ORDER BY due_ms, id) <= $10::bigint
+        AS is_held
+    FROM available),
 leased AS (
     UPDATE hookstile.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
-        possibly_delivered = d.possibly_delivered OR available.begun,
-        begun = d.payload_bytes < $7
-    FROM available, clock WHERE d.id = available.id
+        possibly_delivered = d.possibly_delivered OR sized.begun, begun = sized.is_held,
+        lease_batch = $8
+    FROM sized, clock WHERE d.id = sized.id
     RETURNING d.id, d.route, d.event_id, d.received_ms, d.state, d.reason, d.tried,
         d.possibly_delivered, d.due_ms, d.queued_ms, d.ended_ms, d.keys, d.payload_bytes,
-        d.attempts::text, d.identity, d.event_type, clock.now - d.queued_ms)
+        d.attempts::text, d.identity, d.event_type, clock.now - d.queued_ms AS age, d.begun)
 SELECT leased.*, head, body
-FROM leased LEFT JOIN hookstile.payloads ON delivery = id AND payload_bytes < $7
+FROM leased LEFT JOIN hookstile.payloads ON delivery = id AND begun
 ORDER BY due_ms, id";
 
 /// Returns the time until the next event is due. The order is that of the index, so that any plan
@@ -132,19 +141,57 @@ impl Shared {
         &self,
         route: &Arc<str>,
         in_flight: &[DeliveryId],
-        leasing: Leasing,
+        mut leasing: Leasing,
     ) -> Result<(), QueryError> {
-        let limit = leasing.limit;
-        let leased = self
-            .pool
-            .run(
-                OnTimeout::Fail,
-                on!(connection => lease_due_events(connection, self, route, in_flight, limit)),
-            )
-            .await?;
-        let refused = leasing.add(leased.events, leased.next_in);
-        self.release(&refused).await;
+        let leased = {
+            let leasing = &leasing;
+            let work = on!(connection =>
+                lease_due_events(connection, self, route, in_flight, leasing));
+            self.pool.run(OnTimeout::Fail, work).await?
+        };
+        let refused = leasing.add(leased);
+        if !refused.is_empty() {
+            self.release_places(route, &refused).await;
+            // A later front waits for this one's end.
+            drop(leasing);
+            self.wake_route(route);
+        }
         Ok(())
+    }
+
+    /// Releases the leases of events that are not attempted, and lets searches find them again.
+    pub(super) async fn release_places(&self, route: &str, places: &[Place]) {
+        let ids: Vec<_> = places.iter().map(|(_, id)| *id).collect();
+        self.release(&ids).await;
+        self.lower_floors(route, places);
+    }
+
+    /// Takes note that a failed statement may have stored and leased events of these routes.
+    pub(super) fn lose_leases<'a>(
+        &self,
+        routes: impl Iterator<Item = &'a Arc<str>>,
+        batch: i64,
+        error: &QueryError,
+    ) {
+        if let QueryError::Refused(_) = error {
+            return;
+        }
+        let from = self.recently_due_ms();
+        for route in routes.collect::<HashSet<_>>() {
+            self.fronts.lose(route, batch, from);
+            self.wake_route(route);
+        }
+    }
+
+    /// Lets the next searches begin before these places.
+    pub(super) fn lower_floors(&self, route: &str, places: &[Place]) {
+        if let Some((first_due, _)) = places.iter().min() {
+            let (from, now) = (first_due.saturating_sub(OVERLAP_MS), Instant::now());
+            self.floors(route, |floors| {
+                floors.due.lower(from, now);
+                floors.woken.lower(from, now);
+            });
+        }
     }
 
     /// Releases the leases of events that are not attempted. On failure, the events become free when
@@ -164,13 +211,15 @@ impl Shared {
 
     /// Renews the leases of the events that wait in memory.
     pub(super) async fn renew_leases(&self) {
-        let (asked, lasts): (Vec<_>, Vec<_>) = self.fronts.to_renew().into_iter().unzip();
+        let asked = self.fronts.to_renew();
         if asked.is_empty() {
             return;
         }
         let from = Instant::now();
-        let ids: Vec<_> = asked.iter().map(|id| id.0).collect();
-        let lasts: Vec<_> = lasts.into_iter().map(millis).collect();
+        let (ids, lasts): (Vec<_>, Vec<_>) = asked
+            .iter()
+            .map(|(id, lease)| (id.0, millis(lease.lasts)))
+            .unzip();
         let params: [&(dyn ToSql + Sync); 3] = [&ids, &lasts, &self.owner];
         let params = &params;
         let renewed = self
@@ -197,29 +246,26 @@ pub(super) fn attempt_lease_min(attempt_timeout: Duration) -> Duration {
     attempt_timeout.saturating_add(RECORD_MARGIN_MIN)
 }
 
-/// Events that were leased, and the time until the next one is due, if that was looked up.
-struct LeasedEvents {
-    events: Vec<LeasedEvent>,
-    next_in: Option<Duration>,
-}
-
 async fn lease_due_events(
     connection: &PooledConnection,
     shared: &Shared,
     route: &Arc<str>,
     in_flight: &[DeliveryId],
-    limit: usize,
+    leasing: &Leasing,
 ) -> Result<LeasedEvents, QueryError> {
     let (owner, name) = (shared.owner, &**route);
     let began = Instant::now();
-    let floor = shared.floors(route, |floors| floors.due.begin(began));
+    let batch = leasing.send(
+        shared.floors(route, |floors| floors.due.begin(began)),
+        began,
+    );
     let in_flight: Vec<_> = in_flight.iter().map(|id| id.0).collect();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let [limit, bytes, held_max] = [leasing.limit, leasing.bytes, HELD_PAYLOAD_MAX]
+        .map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let lease = Lease {
         from: began,
         lasts: shared.held_lease(route),
     };
-    let held_max = i64::try_from(HELD_PAYLOAD_MAX).unwrap_or(i64::MAX);
     let leased = connection
         .query_cached(
             LEASE_DUE,
@@ -229,13 +275,16 @@ async fn lease_due_events(
                 &limit,
                 &owner,
                 &millis(lease.lasts),
-                &floor,
+                &batch.floor,
                 &held_max,
+                &batch.number,
+                &batch.adopts,
+                &bytes,
             ],
         )
         .await;
     let search = Search {
-        from: floor,
+        from: batch.floor,
         took: began.elapsed(),
         ended: Instant::now(),
         is_alone: true,
@@ -265,13 +314,18 @@ async fn lease_due_events(
         let next: Option<i64> = next.ok().flatten().and_then(|row| row.try_get(0).ok());
         next_in = next.map(|next| Duration::from_millis(u64::try_from(next).unwrap_or(0)));
     }
-    Ok(LeasedEvents { events, next_in })
+    Ok(LeasedEvents {
+        batch: batch.number,
+        from: began,
+        events,
+        next_in,
+    })
 }
 
 fn leased_event(row: &Row, lease: Lease) -> Result<LeasedEvent, QueryError> {
     let stored = read_stored(row)?;
     let age: Option<i64> = row.try_get(16)?;
-    let payload = payload(row, 17)?;
+    let payload = payload(row, 18)?;
     let due_ms: Option<i64> = row.try_get(8)?;
     Ok(LeasedEvent {
         place: (due_ms.unwrap_or(0), DeliveryId(row.try_get(0)?)),

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::lease_batches::{LeaseBatch, LeaseBatches};
 use super::query::timestamp;
 use crate::store::delivery_state::StoredDelivery;
 use crate::store::{
@@ -26,6 +27,11 @@ const AHEAD_MAX: usize = 256;
 const AHEAD_WINDOW: Duration = Duration::from_millis(50);
 /// The limit of events that are leased at once.
 const LEASED_AT_ONCE_MAX: usize = 256;
+/// The limit of payloads that are leased at once, in bytes. A part of the whole, so that the fronts can
+/// lease at the same time.
+const LEASED_AT_ONCE_BYTES_MAX: usize = 4 << 20;
+/// The pause before the events of a lost batch are searched for again, which may be committed late.
+const ADOPT_INTERVAL: Duration = Duration::from_secs(1);
 /// The age from which on a lease is renewed.
 const RENEWED_AFTER: Duration = Duration::from_secs(2);
 
@@ -75,12 +81,19 @@ struct Fronts {
     /// The events that workers were given and have not loaded.
     handed_out: HashMap<DeliveryId, LeasedEvent>,
     attempting: HashMap<DeliveryId, Attempting>,
+    /// The routes for which events are being leased.
+    leasing: HashSet<Arc<str>>,
+    batches: LeaseBatches,
     /// The payloads that wait or are about to, in bytes.
     waiting_bytes: usize,
+    /// The number of fronts that were opened.
+    opened: u64,
 }
 
 /// The front of one queue.
 struct Front {
+    /// Tells the front from an earlier one of its route, whose events were released.
+    generation: u64,
     /// The number of attempts that the worker makes at once, and of those in progress.
     concurrency: usize,
     busy: usize,
@@ -91,7 +104,6 @@ struct Front {
     may_have_more: bool,
     /// The number of times that such events were stored.
     stored_elsewhere: u64,
-    is_leasing: bool,
     /// The time at which an event becomes due that the database has.
     next_due: Option<Instant>,
     ended: RecentEnds,
@@ -116,15 +128,30 @@ pub(super) struct HandedOut {
 pub(super) struct Leasing {
     fronts: Arc<QueueFronts>,
     route: Arc<str>,
+    generation: u64,
     /// The number of events to lease.
     pub limit: usize,
+    /// The limit of the payloads to read with them, in bytes.
+    pub bytes: usize,
     stored_elsewhere: u64,
+}
+
+/// Leased events for a front.
+pub(super) struct LeasedEvents {
+    /// The number of their batch.
+    pub batch: i64,
+    /// The time at which the statement was sent.
+    pub from: Instant,
+    pub events: Vec<LeasedEvent>,
+    /// The time until the next one is due, if that was looked up.
+    pub next_in: Option<Duration>,
 }
 
 /// Room for an event that is being stored.
 pub(super) struct Reservation {
     fronts: Arc<QueueFronts>,
     route: Arc<str>,
+    generation: u64,
     bytes: usize,
 }
 
@@ -141,10 +168,10 @@ impl QueueFronts {
         let mut fronts = self.lock();
         fronts.forget_ended(route, in_flight);
         let fronts = &mut *fronts;
-        let front = fronts
-            .routes
-            .entry(Arc::clone(route))
-            .or_insert_with(|| Front::new(now));
+        let front = fronts.routes.entry(Arc::clone(route)).or_insert_with(|| {
+            fronts.opened += 1;
+            Front::new(fronts.opened, now)
+        });
         (front.concurrency, front.busy) = (in_flight.len() + limit, in_flight.len());
         if front.next_due.is_some_and(|due| due <= now) {
             front.next_due = None;
@@ -154,7 +181,7 @@ impl QueueFronts {
         while events.len() < limit
             && let Some((_, event)) = front.waiting.pop_first()
         {
-            fronts.waiting_bytes -= event.payload_bytes;
+            fronts.waiting_bytes -= event.held_bytes();
             // If it could not be renewed, another gateway may have the event.
             if event.lease.has_lapsed(now) {
                 front.may_have_more = true;
@@ -173,14 +200,19 @@ impl QueueFronts {
             events,
             next_in: front.next_due.map(|due| due.saturating_duration_since(now)),
         };
+        let free_bytes = WAITING_BYTES_MAX.saturating_sub(fronts.waiting_bytes);
         let to_lease = front
-            .leases_now(now, fronts.waiting_bytes)
+            .leases_now(now, free_bytes)
+            .filter(|_| fronts.leasing.insert(Arc::clone(route)))
             .map(|limit| Leasing {
                 fronts: Arc::clone(self),
                 route: Arc::clone(route),
+                generation: front.generation,
                 limit,
+                bytes: free_bytes.min(LEASED_AT_ONCE_BYTES_MAX),
                 stored_elsewhere: front.stored_elsewhere,
             });
+        fronts.waiting_bytes += to_lease.as_ref().map_or(0, |leasing| leasing.bytes);
         HandedOut { due, to_lease }
     }
 
@@ -196,10 +228,12 @@ impl QueueFronts {
             return None;
         }
         front.reserved += 1;
+        let generation = front.generation;
         fronts.waiting_bytes += bytes;
         Some(Reservation {
             fronts: Arc::clone(self),
             route: Arc::clone(route),
+            generation,
             bytes,
         })
     }
@@ -270,37 +304,38 @@ impl QueueFronts {
         }
     }
 
-    /// Ends the front of a route, until its worker asks for events again. Returns the events that
-    /// wait in it, whose leases the caller releases.
-    pub(super) fn close(&self, route: &str) -> Vec<DeliveryId> {
+    /// Ends the front of a route, until its worker asks for events again. Returns the places of the
+    /// events that wait in it, whose leases the caller releases.
+    pub(super) fn close(&self, route: &str) -> Vec<Place> {
         let mut fronts = self.lock();
         let Some(front) = fronts.routes.remove(route) else {
             return Vec::new();
         };
-        let waiting: usize = front
-            .waiting
-            .values()
-            .map(|event| event.payload_bytes)
-            .sum();
-        fronts.waiting_bytes -= waiting;
-        front.waiting.into_keys().map(|(_, id)| id).collect()
+        let waiting = front.waiting.values().map(LeasedEvent::held_bytes);
+        fronts.waiting_bytes -= waiting.sum::<usize>();
+        front.waiting.into_keys().collect()
     }
 
-    /// Forgets events that were handed out, and that are not attempted.
-    pub(super) fn forget(&self, ids: &[DeliveryId]) {
+    /// Forgets events that were handed out, and that are not attempted. Returns those of them that were
+    /// held, each with its route.
+    pub(super) fn forget(&self, ids: &[DeliveryId]) -> Vec<(Arc<str>, Place)> {
         let mut fronts = self.lock();
+        let mut held = Vec::new();
         for id in ids {
-            if let Some(event) = fronts.handed_out.remove(id)
-                && let Some(front) = fronts.routes.get_mut(&event.stored.route)
-            {
+            let Some(event) = fronts.handed_out.remove(id) else {
+                continue;
+            };
+            if let Some(front) = fronts.routes.get_mut(&event.stored.route) {
                 front.busy = front.busy.saturating_sub(1);
                 front.may_have_more = true;
             }
+            held.push((event.stored.route, event.place));
         }
+        held
     }
 
-    /// Returns the events whose leases have to be renewed, each with the duration of its lease.
-    pub(super) fn to_renew(&self) -> Vec<(DeliveryId, Duration)> {
+    /// Returns the events whose leases have to be renewed.
+    pub(super) fn to_renew(&self) -> Vec<(DeliveryId, Lease)> {
         let fronts = self.lock();
         let waiting = fronts
             .routes
@@ -309,33 +344,55 @@ impl QueueFronts {
         waiting
             .chain(fronts.handed_out.values())
             .filter(|event| event.lease.from.elapsed() >= RENEWED_AFTER)
-            .map(|event| (event.place.1, event.lease.lasts))
+            .map(|event| (event.place.1, event.lease))
             .collect()
     }
 
     /// Takes note of a renewal that began at `from`. Forgets those of the events that this gateway has
-    /// lost.
-    pub(super) fn renew(&self, asked: &[DeliveryId], renewed: &HashSet<DeliveryId>, from: Instant) {
+    /// lost, but not one that it has leased again meanwhile.
+    pub(super) fn renew(
+        &self,
+        asked: &[(DeliveryId, Lease)],
+        renewed: &HashSet<DeliveryId>,
+        from: Instant,
+    ) {
         let mut fronts = self.lock();
         let fronts = &mut *fronts;
-        let asked: HashSet<_> = asked.iter().copied().collect();
+        let asked: HashMap<_, _> = asked.iter().map(|(id, lease)| (*id, lease.from)).collect();
         let keep = |id: DeliveryId, event: &mut LeasedEvent| {
-            if renewed.contains(&id) {
+            if asked.get(&id) != Some(&event.lease.from) {
+                return true;
+            }
+            let is_renewed = renewed.contains(&id);
+            if is_renewed {
                 event.age += from.saturating_duration_since(event.lease.from);
                 event.lease.from = from;
             }
-            renewed.contains(&id) || !asked.contains(&id)
+            is_renewed
         };
         fronts.handed_out.retain(|id, event| keep(*id, event));
         for front in fronts.routes.values_mut() {
             front.waiting.retain(|(_, id), event| {
                 let is_kept = keep(*id, event);
                 if !is_kept {
-                    fronts.waiting_bytes -= event.payload_bytes;
+                    fronts.waiting_bytes -= event.held_bytes();
                 }
                 is_kept
             });
         }
+    }
+
+    /// Returns the number of the batch of events that are leased as they are stored.
+    pub(super) fn next_batch(&self) -> i64 {
+        self.lock().batches.next()
+    }
+
+    /// Takes note that events of a route were perhaps stored and leased with this batch, from a floor
+    /// on, and that the reply was lost.
+    pub(super) fn lose(&self, route: &Arc<str>, batch: i64, floor: i64) {
+        self.lock()
+            .batches
+            .lose(route, batch, floor, Instant::now());
     }
 
     fn lock(&self) -> MutexGuard<'_, Fronts> {
@@ -353,32 +410,38 @@ impl Fronts {
             .retain(|id, attempting| !is_over(&attempting.route, id));
     }
 
-    /// Adds leased events to a front. Returns those that it does not take, because it was closed.
-    fn add(&mut self, route: &str, events: Vec<LeasedEvent>) -> Vec<DeliveryId> {
-        let Some(front) = self.routes.get_mut(route) else {
-            return events.into_iter().map(|event| event.place.1).collect();
+    /// Returns the front of a route, if it was not closed since.
+    fn front(&mut self, route: &str, generation: u64) -> Option<&mut Front> {
+        let front = self.routes.get_mut(route);
+        front.filter(|front| front.generation == generation)
+    }
+
+    /// Adds leased events to a front. Returns the places of those that it does not take, because it was
+    /// closed: a later front of the route could attempt others before them.
+    fn add(&mut self, route: &str, generation: u64, events: Vec<LeasedEvent>) -> Vec<Place> {
+        let held: usize = events.iter().map(LeasedEvent::held_bytes).sum();
+        let Some(front) = self.front(route, generation) else {
+            return events.into_iter().map(|event| event.place).collect();
         };
-        for event in events {
-            self.waiting_bytes += event.payload_bytes;
-            // One whose lease lapsed while it waited may be leased again.
-            if let Some(earlier) = front.waiting.insert(event.place, event) {
-                self.waiting_bytes = self.waiting_bytes.saturating_sub(earlier.payload_bytes);
-            }
-        }
+        let places = events.into_iter().map(|event| (event.place, event));
+        // One whose lease lapsed while it waited may be leased again.
+        let earlier = places.filter_map(|(place, event)| front.waiting.insert(place, event));
+        let replaced: usize = earlier.map(|event| event.held_bytes()).sum();
+        self.waiting_bytes = (self.waiting_bytes + held).saturating_sub(replaced);
         Vec::new()
     }
 }
 
 impl Front {
-    fn new(now: Instant) -> Self {
+    fn new(generation: u64, now: Instant) -> Self {
         Self {
+            generation,
             concurrency: 0,
             busy: 0,
             waiting: BTreeMap::new(),
             reserved: 0,
             may_have_more: true,
             stored_elsewhere: 0,
-            is_leasing: false,
             next_due: None,
             ended: RecentEnds {
                 window_from: now,
@@ -400,21 +463,14 @@ impl Front {
         (free + ahead).saturating_sub(self.waiting.len() + self.reserved)
     }
 
-    /// Returns how many events are to be leased now, if any.
-    fn leases_now(&mut self, now: Instant, waiting_bytes: usize) -> Option<usize> {
-        if !self.may_have_more || self.is_leasing {
-            return None;
-        }
+    /// Returns how many events are to be leased now, if any, while so many bytes of payloads may be
+    /// held.
+    fn leases_now(&mut self, now: Instant, free_bytes: usize) -> Option<usize> {
         let room = self.room(now);
         // A few at a time would cost a statement each. But a worker without any waits for the first.
-        let is_worth_it = self.waiting.is_empty()
-            || room >= self.waiting.len() && waiting_bytes < WAITING_BYTES_MAX;
+        let is_worth_it = self.waiting.is_empty() || room >= self.waiting.len() && free_bytes > 0;
         let limit = room.min(LEASED_AT_ONCE_MAX);
-        if limit == 0 || !is_worth_it {
-            return None;
-        }
-        self.is_leasing = true;
-        Some(limit)
+        (self.may_have_more && is_worth_it && limit > 0).then_some(limit)
     }
 }
 
@@ -446,23 +502,32 @@ impl RecentEnds {
 }
 
 impl Leasing {
-    /// Takes over the leased events. `next_in` is the time until another one is due. Returns the
-    /// events whose leases are to be released, because the front was closed meanwhile.
-    pub(super) fn add(
-        &self,
-        events: Vec<LeasedEvent>,
-        next_in: Option<Duration>,
-    ) -> Vec<DeliveryId> {
-        let is_complete = events.len() < self.limit;
+    /// Begins a statement that leases events from a floor on.
+    pub(super) fn send(&self, floor: i64, now: Instant) -> LeaseBatch {
         let mut fronts = self.fronts.lock();
-        let refused = fronts.add(&self.route, events);
-        if let Some(front) = fronts.routes.get_mut(&self.route)
+        fronts.batches.send(&self.route, floor, now)
+    }
+
+    /// Takes over the leased events. Returns the places of those whose leases are to be released,
+    /// because the front was closed meanwhile.
+    pub(super) fn add(&mut self, leased: LeasedEvents) -> Vec<Place> {
+        let now = Instant::now();
+        let is_complete = leased.events.len() < self.limit;
+        let mut fronts = self.fronts.lock();
+        let some_are_lost = fronts
+            .batches
+            .answered(&self.route, leased.batch, leased.from);
+        fronts.waiting_bytes -= std::mem::take(&mut self.bytes);
+        let refused = fronts.add(&self.route, self.generation, leased.events);
+        if let Some(front) = fronts.front(&self.route, self.generation)
             && is_complete
         {
             front.may_have_more = front.stored_elsewhere != self.stored_elsewhere;
-            let next = next_in.and_then(|next_in| Instant::now().checked_add(next_in));
+            let next = leased.next_in.and_then(|next_in| now.checked_add(next_in));
+            let adopts_again = some_are_lost.then_some(now + ADOPT_INTERVAL);
             // An attempt may have ended since, whose event is due earlier.
-            front.next_due = next.into_iter().chain(front.next_due).min();
+            let known = [next, adopts_again, front.next_due];
+            front.next_due = known.into_iter().flatten().min();
         }
         refused
     }
@@ -470,18 +535,18 @@ impl Leasing {
 
 impl Drop for Leasing {
     fn drop(&mut self) {
-        if let Some(front) = self.fronts.lock().routes.get_mut(&self.route) {
-            front.is_leasing = false;
-        }
+        let mut fronts = self.fronts.lock();
+        fronts.waiting_bytes -= self.bytes;
+        fronts.leasing.remove(&self.route);
     }
 }
 
 impl Reservation {
-    /// Holds the event, which is stored now. Returns its number if it has to be released instead,
+    /// Holds the event, which is stored now. Returns its place if it has to be released instead,
     /// because the front was closed meanwhile.
-    pub(super) fn fill(self, event: LeasedEvent) -> Option<DeliveryId> {
+    pub(super) fn fill(self, event: LeasedEvent) -> Option<Place> {
         let mut fronts = self.fronts.lock();
-        fronts.add(&self.route, vec![event]).pop()
+        fronts.add(&self.route, self.generation, vec![event]).pop()
     }
 }
 
@@ -489,9 +554,8 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let mut fronts = self.fronts.lock();
         fronts.waiting_bytes -= self.bytes;
-        if let Some(front) = fronts.routes.get_mut(&self.route) {
-            // A front that was closed and opened again has none.
-            front.reserved = front.reserved.saturating_sub(1);
+        if let Some(front) = fronts.front(&self.route, self.generation) {
+            front.reserved -= 1;
         }
     }
 }
@@ -507,6 +571,12 @@ impl Lease {
 }
 
 impl LeasedEvent {
+    /// Returns the size of the payload if it is held in memory, in bytes.
+    fn held_bytes(&self) -> usize {
+        let payload = self.payload.as_ref();
+        payload.map_or(0, |payload| payload.head.len() + payload.body.len())
+    }
+
     /// Returns the event for an attempt, with its row. Returns `None` if its payload is not here.
     fn into_queued(self) -> Option<(QueuedEvent, DeliveryIdentity, StoredDelivery)> {
         let progress = &self.stored.progress;
@@ -526,3 +596,6 @@ impl LeasedEvent {
         Some((queued, self.identity, self.stored))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
@@ -198,10 +199,11 @@ const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
 const INSERT_DELIVERIES: &str = "
     INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
         secret, test, state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys,
-        payload_bytes, lease_owner, lease_ends_ms, begun)
+        payload_bytes, lease_owner, lease_ends_ms, begun, lease_batch)
     SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, state, reason,
         tried, possibly, due, queued, ended, keys, bytes,
-        CASE WHEN lease_ends IS NOT NULL THEN $19::bigint END, lease_ends, lease_ends IS NOT NULL
+        CASE WHEN lease_ends IS NOT NULL THEN $19::bigint END, lease_ends, lease_ends IS NOT NULL,
+        $20::bigint
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
         $7::text[], $8::boolean[], $9::text[], $10::text[], $11::integer[], $12::boolean[],
         $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bigint[], $18::bigint[])
@@ -209,19 +211,18 @@ const INSERT_DELIVERIES: &str = "
             tried, possibly, due, queued, ended, keys, bytes, lease_ends)
     RETURNING id, identity";
 
-/// Changes leased deliveries that are as this gateway knows them. The times are relative.
+/// Changes leased deliveries that are as this gateway knows them. The times are relative. The first
+/// columns are those of [`UPDATE_DELIVERIES`]; each is written out, so that a search finds it whole.
 const UPDATE_KNOWN_DELIVERIES: &str = "WITH clock AS MATERIALIZED (SELECT * FROM hookstile.clock),
 changed AS (
-    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
-        reason = r.reason,
-        possibly_delivered = r.possibly, due_ms = clock.due + r.due, ended_ms = clock.now + r.ended,
-        keys = r.keys, payload_bytes = r.bytes,
-        lease_owner = NULL, lease_ends_ms = NULL, begun = false, recorded_by = $11,
-        attempts = r.attempts::jsonb
+    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried, reason = r.reason,
+        possibly_delivered = r.possibly, keys = r.keys, payload_bytes = r.bytes,
+        attempts = r.attempts::jsonb, due_ms = clock.due + r.due, ended_ms = clock.now + r.ended,
+        lease_owner = NULL, lease_ends_ms = NULL, begun = false, recorded_by = $11
     FROM clock, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[],
-        $6::boolean[], $7::bigint[], $8::bigint[], $9::bytea[], $10::bigint[], $12::uuid[],
+        $6::boolean[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $12::uuid[],
         $13::integer[], $14::bigint[])
-        AS r (id, attempts, state, reason, tried, possibly, due, ended, keys, bytes, identity,
+        AS r (id, attempts, state, reason, tried, possibly, keys, bytes, due, ended, identity,
             tried_before, queued)
     WHERE d.id = r.id AND d.id = ANY($1) AND d.state || '' = 'pending' AND d.lease_owner = $11
         AND d.tried = r.tried_before AND d.queued_ms IS NOT DISTINCT FROM r.queued
@@ -230,18 +231,16 @@ changed AS (
 SELECT hookstile.check_all(count(*), cardinality($1)) FROM changed";
 
 const UPDATE_DELIVERIES: &str = "
-    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
-        reason = r.reason,
-        possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended,
-        keys = r.keys, payload_bytes = r.bytes,
+    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried, reason = r.reason,
+        possibly_delivered = r.possibly, keys = r.keys, payload_bytes = r.bytes,
+        attempts = r.attempts::jsonb, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended,
         lease_owner = CASE WHEN r.keeps THEN d.lease_owner END,
         lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
-        begun = r.keeps AND d.begun, recorded_by = coalesce(r.recorded_by, d.recorded_by),
-        attempts = r.attempts::jsonb
+        begun = r.keeps AND d.begun, recorded_by = coalesce(r.recorded_by, d.recorded_by)
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[],
-        $7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[],
+        $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::boolean[],
         $13::bigint[])
-        AS r (id, attempts, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps,
+        AS r (id, attempts, state, reason, tried, possibly, keys, bytes, due, ended, queued, keeps,
             recorded_by)
     WHERE d.id = r.id AND d.id = ANY($1)";
 
@@ -377,18 +376,19 @@ impl Rows {
     }
 
     /// Writes all rows and commits, in one round trip: the statements are sent in this order
-    /// without waiting for each other. If one fails, nothing is committed. Returns the identities of
-    /// the new deliveries.
+    /// without waiting for each other. If one fails, nothing is committed. `batch` is the number of
+    /// the leases on the new deliveries, whose identities are returned.
     pub(super) async fn write(
         &self,
         connection: &PooledConnection,
         owner: i64,
+        batch: i64,
     ) -> Result<HashMap<DeliveryId, DeliveryIdentity>, tokio_postgres::Error> {
         let statements = Statements::prepare(connection).await?;
         let ((), identities, ..) = tokio::try_join!(
             biased;
             self.write_ledger(connection, &statements.ledger),
-            self.write_new(connection, &statements.insert, owner),
+            self.write_new(connection, &statements.insert, (owner, batch)),
             self.write_changes(connection, &statements.change),
             self.write_payloads(connection, &statements.store_payloads),
             self.write_dropped(connection, &statements.drop_payloads),
@@ -454,7 +454,7 @@ impl Rows {
         &self,
         connection: &PooledConnection,
         insert: &Statement,
-        owner: i64,
+        (owner, batch): (i64, i64),
     ) -> Result<HashMap<DeliveryId, DeliveryIdentity>, tokio_postgres::Error> {
         let (rows, progress) = (&self.new_deliveries, &self.new_deliveries.progress);
         if rows.ids.is_empty() {
@@ -483,6 +483,7 @@ impl Rows {
                     &progress.payload_bytes,
                     &rows.lease_ends,
                     &owner,
+                    &batch,
                 ],
             )
             .await?;
@@ -497,31 +498,15 @@ impl Rows {
         connection: &PooledConnection,
         change: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        let (rows, progress) = (&self.changed, &self.changed.progress);
+        let rows = &self.changed;
         if rows.ids.is_empty() {
             return Ok(());
         }
-        connection
-            .execute(
-                change,
-                &[
-                    &rows.ids,
-                    &progress.attempts,
-                    &progress.states,
-                    &progress.reasons,
-                    &progress.tried,
-                    &progress.possibly_delivered,
-                    &progress.due,
-                    &progress.queued,
-                    &progress.ended,
-                    &progress.keys,
-                    &progress.payload_bytes,
-                    &rows.keeps_lease,
-                    &rows.recorded_by,
-                ],
-            )
-            .await
-            .map(drop)
+        let mut params = rows.params();
+        let own: [&(dyn ToSql + Sync); 3] =
+            [&rows.progress.queued, &rows.keeps_lease, &rows.recorded_by];
+        params.extend(own);
+        connection.execute(change, &params).await.map(drop)
     }
 
     async fn write_known_changes(
@@ -530,29 +515,12 @@ impl Rows {
         change: &Statement,
         owner: i64,
     ) -> Result<(), tokio_postgres::Error> {
-        let (rows, progress) = (&self.changed, &self.changed.progress);
-        connection
-            .execute(
-                change,
-                &[
-                    &rows.ids,
-                    &progress.attempts,
-                    &progress.states,
-                    &progress.reasons,
-                    &progress.tried,
-                    &progress.possibly_delivered,
-                    &progress.due,
-                    &progress.ended,
-                    &progress.keys,
-                    &progress.payload_bytes,
-                    &owner,
-                    &rows.known.identities,
-                    &rows.known.tried,
-                    &rows.known.queued,
-                ],
-            )
-            .await
-            .map(drop)
+        let (rows, known) = (&self.changed, &self.changed.known);
+        let mut params = rows.params();
+        let own: [&(dyn ToSql + Sync); 4] =
+            [&owner, &known.identities, &known.tried, &known.queued];
+        params.extend(own);
+        connection.execute(change, &params).await.map(drop)
     }
 
     async fn write_payloads(
@@ -663,6 +631,25 @@ impl Statements {
             route_counts: connection.prepare_cached(ADD_ROUTE_COUNTS).await?,
             days: connection.prepare_cached(ADD_DAY_COUNTS).await?,
         })
+    }
+}
+
+impl ChangedDeliveries {
+    /// Returns the parameters that every change of deliveries has, from the first on.
+    fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let progress = &self.progress;
+        vec![
+            &self.ids,
+            &progress.attempts,
+            &progress.states,
+            &progress.reasons,
+            &progress.tried,
+            &progress.possibly_delivered,
+            &progress.keys,
+            &progress.payload_bytes,
+            &progress.due,
+            &progress.ended,
+        ]
     }
 }
 

@@ -56,7 +56,8 @@ CREATE TABLE hookstile.ledger (
 CREATE INDEX ledger_ends ON hookstile.ledger (ends_ms ASC);
 CREATE SEQUENCE hookstile.delivery_numbers;
 -- Deliveries: all attempts for one event on one route. `lease_owner` may attempt a pending one
--- until `lease_ends_ms`; `begun` means that it may have sent something. `recorded_by` is the
+-- until `lease_ends_ms`; `begun` means that it may have sent something. `lease_batch` is the owner's
+-- number of the statement that leased it. `recorded_by` is the
 -- gateway that recorded the last attempt. `identity` tells it from another one that had the same
 -- number before a failover.
 CREATE TABLE hookstile.deliveries (
@@ -66,7 +67,7 @@ CREATE TABLE hookstile.deliveries (
     due_ms bigint, queued_ms bigint, ended_ms bigint, keys bytea, secret text,
     test boolean NOT NULL, lease_owner bigint, lease_ends_ms bigint,
     begun boolean NOT NULL DEFAULT false, recorded_by bigint,
-    identity uuid DEFAULT gen_random_uuid()
+    identity uuid DEFAULT gen_random_uuid(), lease_batch bigint
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_analyze_scale_factor = 0.02);
 CREATE INDEX deliveries_of_route ON hookstile.deliveries (route ASC, id ASC);
@@ -229,9 +230,10 @@ pub(super) async fn read_or_create(
 /// The columns that earlier versions did not create: table, name and definition. Gateways of an
 /// earlier version do not write them, so they do not raise the version. The lock on a table is held
 /// for a moment: no row is rewritten, because the default applies to later rows only.
-const ADDED_COLUMNS: [(&str, &str, &str, &str); 4] = [
+const ADDED_COLUMNS: [(&str, &str, &str, &str); 5] = [
     ("ledger", "route", "text", ""),
     ("deliveries", "identity", "uuid", "gen_random_uuid()"),
+    ("deliveries", "lease_batch", "bigint", ""),
     ("store", "incarnation", "uuid", "gen_random_uuid()"),
     ("store", "timeline", "bigint", ""),
 ];

@@ -1,5 +1,6 @@
 //! Tests of what only the shared engine guarantees.
 
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use super::connect::{CurrentDatabase, Database};
 use super::pool::ConnectionPool;
 use crate::backoff::DeadLetterReason;
+use crate::signature::PayloadDigest;
 use crate::store::tests::{
     ATTEMPT_TIMEOUT, TERMS, TestStore, active, attempt, claim, claim_with, completed, creation_key,
     delivery_change, due_ids, ledger_entry, queued, settle, settlement, tried, wait_for_counts,
@@ -15,7 +17,7 @@ use crate::store::tests::{
 use crate::store::{
     AttemptHistory, AttemptId, AttemptOutcome, ClaimLease, ClaimPurpose, ClaimResult, ClaimTerms,
     DeliveryId, DeliveryState, EventKey, LedgerEntry, Payload, SeenIncident, Store, StoreError,
-    Untold,
+    StoredCopy, Untold,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -394,6 +396,27 @@ async fn events_beyond_the_free_places_keep_their_order() {
 }
 
 #[tokio::test]
+async fn lost_lease_is_adopted_unmarked() {
+    two!(test_store, one, two);
+    let ids = [queued(&one, 1, "a").await, queued(&one, 2, "b").await];
+    let leased = "SELECT count(*) FROM hookstile.deliveries WHERE lease_owner IS NOT NULL";
+    {
+        // The reply arrives, and is never read.
+        let mut due = std::pin::pin!(one.due_events("billing".into(), &[], 10));
+        let mut context = Context::from_waker(Waker::noop());
+        while test_store.sql(leased).trim() == "0" {
+            assert!(due.as_mut().poll(&mut context).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(due_ids(&two).await.is_empty(), "they are leased");
+    assert_eq!(due_ids(&one).await, ids);
+    for id in ids {
+        assert!(!possibly_delivered(&one, id).await, "nothing was sent");
+    }
+}
+
+#[tokio::test]
 async fn outcome_respects_a_row_that_was_changed() {
     let Some(test_store) = TestStore::shared() else {
         return;
@@ -428,13 +451,22 @@ async fn event_is_queued_by_one_of_two_gateways() {
     assert!(known.is_none());
     let (second, known) = claim_with(&two, 1, terms).await;
     assert!(known.is_none(), "nothing is written before the event");
-    let store = async |gateway: &Store, lease: ClaimLease| {
+    let store = async |gateway: &Store, lease: &ClaimLease, body: u8| {
         let change = Some(delivery_change("a", DeliveryState::Pending));
-        let settlement = settlement(1, lease.row(), completed(1), change);
-        gateway.settle(settlement).await
+        // Under the key of the first body's digest.
+        let mut digest = [1; 16];
+        digest[15] = body;
+        let digest = PayloadDigest::from_bytes(digest);
+        let entry = LedgerEntry::Completed { digest };
+        gateway
+            .settle(settlement(1, lease.row(), entry, change))
+            .await
     };
-    let id = store(&one, first).await.unwrap();
-    assert_eq!(store(&two, second).await, Err(StoreError::StoredElsewhere));
+    let id = store(&one, &first, 1).await.unwrap();
+    for (body, copy) in [(1, StoredCopy::SameBody), (2, StoredCopy::OtherBody)] {
+        let stored = store(&two, &second, body).await;
+        assert_eq!(stored, Err(StoreError::StoredElsewhere(copy)));
+    }
     let (_, known) = claim_with(&two, 1, terms).await;
     let known = known.unwrap();
     assert_eq!((known.entry, known.delivery), (completed(1), id));

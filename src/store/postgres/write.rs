@@ -9,13 +9,14 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
+use uuid::Uuid;
 
 use super::claims::{key, uuid};
 use super::pool::{
     IDLE_IN_TRANSACTION_TIMEOUT_MS, OnTimeout, PooledConnection, QueryError,
     SERVER_STATEMENT_TIMEOUT_MS, STATEMENT_TIMEOUT, on, with_timeout, within,
 };
-use super::queue_front::{Lease, LeasedEvent, Reservation};
+use super::queue_front::{Lease, LeasedEvent, Place, Reservation};
 use super::rows::{LockedDelivery, Ownership, Rows, column_ms};
 use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
@@ -24,7 +25,7 @@ use crate::store::uptime::Uptime;
 use crate::store::{
     AttemptId, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryIdentity,
     DeliveryState, EventKey, EventRow, LedgerEntry, Payload, Requeue, RequeueResult, RowId,
-    Settlement, StoreError,
+    Settlement, StoreError, StoredCopy,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -57,7 +58,7 @@ pub(super) enum Reply {
     /// The claim lapsed, and another gateway has taken the event over.
     ClaimLost,
     /// Another gateway has stored or delivered the event, which was not claimed.
-    StoredElsewhere,
+    StoredElsewhere(StoredCopy),
     AttemptRecorded,
     Requeued(Vec<RequeueResult>),
 }
@@ -67,7 +68,8 @@ pub(super) enum Reply {
 struct LedgerRow {
     token: i64,
     leased: bool,
-    completed: bool,
+    /// The digest of the body, if the event is completed.
+    completed: Option<PayloadDigest>,
     delivery: Option<DeliveryId>,
 }
 
@@ -77,7 +79,7 @@ enum SettleCheck {
     /// An earlier try, whose reply was lost, has already written it.
     AlreadyWritten(Option<DeliveryId>),
     ClaimLost,
-    StoredElsewhere,
+    StoredElsewhere(StoredCopy),
 }
 
 impl Shared {
@@ -146,7 +148,14 @@ impl Shared {
         let mut transaction = with_timeout(begin(self, connection, batch)).await?;
         let replies: Vec<_> = batch.iter().map(|job| transaction.apply(job)).collect();
         let WriteTransaction { rows, held, .. } = transaction;
-        let identities = Box::pin(within(timeout, rows.write(connection, self.owner))).await?;
+        let batch = self.fronts.next_batch();
+        let written = rows.write(connection, self.owner, batch);
+        let identities = Box::pin(within(timeout, written))
+            .await
+            .inspect_err(|error| {
+                let routes = held.iter().map(|event| &event.stored.route);
+                self.lose_leases(routes, batch, error);
+            })?;
         self.pool.metrics().observe_commit(began.elapsed());
         let held = held.into_iter().map(|event| {
             let identity = identities.get(&event.id).copied().unwrap_or_default();
@@ -165,11 +174,12 @@ impl Shared {
         from: Instant,
     ) {
         let mut held_by_route = HashMap::<_, usize>::new();
-        let mut refused = Vec::new();
         for (event, identity) in held {
             let route = Arc::clone(&event.stored.route);
-            *held_by_route.entry(route).or_default() += 1;
-            refused.extend(event.hold(identity, from));
+            match event.hold(identity, from) {
+                None => *held_by_route.entry(route).or_default() += 1,
+                Some(refused) => self.release_later(route, refused),
+            }
         }
         for route in routes {
             match held_by_route.get_mut(&route) {
@@ -180,14 +190,15 @@ impl Shared {
                 _ => self.wake_route(&route),
             }
         }
-        self.release_later(refused);
     }
 
-    fn release_later(self: &Arc<Self>, ids: Vec<DeliveryId>) {
-        if !ids.is_empty() {
-            let shared = Arc::clone(self);
-            tokio::spawn(async move { shared.release(&ids).await });
-        }
+    /// Releases an event whose front was closed while it was stored.
+    fn release_later(self: &Arc<Self>, route: Arc<str>, place: Place) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            shared.release_places(&route, &[place]).await;
+            shared.wake_route(&route);
+        });
     }
 }
 
@@ -216,8 +227,8 @@ impl HeldEvent {
     }
 
     /// Passes the event, which is stored now and was leased at `from`, to its route's front. Returns
-    /// its number if that does not take it.
-    fn hold(self, identity: DeliveryIdentity, from: Instant) -> Option<DeliveryId> {
+    /// its place if that does not take it.
+    fn hold(self, identity: DeliveryIdentity, from: Instant) -> Option<Place> {
         let progress = &self.stored.progress;
         self.reservation.fill(LeasedEvent {
             place: (progress.due.map_or(0, column_ms), self.id),
@@ -245,8 +256,8 @@ pub(super) fn time_for_bytes(bytes: usize) -> Duration {
 }
 
 /// Locks and reads ledger rows.
-const LOCK_LEDGER: &str = "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL
-     AND ends_ms > (SELECT now FROM hookstile.clock), delivery
+const LOCK_LEDGER: &str = "SELECT key, token, lease_ends_ms IS NOT NULL,
+        CASE WHEN ends_ms > (SELECT now FROM hookstile.clock) THEN digest END, delivery
     FROM hookstile.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 const NEXT_DELIVERY_IDS: &str =
     "SELECT nextval('hookstile.delivery_numbers') FROM generate_series(1, $1::integer)";
@@ -342,7 +353,9 @@ async fn begin(
         let ledger_row = LedgerRow {
             token: row.try_get(1)?,
             leased: row.try_get(2)?,
-            completed: row.try_get(3)?,
+            completed: row
+                .try_get::<_, Option<Uuid>>(3)?
+                .map(|digest| PayloadDigest::from_bytes(digest.into_bytes())),
             delivery,
         };
         ledger.insert(key(row.try_get(0)?), ledger_row);
@@ -409,11 +422,11 @@ impl WriteTransaction {
 
     fn settle(&mut self, settlement: &Settlement) -> Reply {
         match self.check_claim(settlement) {
-            // If the event was leased as well, nothing here holds it: it is attempted, marked, once that
-            // lease has lapsed. To release it would need to know that no worker has leased it since.
+            // If the event was leased as well, nothing here holds it: the next lease of its route
+            // adopts it.
             SettleCheck::AlreadyWritten(delivery) => return Reply::Settled(delivery),
             SettleCheck::ClaimLost => return Reply::ClaimLost,
-            SettleCheck::StoredElsewhere => return Reply::StoredElsewhere,
+            SettleCheck::StoredElsewhere(copy) => return Reply::StoredElsewhere(copy),
             SettleCheck::Write => {}
         }
         let delivered = was_delivered(settlement);
@@ -441,20 +454,22 @@ impl WriteTransaction {
     /// case.
     fn check_claim(&self, settlement: &Settlement) -> SettleCheck {
         let delivered = was_delivered(settlement);
-        for name in settlement.rows().map(|settled| &settled.row) {
-            let Some(row) = self.ledger.get(&name.key) else {
+        for settled in settlement.rows() {
+            let Some(row) = self.ledger.get(&settled.row.key) else {
                 continue;
             };
-            let is_own = name.earlier == Some(RowId(row.token));
+            let is_own = settled.row.earlier == Some(RowId(row.token));
             match (is_own, row.leased) {
                 (true, true) => {}
                 (true, false) => return SettleCheck::AlreadyWritten(row.delivery),
-                (false, _) if delivered && row.completed => {
+                (false, _) if delivered && row.completed.is_some() => {
                     return SettleCheck::AlreadyWritten(row.delivery);
                 }
                 (false, _) if delivered => {}
-                (false, false) if row.completed && is_queued(settlement) => {
-                    return SettleCheck::StoredElsewhere;
+                (false, false) if is_queued(settlement) => {
+                    return row.completed.map_or(SettleCheck::ClaimLost, |first| {
+                        SettleCheck::StoredElsewhere(compare_body(settled.entry, first))
+                    });
                 }
                 (false, _) => return SettleCheck::ClaimLost,
             }
@@ -615,6 +630,14 @@ impl WriteTransaction {
     }
 }
 
+/// Compares the body of an event with that of the copy that is stored.
+fn compare_body(entry: LedgerEntry, first: PayloadDigest) -> StoredCopy {
+    match entry {
+        LedgerEntry::Completed { digest } if first.contradicts(digest) => StoredCopy::OtherBody,
+        LedgerEntry::Completed { .. } | LedgerEntry::Attempted(_) => StoredCopy::SameBody,
+    }
+}
+
 /// Returns whether the event is queued.
 fn is_queued(settlement: &Settlement) -> bool {
     settlement
@@ -688,7 +711,7 @@ impl Job {
             (Self::Settle(_, done), Reply::Settled(id)) => drop(done.send(Ok(id))),
             (Self::RecordAttempt { done, .. }, Reply::AttemptRecorded) => drop(done.send(Ok(()))),
             (Self::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
-            (job, Reply::StoredElsewhere) => job.fail(StoreError::StoredElsewhere),
+            (job, Reply::StoredElsewhere(copy)) => job.fail(StoreError::StoredElsewhere(copy)),
             (job, _) => job.fail(StoreError::Unavailable),
         }
     }
