@@ -31,7 +31,7 @@ static LOADS: OnceLock<Box<[Load]>> = OnceLock::new();
 struct Load(AtomicUsize);
 
 impl Load {
-    fn of(core: usize) -> &'static Self {
+    fn of_core(core: usize) -> &'static Self {
         let loads = LOADS.get_or_init(|| (0..=count()).map(|_| Self::default()).collect());
         &loads[core % loads.len()]
     }
@@ -43,7 +43,7 @@ pub(crate) struct Delivering(&'static Load);
 
 impl Delivering {
     pub(crate) fn begin() -> Self {
-        let load = Load::of(number());
+        let load = Load::of_core(number());
         load.0.fetch_add(1, Ordering::Relaxed);
         Self(load)
     }
@@ -103,7 +103,8 @@ impl Cores {
             let index = first.wrapping_add(later) % self.cores.len();
             (index + 1, &self.cores[index].runtime)
         });
-        let idlest = in_turn.min_by_key(|(number, _)| Load::of(*number).0.load(Ordering::Relaxed));
+        let idlest =
+            in_turn.min_by_key(|(number, _)| Load::of_core(*number).0.load(Ordering::Relaxed));
         idlest.expect("there is a core").1
     }
 }
