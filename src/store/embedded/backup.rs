@@ -114,7 +114,8 @@ pub fn back_up(folder: &Path, to: &Path) -> Result<Backup, BackupError> {
     schema::version(&connection, &file)?;
     let used_bytes =
         read::used_bytes(&connection).map_err(|source| OpenError::database(&file, source))?;
-    let ledger_bytes = fs::metadata(folder.join(ledger_file::FILE)).map_or(0, |file| file.len());
+    let ledger_bytes = fs::metadata(folder.join(ledger_file::FILE))
+        .map_or(0, |file| ledger_file::disk_bytes(&file));
     check_room(&to, used_bytes + ledger_bytes)?;
     let partial = PartialFile::create(&to)?;
     let copied = partial.flushed_while(|| {

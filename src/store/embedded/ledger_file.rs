@@ -25,7 +25,9 @@
 //! is too large for the log, and all with `durability: relaxed`.
 //!
 //! The hour of an extent is that of its latest commit; rows of another hour are left from its earlier
-//! use. Any number of rows may be damaged without harm to the others.
+//! use. When the hour of an extent has passed, its room is given back: it becomes a hole, and the file is
+//! cut off behind the last extent with rows. Neither is flushed, and the log may write such rows again: a
+//! start finds zeros or rows whose hour has passed, and both mean a free extent. Any number of rows may be damaged without harm to the others.
 //!
 //! | what is found | meaning |
 //! | --- | --- |
@@ -41,7 +43,7 @@ mod row;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -66,6 +68,9 @@ const MAGIC: [u8; 8] = *b"hookled\x01";
 
 /// The size of an extent, in bytes.
 const EXTENT_BYTES: usize = SLOTS as usize * ROW_BYTES;
+
+/// The unit of the blocks that a file takes, in bytes.
+const DISK_BLOCK_BYTES: u64 = 512;
 
 /// The number of times that a row is read which seems damaged.
 const READS_MAX: usize = 3;
@@ -350,15 +355,35 @@ impl LedgerFile {
         self.with_file(File::try_clone).map(LedgerReader)
     }
 
-    /// Frees the extents whose rows expired before this hour. Before that, `forget` gets them, as one flag
-    /// for each extent, and must make the index forget their rows.
+    /// Frees the extents whose rows expired before this hour, and gives their room back to the disk.
+    /// Before that, `forget` gets them, as one flag for each extent, and must make the index forget their
+    /// rows.
     pub(super) fn sweep(&self, before: Hour, forget: impl FnOnce(&[bool])) {
         let _sweeping = self.lock_sweeping();
         let expired = self.extents().expired(before);
         if let Some(expired) = expired {
             forget(&expired);
-            self.extents().free(&expired);
+            if let Err(error) = self.give_back(&expired) {
+                tracing::warn!(%error, "cannot give the room of expired event IDs back to the disk");
+            }
         }
+    }
+
+    /// Frees extents, and gives their room back to the disk.
+    fn give_back(&self, expired: &[bool]) -> io::Result<()> {
+        // Before they are free: a row that is written there meanwhile would be lost.
+        let punched = self.with_file(|file| punch(file, expired));
+        // The lock is held until the end is cut off: a new extent would be cut off with it.
+        let mut extents = self.extents();
+        let bytes = extents.free(expired) as u64 * EXTENT_BYTES as u64;
+        // The header stays.
+        let bytes = bytes.max(ROW_BYTES as u64);
+        let cut = self.with_file(|file| match file.metadata()?.len() {
+            len if len > bytes => file.set_len(bytes),
+            _ => Ok(()),
+        });
+        drop(extents);
+        punched.and(cut)
     }
 
     /// Returns the size of the extents that have rows, in bytes.
@@ -366,8 +391,14 @@ impl LedgerFile {
         self.extents().taken() as u64 * EXTENT_BYTES as u64
     }
 
+    /// Returns the size of the file without its holes, in bytes.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let file = self.with_file(File::metadata);
+        file.map_or(0, |file| disk_bytes(&file))
+    }
+
     /// Returns the size of the file, in bytes.
-    pub(super) fn file_bytes(&self) -> u64 {
+    fn file_bytes(&self) -> u64 {
         self.with_file(File::metadata).map_or(0, |file| file.len())
     }
 
@@ -423,6 +454,11 @@ impl LedgerReader {
             ControlFlow::Continue(())
         })
     }
+}
+
+/// Returns the size of a file without its holes, in bytes.
+pub(super) fn disk_bytes(file: &std::fs::Metadata) -> u64 {
+    file.len().min(file.blocks() * DISK_BLOCK_BYTES)
 }
 
 /// Returns whether a folder has the ledger's file of the database with this hash key.
@@ -585,6 +621,36 @@ fn reserve(file: &File, extent: u32) -> io::Result<()> {
         let _ = (file, extent);
         Ok(())
     }
+}
+
+/// Gives the room of these extents back to the disk; they have zeros then. The first one stays, because
+/// of the header.
+fn punch(file: &File, extents: &[bool]) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let mut extent = 1;
+        while let Some(rest) = extents.get(extent..).filter(|rest| !rest.is_empty()) {
+            // One call for all that follow each other.
+            let count = rest.iter().take_while(|is| **is).count();
+            if count > 0 {
+                let [start, length] = [extent, count].map(|n| n as u64 * EXTENT_BYTES as u64);
+                match fallocate(file, flags, start, length) {
+                    // What an interrupted one leaves is given back after the extent's next use.
+                    Err(Errno::INTR) | Ok(()) => {}
+                    Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            extent += count + 1;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, extents);
+    Ok(())
 }
 
 #[cfg(test)]

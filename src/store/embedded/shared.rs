@@ -400,7 +400,7 @@ impl Shared {
             disk.f_bavail
                 .saturating_mul(disk.f_frsize)
                 // Free pages and free extents of the files, or pages that are in the log only.
-                .saturating_add(file + self.ledger.file_bytes())
+                .saturating_add(file + self.ledger.disk_bytes())
                 .saturating_sub(bytes)
                 // The log may grow before it is checkpointed.
                 .saturating_sub(LOG_BYTES.saturating_sub(log))
@@ -446,11 +446,11 @@ impl Shared {
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
     }
 
-    /// Returns the size of the files, in bytes.
+    /// Returns the size of the files on the disk, in bytes.
     pub(super) fn file_bytes(&self) -> u64 {
         let (file, log) = self.file_lengths();
         let commits = std::fs::metadata(self.settings.folder.join(commit_log::FILE));
-        file + log + self.ledger.file_bytes() + commits.map_or(0, |file| file.len())
+        file + log + self.ledger.disk_bytes() + commits.map_or(0, |file| file.len())
     }
 
     /// Returns the lengths of the database and of its write-ahead log, in bytes.

@@ -1,8 +1,8 @@
 //! Which slots of the ledger's file are free. Pure.
 //!
 //! Slots are given out in extents. All rows of an extent expire within one hour, so it becomes free as
-//! a whole: nothing is deleted row by row, and the file is as large as the rows need that are
-//! remembered at once. Within an extent, slots are given out in order.
+//! a whole: nothing is deleted row by row. The lowest free extent is reused first, so that the end of
+//! the file becomes free. Within an extent, slots are given out in order.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -108,8 +108,9 @@ impl Extents {
         expired.contains(&true).then_some(expired)
     }
 
-    /// Frees extents.
-    pub(super) fn free(&mut self, expired: &[bool]) {
+    /// Frees extents. Those at the end of the file are no longer counted. Returns the number of extents
+    /// that the file has then.
+    pub(super) fn free(&mut self, expired: &[bool]) -> usize {
         for ((hour, _), extent) in self
             .hours
             .iter_mut()
@@ -122,6 +123,10 @@ impl Extents {
             }
             self.free.insert(extent);
         }
+        while self.hours.pop_if(|hour| hour.is_none()).is_some() {
+            self.free.pop_last();
+        }
+        self.hours.len()
     }
 
     /// Returns the number of extents that have rows.
@@ -163,12 +168,29 @@ mod tests {
         assert_eq!(expired, [true, true, false]);
         let next = extents.allocate(hour(4)).unwrap();
         assert_eq!(next.new_extent, Some(3), "not yet free");
-        extents.free(&expired);
+        assert_eq!(extents.free(&expired), 4);
         assert_eq!(extents.taken(), 2);
         let next: Vec<Option<u32>> = (5..8)
             .map(|of| extents.allocate(hour(of)).unwrap().new_extent)
             .collect();
         assert_eq!(next, [Some(0), Some(1), Some(4)]);
+    }
+
+    #[test]
+    fn free_extents_at_the_end_are_dropped() {
+        let mut extents = Extents::default();
+        for of in [2, 1, 3, 1, 1] {
+            extents.allocate(hour(of)).unwrap();
+            extents.open.clear();
+        }
+        let expired = extents.expired(hour(2)).unwrap();
+        assert_eq!(expired, [false, true, false, true, true]);
+        assert_eq!(extents.free(&expired), 3);
+        assert_eq!(extents.taken(), 2);
+        let next: Vec<Option<u32>> = (5..7)
+            .map(|of| extents.allocate(hour(of)).unwrap().new_extent)
+            .collect();
+        assert_eq!(next, [Some(1), Some(3)]);
     }
 
     #[test]

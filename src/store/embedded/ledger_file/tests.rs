@@ -106,6 +106,63 @@ fn expired_extent_is_reused_and_its_rows_are_not_read() {
 }
 
 #[test]
+fn expired_extents_give_their_room_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = open(folder.path());
+    // Extents 0 to 9 of hour 5, 10 of hour 7, 11 to 15 of hour 6.
+    for (key, hour) in (0..10 * u128::from(SLOTS) - 1)
+        .map(|key| (key, 5))
+        .chain([(1 << 20, 7)])
+        .chain((1 << 21..(1 << 21) + 5 * u128::from(SLOTS)).map(|key| (key, 6)))
+    {
+        add(&file, &row(key, hour, 1));
+    }
+    file.sync().unwrap();
+    let extents = |count: u64| count * EXTENT_BYTES as u64;
+    assert_eq!(file.file_bytes(), extents(16));
+    let full = file.disk_bytes();
+
+    file.sweep(Hour::containing(Uptime(7 * HOUR_MS)), |_| {});
+    assert_eq!(file.file_bytes(), extents(11));
+    let left = file.disk_bytes();
+    assert!(left <= full - extents(13), "{left} of {full}");
+    assert_eq!(loaded(&open(folder.path()), 7).0, [1 << 20]);
+    // The clock may lag behind after a crash.
+    let first: Vec<u128> = (0..u128::from(SLOTS) - 1).collect();
+    assert_eq!(
+        loaded(&open(folder.path()), 5).0,
+        [first, vec![1 << 20]].concat()
+    );
+
+    file.sweep(Hour::containing(Uptime(8 * HOUR_MS)), |_| {});
+    assert_eq!(file.file_bytes(), ROW_BYTES as u64);
+    let slot = add(&file, &row(3, 9, 2));
+    assert_eq!(slot, 1, "goes on at the front");
+    assert_eq!(loaded(&open(folder.path()), 8).0, [3]);
+}
+
+#[test]
+fn late_row_behind_the_end_harms_no_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = open(folder.path());
+    let late = row(1, 5, 1);
+    let slot = add(&file, &late);
+    add(&file, &row(2, 6, 1));
+    let behind = add(&file, &row(3, 5, 1)) + SLOTS;
+    file.sweep(Hour::containing(Uptime(7 * HOUR_MS)), |_| {});
+    // The commit log writes its rows again after a crash.
+    let mut writes = RowWrites::default();
+    writes.push(slot, &late);
+    writes.push(behind, &late);
+    file.write(&writes).unwrap();
+    let file = open(folder.path());
+    assert_eq!(loaded(&file, 7).0, [] as [u128; 0]);
+    add(&file, &row(4, 8, 2));
+    add(&file, &row(5, 9, 2));
+    assert_eq!(loaded(&open(folder.path()), 7).0, [4, 5]);
+}
+
+#[test]
 fn later_commits_are_undone_once_and_for_all() {
     let folder = tempfile::tempdir().unwrap();
     let file = open(folder.path());
