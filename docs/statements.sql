@@ -431,17 +431,17 @@ SELECT due_ms - (SELECT due FROM hookstile.clock) FROM hookstile.deliveries
         ORDER BY due_ms, id LIMIT 1;
 
 UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL,
-        begun = false
+        begun = false, lease_batch = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND state || '' = 'pending';
 
 UPDATE hookstile.deliveries d
-    SET lease_ends_ms = (SELECT now FROM hookstile.clock) + r.lasts
+    SET lease_ends_ms = (SELECT now FROM hookstile.clock) + r.lasts, lease_batch = NULL
     FROM unnest($1::bigint[], $2::bigint[]) AS r (id, lasts)
     WHERE d.id = r.id AND d.id = ANY($1) AND d.lease_owner = $3 AND d.state || '' = 'pending'
     RETURNING d.id;
 
 WITH loaded AS (
-    UPDATE hookstile.deliveries SET begun = true,
+    UPDATE hookstile.deliveries SET begun = true, lease_batch = NULL,
         lease_ends_ms = (SELECT now FROM hookstile.clock) + $3 + payload_bytes / $6 * 1000
     WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2 AND route = $4
     RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms, identity,

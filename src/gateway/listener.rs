@@ -32,7 +32,7 @@ use super::{Gateway, address};
 use crate::outcome::Code;
 use crate::tls;
 use connection_limits::ConnectionPermit;
-use first_byte::{FirstByte, FirstByteStream, Flush};
+use first_byte::{FirstByte, FirstByteStream, Pace};
 use protocol::Protocol;
 use read_ahead::ReadAhead;
 
@@ -155,7 +155,7 @@ impl Listener {
                 let stream = Box::new(FirstByteStream::new(
                     stream,
                     first_byte,
-                    Flush::AFTER_READY_TASKS,
+                    Pace::AFTER_READY_TASKS,
                 ));
                 http2::serve_connection(connection, stream, ending).await;
             }

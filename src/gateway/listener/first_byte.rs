@@ -132,21 +132,36 @@ impl FirstByte {
 /// leave in one piece.
 const WRITE_BUFFER: usize = 2 << 10;
 
-/// The moment at which what was written is flushed.
-pub(super) enum Flush {
-    /// As soon as it is asked for.
+/// The bytes that h2 reads before other tasks that are ready have their turn.
+const READ_AT_ONCE: usize = 64 << 10;
+
+/// Whether reading and flushing let other tasks run first.
+pub(super) enum Pace {
+    /// At once.
     AtOnce,
-    /// Once the tasks that are ready to run have run. The responses of an HTTP/2 connection come from a
+    /// A flush waits until the tasks that are ready have run, and so does every further part of a read. The responses of an HTTP/2 connection come from a
     /// task each, and h2 asks for a flush after each of them. With 32 streams, one write and one TLS
     /// record for all that are ready saves a quarter of a rejection's CPU time.
     AfterReadyTasks { asked: bool },
 }
 
-impl Flush {
+impl Pace {
     pub(super) const AFTER_READY_TASKS: Self = Self::AfterReadyTasks { asked: false };
 
+    /// Returns whether a read waits, and wakes the task behind the others that are ready if so. h2 reads
+    /// all that has arrived before it passes a stream on: without this, the heads of all streams of all
+    /// connections could be in memory before the first of them is handled.
+    fn read_waits(&self, read: &mut usize, cx: &Context<'_>) -> bool {
+        let waits = matches!(self, Self::AfterReadyTasks { .. }) && *read >= READ_AT_ONCE;
+        if waits {
+            *read = 0;
+            cx.waker().wake_by_ref();
+        }
+        waits
+    }
+
     /// Returns whether a flush waits, and wakes the task behind the others that are ready if so.
-    fn waits(&mut self, cx: &Context<'_>) -> bool {
+    fn flush_waits(&mut self, cx: &Context<'_>) -> bool {
         let Self::AfterReadyTasks { asked } = self else {
             return false;
         };
@@ -163,7 +178,9 @@ impl Flush {
 pub(super) struct FirstByteStream {
     stream: BufWriter<Stream>,
     first_byte: FirstByte,
-    flush: Flush,
+    pace: Pace,
+    /// The bytes that were read since other tasks had their turn.
+    read: usize,
     /// The bytes that were read ahead, and not yet by a session.
     unread: BytesMut,
     /// The time since which they are there, until the first of them are read. Later ones may begin
@@ -177,11 +194,12 @@ impl FirstByteStream {
     }
 
     /// Wraps a connection, whose unread bytes are the first that are read.
-    pub(super) fn new(connection: ReadAhead, first_byte: FirstByte, flush: Flush) -> Self {
+    pub(super) fn new(connection: ReadAhead, first_byte: FirstByte, pace: Pace) -> Self {
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, connection.stream),
             first_byte,
-            flush,
+            pace,
+            read: 0,
             unread: connection.unread.into(),
             unread_since: Some(connection.unread_since),
         }
@@ -211,11 +229,18 @@ impl AsyncRead for FirstByteStream {
             }
             return Poll::Ready(Ok(()));
         }
+        let this = &mut *self;
+        if this.pace.read_waits(&mut this.read, cx) {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if polled.is_ready() {
             let read = &buf.filled()[before..];
+            self.read += read.len();
             self.first_byte.record_read(read, Instant::now());
+        } else {
+            self.read = 0;
         }
         polled
     }
@@ -241,11 +266,11 @@ impl AsyncWrite for FirstByteStream {
     fn is_write_vectored(&self) -> bool {
         // h2 flushes after each payload that it need not copy. Without this it copies those of up to
         // 1 KiB instead of 256 bytes.
-        matches!(self.flush, Flush::AtOnce) && self.stream.is_write_vectored()
+        matches!(self.pace, Pace::AtOnce) && self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.stream.buffer().is_empty() && self.flush.waits(cx) {
+        if !self.stream.buffer().is_empty() && self.pace.flush_waits(cx) {
             return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -324,10 +349,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn long_read_leaves_time_for_ready_tasks() {
+        let (near, mut far) = duplex(2 * READ_AT_ONCE);
+        far.write_all(&[b'a'; 2 * READ_AT_ONCE]).await.unwrap();
+        let (near, first_byte) = (ReadAhead::new(Box::new(near)), FirstByte::default());
+        first_byte.head_complete();
+        let mut stream = FirstByteStream::new(near, first_byte, Pace::AFTER_READY_TASKS);
+        let mut bytes = [0; READ_AT_ONCE];
+        for _ in 0..2 {
+            assert!(stream.read_exact(&mut bytes).now_or_never().is_some());
+            assert!(stream.read(&mut [0]).now_or_never().is_none());
+        }
+    }
+
+    #[tokio::test]
     async fn flush_leaves_time_for_ready_tasks() {
         let (near, mut far) = duplex(64);
         let (near, first_byte) = (ReadAhead::new(Box::new(near)), FirstByte::default());
-        let mut stream = FirstByteStream::new(near, first_byte, Flush::AFTER_READY_TASKS);
+        let mut stream = FirstByteStream::new(near, first_byte, Pace::AFTER_READY_TASKS);
         stream.write_all(b"one").await.unwrap();
         assert!(stream.flush().now_or_never().is_none());
         stream.write_all(b", two").await.unwrap();

@@ -60,7 +60,7 @@ impl OfflineStore {
                 .and_then(|_| LedgerFile::open(folder, &header.hash_key))
                 .map_err(ReadError::from)
                 .and_then(|ledger| {
-                    opening::execute_unapplied(&mut writer, &ledger, folder, &unapplied, header.log)
+                    opening::execute_unapplied(&mut writer, &ledger, folder, &unapplied, &header)
                 })
                 .map_err(|error| error.into_open_error(&file, folder))?;
             drop(writer);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
@@ -15,7 +15,9 @@ use super::attempt_journal::{self, AttemptJournal, InterruptedAttempt, PreviousR
 use super::commit_log::{self, CommitLog, Execution, LastRows, LogPosition, Statement, Unapplied};
 use super::file_identity::FileIdentity;
 use super::folder_lock::FolderLock;
-use super::ledger_file::{self, Hour, LedgerFile, RowWrites, StoreFileError};
+use super::ledger_file::{
+    self, Hour, LedgerFile, LedgerRow, RowWrites, SlotContent, StoreFileError,
+};
 use super::ledger_table;
 use super::schema::StoreHeader;
 use super::shared::{QueueCounts, Shared};
@@ -138,7 +140,7 @@ pub(super) fn open(
         &ledger,
         &settings.folder,
         &unapplied,
-        created.log,
+        &created,
     )
     .map_err(|error| error.into_open_error(&file, &settings.folder))?;
     let header = match recovered.executed {
@@ -240,7 +242,7 @@ impl Writer {
         shared.ledger.reopen()?;
         let (ledger, folder) = (&shared.ledger, &shared.settings.folder);
         let unapplied = commit_log::read(folder, header.log)?;
-        let recovered = execute_unapplied(&mut connection, ledger, folder, &unapplied, header.log)?;
+        let recovered = execute_unapplied(&mut connection, ledger, folder, &unapplied, &header)?;
         // The write-ahead log may be in memory only, if a flush of it failed. A full checkpoint
         // moves it into the database and flushes that, or fails as well.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
@@ -453,6 +455,10 @@ fn open_ledger(
     Ok(ledger)
 }
 
+/// The time by which the uptime in the database may be behind that of the process: twice as long as an idle
+/// store leaves it.
+const UPTIME_LAG: Duration = Duration::from_secs(120);
+
 /// What the commit log had and the database had not.
 pub(super) struct Recovered {
     /// The number of transactions that were executed.
@@ -471,8 +477,9 @@ pub(super) fn execute_unapplied(
     ledger: &LedgerFile,
     folder: &Path,
     unapplied: &Unapplied,
-    position: LogPosition,
+    header: &StoreHeader,
 ) -> Result<Recovered, ReadError> {
+    let position = header.log;
     let file = folder.join(commit_log::FILE);
     if unapplied.missing > 0 {
         tracing::error!(
@@ -491,7 +498,7 @@ pub(super) fn execute_unapplied(
         );
     }
     let last_rows = unapplied.last_rows();
-    let lost_writes = lost_writes(ledger, unapplied, &last_rows, position)?;
+    let lost_writes = lost_writes(ledger, unapplied, &last_rows, header)?;
     let mut rows = RowWrites::default();
     let unflushed = schema::read_unflushed_rows(connection)?;
     for (slot, row) in unflushed.iter().flat_map(RowWrites::iter) {
@@ -551,22 +558,28 @@ fn execute(
 
 /// Returns whether the files lack what any end of the process alone leaves there. That leaves unexecuted
 /// what was deferred, and at most one transaction more; and it leaves all rows in the ledger's file, but
-/// for those of the last transaction. The log may be too short to tell.
+/// for those of the last transaction and those of hours that are over, whose room was given back. The log
+/// may be too short to tell.
 fn lost_writes(
     ledger: &LedgerFile,
     unapplied: &Unapplied,
     last_rows: &LastRows<'_>,
-    position: LogPosition,
+    header: &StoreHeader,
 ) -> io::Result<bool> {
     let at_once = unapplied
-        .to_execute(position)
+        .to_execute(header.log)
         .filter(|record| record.execution == Execution::AtOnce);
     if at_once.count() > 1 {
         return Ok(true);
     }
     let last = unapplied.records.last().map(|record| record.number);
+    let begun = Hour::containing(header.uptime.after(UPTIME_LAG));
     for (&slot, &(number, row)) in last_rows {
-        if Some(number) != last && !ledger.has(slot, row)? {
+        let is_over = match LedgerRow::decode(slot, row) {
+            SlotContent::Row(row) => Hour::containing(row.ends) < begun,
+            SlotContent::Empty | SlotContent::Damaged => false,
+        };
+        if Some(number) != last && !is_over && !ledger.has(slot, row)? {
             return Ok(true);
         }
     }

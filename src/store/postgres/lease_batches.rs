@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The time for which an unanswered statement may still be committed: longer than the server lets a
-/// statement run.
+/// statement run. If a commit waits for a standby for longer, its events rest until their leases end.
 const COMMITS_WITHIN: Duration = Duration::from_secs(10);
 /// The limit of unanswered statements of a route that are remembered. The first ones stay: the later
 /// ones were sent to a server that already did not respond.
@@ -76,20 +76,41 @@ impl LeaseBatches {
         }
     }
 
+    /// Takes note that the server has cancelled a statement, whose search was too long: none may begin
+    /// there again. What is adopted lies behind `recent`, or is found by the next search from the
+    /// beginning.
+    pub(super) fn cancelled(&mut self, route: &str, number: i64, recent: i64) {
+        if let Some(lost) = self.unanswered.get_mut(route) {
+            lost.retain(|lost| lost.number != number);
+            for lost in lost {
+                lost.floor = lost.floor.max(recent);
+            }
+        }
+    }
+
     /// Takes note of the reply to a statement that was sent at `sent`, and so of everything that was
-    /// committed before. Returns whether an earlier one may still be committed.
-    pub(super) fn answered(&mut self, route: &str, number: i64, sent: Instant) -> bool {
+    /// committed before. If it is `complete`, it has found all that it looked for. Returns whether there
+    /// is more to adopt: an earlier statement may still be committed, or has leased more.
+    pub(super) fn answered(
+        &mut self,
+        route: &str,
+        number: i64,
+        sent: Instant,
+        is_complete: bool,
+    ) -> bool {
         let Some(lost) = self.unanswered.get_mut(route) else {
             return false;
         };
         lost.retain(|lost| {
-            lost.number != number && sent.saturating_duration_since(lost.since) < COMMITS_WITHIN
+            let is_adopted =
+                is_complete && sent.saturating_duration_since(lost.since) >= COMMITS_WITHIN;
+            lost.number != number && !is_adopted
         });
-        let may_be_committed = !lost.is_empty();
-        if !may_be_committed {
+        let has_more = !lost.is_empty();
+        if !has_more {
             self.unanswered.remove(route);
         }
-        may_be_committed
+        has_more
     }
 }
 
@@ -110,13 +131,29 @@ mod tests {
         let second = batches.send(&route, 200, now);
         assert_eq!(numbers(&second), (2, &[1][..], 100));
         assert_eq!(numbers(&batches.send(&other, 0, now)), (3, &[][..], 0));
-        assert!(batches.answered(&route, 2, now), "it may commit late");
+        assert!(batches.answered(&route, 2, now, true), "it may commit late");
         let later = now + COMMITS_WITHIN;
         let third = batches.send(&route, 200, later);
         assert_eq!(numbers(&third), (4, &[1][..], 100));
-        assert!(!batches.answered(&route, 4, later));
+        assert!(
+            batches.answered(&route, 4, later, false),
+            "it may have leased more"
+        );
+        let last = batches.send(&route, 200, later);
+        assert_eq!(numbers(&last), (5, &[1][..], 100));
+        assert!(!batches.answered(&route, 5, later, true));
         let fourth = batches.send(&route, 200, later);
-        assert_eq!(numbers(&fourth), (5, &[][..], 200));
+        assert_eq!(numbers(&fourth), (6, &[][..], 200));
+    }
+
+    #[test]
+    fn search_that_timed_out_is_not_repeated() {
+        let (mut batches, now, route) = (LeaseBatches::default(), Instant::now(), "a".into());
+        batches.send(&route, i64::MIN, now);
+        batches.send(&route, i64::MIN, now);
+        batches.cancelled(&route, 2, 100);
+        let next = batches.send(&route, 200, now);
+        assert_eq!(numbers(&next), (3, &[1][..], 100));
     }
 
     #[test]

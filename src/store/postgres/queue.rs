@@ -72,12 +72,13 @@ const NEXT_DUE: &str = "SELECT due_ms - (SELECT due FROM hookstile.clock) FROM h
 
 /// Releases the leases of events that this gateway does not attempt.
 const RELEASE: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL,
-        begun = false
+        begun = false, lease_batch = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND state || '' = 'pending'";
 
-/// Renews leases, each for its own time.
+/// Renews leases, each for its own time. An event that this gateway knows is never adopted as unknown, so
+/// it loses its number; the same when it is loaded.
 const RENEW: &str = "UPDATE hookstile.deliveries d
-    SET lease_ends_ms = (SELECT now FROM hookstile.clock) + r.lasts
+    SET lease_ends_ms = (SELECT now FROM hookstile.clock) + r.lasts, lease_batch = NULL
     FROM unnest($1::bigint[], $2::bigint[]) AS r (id, lasts)
     WHERE d.id = r.id AND d.id = ANY($1) AND d.lease_owner = $3 AND d.state || '' = 'pending'
     RETURNING d.id";
@@ -87,7 +88,7 @@ const RENEW: &str = "UPDATE hookstile.deliveries d
 /// pending deliveries: a server without statistics would scan all of them.
 const LOAD: &str = "
 WITH loaded AS (
-    UPDATE hookstile.deliveries SET begun = true,
+    UPDATE hookstile.deliveries SET begun = true, lease_batch = NULL,
         lease_ends_ms = (SELECT now FROM hookstile.clock) + $3 + payload_bytes / $6 * 1000
     WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2 AND route = $4
     RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms, identity,
@@ -293,6 +294,9 @@ async fn lease_due_events(
     if let Err(QueryError::TimedOut(_) | QueryError::Unanswered(_)) = &leased {
         // Otherwise each later search would begin at the beginning too, and fail.
         shared.floors(route, |floors| floors.due.failed(&search));
+    }
+    if let Err(QueryError::TimedOut(_)) = &leased {
+        leasing.cancelled(batch.number, search.recent);
     }
     let rows = leased?;
     let events: Vec<_> = rows

@@ -508,15 +508,22 @@ impl Leasing {
         fronts.batches.send(&self.route, floor, now)
     }
 
+    /// Takes note that the server has cancelled the statement of this number.
+    pub(super) fn cancelled(&self, number: i64, recent: i64) {
+        let mut fronts = self.fronts.lock();
+        fronts.batches.cancelled(&self.route, number, recent);
+    }
+
     /// Takes over the leased events. Returns the places of those whose leases are to be released,
     /// because the front was closed meanwhile.
     pub(super) fn add(&mut self, leased: LeasedEvents) -> Vec<Place> {
         let now = Instant::now();
         let is_complete = leased.events.len() < self.limit;
         let mut fronts = self.fronts.lock();
-        let some_are_lost = fronts
-            .batches
-            .answered(&self.route, leased.batch, leased.from);
+        let some_are_lost =
+            fronts
+                .batches
+                .answered(&self.route, leased.batch, leased.from, is_complete);
         fronts.waiting_bytes -= std::mem::take(&mut self.bytes);
         let refused = fronts.add(&self.route, self.generation, leased.events);
         if let Some(front) = fronts.front(&self.route, self.generation)

@@ -10,7 +10,7 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use tokio::time::{Sleep, timeout};
 
-use super::super::first_byte::{FirstByte, FirstByteStream, Flush};
+use super::super::first_byte::{FirstByte, FirstByteStream, Pace};
 use super::super::read_ahead::ReadAhead;
 use super::super::wait::shutdown_wait;
 use super::super::{CLOSE_TIMEOUT, Ending};
@@ -34,7 +34,7 @@ impl Gateway {
         let mut stream: Stream = Box::new(FirstByteStream::new(
             connection,
             first_byte.clone(),
-            Flush::AtOnce,
+            Pace::AtOnce,
         ));
         let mut read_ahead = None;
         // Both last for all requests: it takes a lock to start a timer, or to begin to wait.
