@@ -351,11 +351,11 @@ mod tests {
     #[tokio::test]
     async fn long_read_leaves_time_for_ready_tasks() {
         let (near, mut far) = duplex(2 * READ_AT_ONCE);
-        far.write_all(&[b'a'; 2 * READ_AT_ONCE]).await.unwrap();
+        far.write_all(&vec![b'a'; 2 * READ_AT_ONCE]).await.unwrap();
         let (near, first_byte) = (ReadAhead::new(Box::new(near)), FirstByte::default());
         first_byte.head_complete();
         let mut stream = FirstByteStream::new(near, first_byte, Pace::AFTER_READY_TASKS);
-        let mut bytes = [0; READ_AT_ONCE];
+        let mut bytes = vec![0; READ_AT_ONCE];
         for _ in 0..2 {
             assert!(stream.read_exact(&mut bytes).now_or_never().is_some());
             assert!(stream.read(&mut [0]).now_or_never().is_none());
