@@ -1,8 +1,8 @@
 //! The runtimes of the data plane: a thread with a runtime of its own for each core.
 //!
 //! A connection is given to a core and stays there, with its requests and with the connections that
-//! these open to upstreams. So a request changes no thread, and cores share no queue of tasks and no
-//! I/O driver. The queues of routes are given to cores in the same way. Everything else runs beside
+//! these open to upstreams. So tasks do not move between threads, and cores share no queue of tasks
+//! and no I/O driver. The queues of routes are given to cores in the same way. Everything else runs beside
 //! them, on the runtime of the process.
 
 use std::cell::Cell;

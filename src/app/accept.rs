@@ -1,4 +1,4 @@
-//! Accepting a connection for any core: it is moved from the core that accepted it to another one.
+//! Accepting a connection, and moving it to the core that serves it.
 
 use std::io;
 use std::net::SocketAddr;

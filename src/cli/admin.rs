@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use ureq::Agent;
 use ureq::http::{HeaderValue, Response, StatusCode, Uri};
+use ureq::{Agent, RequestBuilder};
 
 use super::check::{self, BAD_CONFIGURATION};
 use super::config_file::ConfigArgs;
@@ -211,10 +211,7 @@ impl AdminClient {
         for (name, value) in query {
             request = request.query(name, value);
         }
-        if let Some(token) = &self.token {
-            request = request.header("authorization", token);
-        }
-        self.read_response(request.call())
+        self.read_response(self.authorized(request).call())
     }
 
     pub(super) fn post<T: DeserializeOwned>(
@@ -226,11 +223,8 @@ impl AdminClient {
     }
 
     pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
-        let mut request = self.agent.delete(format!("{}{path}", self.url));
-        if let Some(token) = &self.token {
-            request = request.header("authorization", token);
-        }
-        self.read_response(request.call())
+        let request = self.agent.delete(format!("{}{path}", self.url));
+        self.read_response(self.authorized(request).call())
     }
 
     /// Posts with a longer timeout, for slow operations.
@@ -242,20 +236,25 @@ impl AdminClient {
     ) -> Result<T, CommandError> {
         let body = serde_json::to_vec(document)
             .map_err(|error| CommandError::Failed(error.to_string()))?;
-        let mut request = self
+        let request = self
             .agent
             .post(format!("{}{path}", self.url))
             .header("content-type", "application/json");
-        if let Some(token) = &self.token {
-            request = request.header("authorization", token);
-        }
         self.read_response(
-            request
+            self.authorized(request)
                 .config()
                 .timeout_global(Some(timeout))
                 .build()
                 .send(body),
         )
+    }
+
+    /// Adds the token, if there is one.
+    fn authorized<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.token {
+            Some(token) => request.header("authorization", token),
+            None => request,
+        }
     }
 
     fn read_response<T: DeserializeOwned>(

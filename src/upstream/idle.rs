@@ -64,7 +64,8 @@ impl IdleConnections {
         }
         let core = connection.core;
         let (_closed, is_watched) = self.with(core, |kept| {
-            let oldest = (kept.idle.len() >= self.share).then(|| kept.idle.pop_front());
+            let is_full = kept.idle.len() >= self.share;
+            let oldest = if is_full { kept.idle.pop_front() } else { None };
             let since = Instant::now();
             kept.idle.push_back(Idle { connection, since });
             (oldest, std::mem::replace(&mut kept.is_watched, true))
@@ -180,7 +181,7 @@ mod tests {
         (connection, upstream)
     }
 
-    /// Takes a connection, and returns the port that it leads to and its core.
+    /// Takes a connection, and returns the address that it leads to and its core.
     fn take(idle: &IdleConnections, host: &str, ports: &[u16]) -> Option<(Address, usize)> {
         let addresses: Vec<_> = ports.iter().copied().map(address).collect();
         let taken = idle.take_open(&target(host), &addresses)?;

@@ -139,20 +139,32 @@ const READ_AT_ONCE: usize = 64 << 10;
 pub(super) enum Pace {
     /// At once.
     AtOnce,
-    /// A flush waits until the tasks that are ready have run, and so does every further part of a read. The responses of an HTTP/2 connection come from a
-    /// task each, and h2 asks for a flush after each of them. With 32 streams, one write and one TLS
-    /// record for all that are ready saves a quarter of a rejection's CPU time.
-    AfterReadyTasks { asked: bool },
+    /// A flush waits until the tasks that are ready have run, and so does a read of more than
+    /// [`READ_AT_ONCE`]. The responses of an HTTP/2 connection come from a task each, and h2 asks for a
+    /// flush after each of them. With 32 streams, one write and one TLS record for all that are ready
+    /// saves a quarter of a rejection's CPU time.
+    AfterReadyTasks {
+        /// Whether a flush waits.
+        asked: bool,
+        /// The bytes that were read since other tasks had their turn.
+        read: usize,
+    },
 }
 
 impl Pace {
-    pub(super) const AFTER_READY_TASKS: Self = Self::AfterReadyTasks { asked: false };
+    pub(super) const AFTER_READY_TASKS: Self = Self::AfterReadyTasks {
+        asked: false,
+        read: 0,
+    };
 
     /// Returns whether a read waits, and wakes the task behind the others that are ready if so. h2 reads
     /// all that has arrived before it passes a stream on: without this, the heads of all streams of all
     /// connections could be in memory before the first of them is handled.
-    fn read_waits(&self, read: &mut usize, cx: &Context<'_>) -> bool {
-        let waits = matches!(self, Self::AfterReadyTasks { .. }) && *read >= READ_AT_ONCE;
+    fn read_waits(&mut self, cx: &Context<'_>) -> bool {
+        let Self::AfterReadyTasks { read, .. } = self else {
+            return false;
+        };
+        let waits = *read >= READ_AT_ONCE;
         if waits {
             *read = 0;
             cx.waker().wake_by_ref();
@@ -160,9 +172,16 @@ impl Pace {
         waits
     }
 
+    /// Counts bytes that were read; `None` if the reader waits for more, so that others have their turn.
+    fn count_read(&mut self, bytes: Option<usize>) {
+        if let Self::AfterReadyTasks { read, .. } = self {
+            *read = bytes.map_or(0, |bytes| *read + bytes);
+        }
+    }
+
     /// Returns whether a flush waits, and wakes the task behind the others that are ready if so.
     fn flush_waits(&mut self, cx: &Context<'_>) -> bool {
-        let Self::AfterReadyTasks { asked } = self else {
+        let Self::AfterReadyTasks { asked, .. } = self else {
             return false;
         };
         *asked = !*asked;
@@ -179,8 +198,6 @@ pub(super) struct FirstByteStream {
     stream: BufWriter<Stream>,
     first_byte: FirstByte,
     pace: Pace,
-    /// The bytes that were read since other tasks had their turn.
-    read: usize,
     /// The bytes that were read ahead, and not yet by a session.
     unread: BytesMut,
     /// The time since which they are there, until the first of them are read. Later ones may begin
@@ -199,7 +216,6 @@ impl FirstByteStream {
             stream: BufWriter::with_capacity(WRITE_BUFFER, connection.stream),
             first_byte,
             pace,
-            read: 0,
             unread: connection.unread.into(),
             unread_since: Some(connection.unread_since),
         }
@@ -229,18 +245,17 @@ impl AsyncRead for FirstByteStream {
             }
             return Poll::Ready(Ok(()));
         }
-        let this = &mut *self;
-        if this.pace.read_waits(&mut this.read, cx) {
+        if self.pace.read_waits(cx) {
             return Poll::Pending;
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if polled.is_ready() {
             let read = &buf.filled()[before..];
-            self.read += read.len();
+            self.pace.count_read(Some(read.len()));
             self.first_byte.record_read(read, Instant::now());
         } else {
-            self.read = 0;
+            self.pace.count_read(None);
         }
         polled
     }

@@ -27,7 +27,8 @@
 //! The hour of an extent is that of its latest commit; rows of another hour are left from its earlier
 //! use. When the hour of an extent has passed, its room is given back: it becomes a hole, and the file is
 //! cut off behind the last extent with rows. Neither is flushed, and the log may write such rows again: a
-//! start finds zeros or rows whose hour has passed, and both mean a free extent. Any number of rows may be damaged without harm to the others.
+//! start finds zeros or rows whose hour has passed, and both mean a free extent. Any number of rows may
+//! be damaged without harm to the others.
 //!
 //! | what is found | meaning |
 //! | --- | --- |
